@@ -1,0 +1,26 @@
+"""What producers drop: external assets, one for each landing folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from assets.stage import Stage
+
+
+def build(stage: Stage) -> list[dg.AssetSpec]:
+    spec = stage.loaded.spec
+    folders = {"events": spec.events.landing, "labels": spec.labels.landing}
+    folders |= {name: reference.landing for name, reference in spec.references.items()}
+    return [
+        dg.AssetSpec(
+            stage.key(f"landing_{stream}"),
+            description=f"Files that producers finish under `{folder}`, in folders by arrival date (UTC).",
+            group_name=f"{stage.name}_landing",
+            owners=list(spec.owners),
+            kinds={"parquet"},
+        )
+        for stream, folder in folders.items()
+    ]

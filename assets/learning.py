@@ -1,0 +1,188 @@
+"""Training set, model, evaluation report, champion: one retrain, from its admission to its outcome."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from assets.stage import Stage, asset_arguments, library_errors, table_preview
+from mlops_pipelines import retraining
+from mlops_pipelines.resources import HomeResource
+
+TRAINING_SET_LOGIC = 1
+MODEL_LOGIC = 1
+REPORT_LOGIC = 1
+CHAMPION_LOGIC = 1
+
+
+def build(stage: Stage) -> list[dg.AssetsDefinition]:
+    return [_training_set(stage), _model(stage), _evaluation_report(stage), _champion(stage)]
+
+
+def _training_set(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "training_set",
+        description="Manifest over the days of the window: examples with their matured labels, as a DVC "
+        "version.",
+        kinds={"dvc", "parquet"},
+        group="learning",
+        logic=TRAINING_SET_LOGIC,
+        config=[loaded.spec.training.model_dump(mode="json"), loaded.spec.labels.model_dump(mode="json")],
+        deps=[
+            dg.AssetDep(stage.key(asset), partition_mapping=dg.AllPartitionMapping())
+            for asset in ("examples", "labels")
+        ],
+        daily=False,
+    )
+
+    # Skippable: a run that is not admitted ends as a success that made nothing and says why.
+    @dg.asset(**asset_arguments(spec), output_required=False, pool=stage.pool("training"))
+    def training_set(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        with library_errors():
+            place = home.pipeline(loaded)
+            admission = retraining.admit(place, run_id=context.run.run_id)
+        context.log.info(admission.sentence)
+        context.instance.add_run_tags(context.run.run_id, admission.tags)
+        if admission.retrain is None:
+            yield dg.AssetObservation(spec.key, metadata={"not_admitted": admission.sentence})
+            return
+        with library_errors():
+            version = retraining.assemble(place, admission.retrain)
+        yield dg.MaterializeResult(
+            metadata={
+                "retrain": admission.retrain.id,
+                "why": admission.sentence,
+                "dvc_version": version.version,
+                "rows": version.rows,
+                "days": len(version.days),
+                "datasheet": dg.MetadataValue.md(version.datasheet),
+            },
+            data_version=dg.DataVersion(version.version),
+        )
+
+    return training_set
+
+
+def _model(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "model",
+        description="LightGBM candidate, registered in MLflow.",
+        kinds={"lightgbm", "mlflow"},
+        group="learning",
+        logic=MODEL_LOGIC,
+        config=loaded.spec.training.model_dump(mode="json"),
+        deps=[stage.dep("training_set")],
+        daily=False,
+    )
+
+    @dg.asset(**asset_arguments(spec), pool=stage.pool("training"))
+    def model(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "mlflow_version": made.version,
+                "mlflow_run": dg.MetadataValue.text(made.link),
+                "model_hash": made.model_hash,
+                "rows": made.rows,
+                "authority": made.authority,
+                "importance": table_preview(made.importance),
+            },
+            data_version=dg.DataVersion(made.model_hash),
+        )
+
+    return model
+
+
+def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    gates = loaded.spec.gates
+    spec = stage.spec(
+        "evaluation_report",
+        description="Metrics with intervals on the time-ordered holdout, and the verdict of each gate.",
+        kinds={"mlflow"},
+        group="learning",
+        logic=REPORT_LOGIC,
+        config=gates.model_dump(mode="json"),
+        deps=[stage.dep("model")],
+        daily=False,
+    )
+    checks = [
+        # Not blocking: a fail is an outcome, which `champion` reads in the ledger.
+        dg.AssetCheckSpec(
+            f"gate_{gate}", asset=spec.key, description=f"Gate `{gate}` of the pipeline's YAML."
+        )
+        for gate in retraining.declared_gates(gates)
+    ]
+
+    @dg.asset(**asset_arguments(spec), check_specs=checks, pool=stage.pool("training"))
+    def evaluation_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        with library_errors():
+            made = retraining.evaluate(home.pipeline(loaded), run_id=context.run.run_id)
+        pictures = {}
+        if made.pictures:
+            from mlops_pipelines.figures import as_markdown
+
+            pictures = {
+                name: dg.MetadataValue.md(as_markdown(png, name)) for name, png in made.pictures.items()
+            }
+        yield dg.MaterializeResult(
+            metadata={**made.figures, **pictures, "report": dg.MetadataValue.md(made.markdown)},
+            data_version=dg.DataVersion(made.data_version),
+        )
+        for verdict in made.verdicts:
+            yield dg.AssetCheckResult(
+                check_name=f"gate_{verdict.gate}",
+                asset_key=spec.key,
+                passed=verdict.outcome != "fail",
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=verdict.sentence,
+                metadata={
+                    "verdict": verdict.outcome,
+                    "figure": str(verdict.figure),
+                    "bound": str(verdict.bound),
+                    "interval": str(verdict.interval),
+                },
+            )
+
+    return evaluation_report
+
+
+def _champion(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "champion",
+        description="The model that serves: promoted only through its gates.",
+        kinds={"mlflow"},
+        group="learning",
+        logic=CHAMPION_LOGIC,
+        config=loaded.spec.promotion.model_dump(mode="json"),
+        deps=[stage.dep("evaluation_report")],
+        daily=False,
+    )
+
+    # Skippable: a candidate that failed a gate leaves the champion as it was.
+    @dg.asset(**asset_arguments(spec), output_required=False, pool=stage.pool("registry"))
+    def champion(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        with library_errors():
+            outcome = retraining.conclude(home.pipeline(loaded), run_id=context.run.run_id)
+        context.log.info(outcome.sentence)
+        if outcome.promotion is None:
+            yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence})
+            return
+        yield dg.MaterializeResult(
+            metadata={
+                "mlflow_version": outcome.promotion.mlflow_version,
+                "sequence": outcome.promotion.sequence,
+                "since": str(outcome.promotion.at),
+                "sentence": outcome.sentence,
+                "model_card": dg.MetadataValue.md(outcome.model_card),
+            },
+            data_version=dg.DataVersion(outcome.promotion.model_hash),
+        )
+
+    return champion

@@ -1,0 +1,88 @@
+"""Drift and performance: what changed in the inputs, and what the scores were worth."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from typing import Any
+
+import dagster as dg
+
+from assets.stage import (
+    SINGLE_RUN,
+    Stage,
+    asset_arguments,
+    library_errors,
+    partition_days,
+    record_days,
+    table_preview,
+)
+from mlops_pipelines.monitoring import reports
+from mlops_pipelines.resources import HomeResource
+
+DRIFT_LOGIC = 1
+PERFORMANCE_LOGIC = 1
+
+
+def build(stage: Stage) -> list[dg.AssetsDefinition]:
+    return [_drift(stage), _performance(stage)]
+
+
+def _drift(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    trigger = loaded.spec.triggers.drift
+    spec = stage.spec(
+        "drift_report",
+        description="Inputs of a day against the reference stored with the champion.",
+        kinds={"deltalake", "evidently"},
+        group="monitoring",
+        logic=DRIFT_LOGIC,
+        config=trigger.model_dump(mode="json") if trigger else None,
+        deps=[stage.dep("examples"), stage.dep("predictions")],
+        columns=reports.DRIFT_COLUMNS,
+    )
+
+    @dg.asset(**asset_arguments(spec), backfill_policy=SINGLE_RUN, pool=stage.pool("monitor"))
+    def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = reports.report_drift(home.pipeline(loaded), partition_days(context))
+        metadata: dict[str, Any] = {
+            "levels": table_preview(made.levels),
+            "features": table_preview(made.features),
+        }
+        if made.picture:
+            from mlops_pipelines.figures import as_markdown
+
+            metadata["psi_by_feature"] = dg.MetadataValue.md(as_markdown(made.picture, "PSI by feature"))
+        if made.page:
+            metadata["evidently"] = dg.MetadataValue.url(made.page.as_uri())
+        return record_days(context, spec.key, made.written, metadata)
+
+    return drift_report
+
+
+def _performance(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "performance_report",
+        description="What the scores of a day were worth once their labels were known.",
+        kinds={"deltalake"},
+        group="monitoring",
+        logic=PERFORMANCE_LOGIC,
+        config=loaded.spec.labels.model_dump(mode="json"),
+        deps=[stage.dep("predictions"), stage.dep("labels")],
+        columns=reports.PERFORMANCE_COLUMNS,
+    )
+
+    @dg.asset(**asset_arguments(spec), backfill_policy=SINGLE_RUN, pool=stage.pool("monitor"))
+    def performance_report(
+        context: dg.AssetExecutionContext, home: HomeResource
+    ) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = reports.report_performance(home.pipeline(loaded), partition_days(context))
+        metadata: dict[str, Any] = {"days": table_preview(made.days)}
+        for name, picture in made.pictures.items():
+            from mlops_pipelines.figures import as_markdown
+
+            metadata[name] = dg.MetadataValue.md(as_markdown(picture, name))
+        return record_days(context, spec.key, made.written, metadata)
+
+    return performance_report

@@ -1,0 +1,124 @@
+"""Feature tiles, examples and predictions: each event's vector as of its decision, and its score."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from assets.stage import (
+    SINGLE_RUN,
+    Stage,
+    asset_arguments,
+    library_errors,
+    partition_days,
+    record_days,
+    table_preview,
+)
+from mlops_pipelines import scoring
+from mlops_pipelines.resources import HomeResource
+
+TILES_LOGIC = 1
+EXAMPLES_LOGIC = 1
+PREDICTIONS_LOGIC = 1
+
+
+def build(stage: Stage) -> list[dg.AssetsDefinition]:
+    return [_tiles(stage), _examples(stage), _predictions(stage)]
+
+
+def _tiles(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = loaded.spec
+    references = [stage.dep(name) for name in spec.references]
+    tiles = stage.spec(
+        "feature_tiles",
+        description="Partial aggregates by view, key and hour of knowledge time; also written to the "
+        "online store.",
+        kinds={"deltalake", "duckdb", "feast"},
+        group="features",
+        logic=TILES_LOGIC,
+        config=[view.model_dump(mode="json") for view in spec.features.views],
+        deps=[stage.dep("events"), stage.dep("labels", back=spec.labels.matures_after), *references],
+    )
+
+    @dg.asset(**asset_arguments(tiles), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
+        metadata = {
+            "tiles": table_preview(
+                [{"view": view, "tiles": rows} for view, rows in made.rows_by_view.items()]
+            ),
+            "online_keys": made.online_keys,
+            "online_as_of": str(made.online_as_of),
+        }
+        return record_days(context, tiles.key, made.written, metadata)
+
+    return feature_tiles
+
+
+def _examples(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    features = loaded.spec.features
+    longest = max((window for view in features.views for window in view.windows), default=timedelta(0))
+    examples = stage.spec(
+        "examples",
+        description="Each event's feature vector as of its decision time, computed once.",
+        kinds={"deltalake", "duckdb"},
+        group="features",
+        logic=EXAMPLES_LOGIC,
+        config=features.model_dump(mode="json"),
+        deps=[stage.dep("events"), stage.dep("feature_tiles", back=longest)],
+        columns=scoring.example_columns(loaded),
+    )
+    lineage = dg.TableColumnLineage(
+        {
+            feature: [dg.TableColumnDep(stage.key(table), column) for table, column in sources]
+            for feature, sources in scoring.feature_sources(loaded).items()
+        }
+    )
+
+    @dg.asset(**asset_arguments(examples), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    def compute_examples(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
+        metadata = {
+            "new_examples": made.new,
+            "missing_share": table_preview(made.missing),
+            "preview": table_preview(made.preview),
+            "dagster/column_lineage": lineage,
+        }
+        return record_days(context, examples.key, made.written, metadata)
+
+    return compute_examples
+
+
+def _predictions(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    predictions = stage.spec(
+        "predictions",
+        description="Scores by the champion of each decision's moment; an id already scored is never "
+        "scored again.",
+        kinds={"deltalake", "lightgbm"},
+        group="serving",
+        logic=PREDICTIONS_LOGIC,
+        config=loaded.spec.name,
+        deps=[stage.dep("examples")],
+        columns=scoring.PREDICTION_COLUMNS,
+    )
+
+    @dg.asset(**asset_arguments(predictions), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    def score(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+        with library_errors():
+            made = scoring.score(home.pipeline(loaded), partition_days(context))
+        metadata = {
+            "scored": made.scored,
+            "unscored": made.unscored,
+            "by_model_version": table_preview(made.by_version),
+            "preview": table_preview(made.preview),
+        }
+        return record_days(context, predictions.key, made.written, metadata)
+
+    return score

@@ -1,0 +1,187 @@
+"""What every asset of a pipeline shares: its key, its partitions, its owners, its record of a run."""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from mlops_pipelines.errors import MlopsError, TransientError
+from mlops_pipelines.spec_loading import hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mlops_pipelines.lake import Written
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+SINGLE_RUN = dg.BackfillPolicy.single_run()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Declares the assets of one pipeline alike."""
+
+    loaded: LoadedSpec
+
+    @property
+    def name(self) -> str:
+        return self.loaded.spec.name
+
+    def key(self, asset: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, asset])
+
+    @cached_property
+    def partitions(self) -> dg.DailyPartitionsDefinition:
+        span = self.loaded.spec.partitions
+        return dg.DailyPartitionsDefinition(
+            start_date=span.start.isoformat(),
+            end_date=span.end.isoformat() if span.end else None,
+            end_offset=0 if span.end else 1,  # today's partition exists from its first event on
+        )
+
+    def pool(self, what: str) -> str:
+        """Name of the pool that keeps two runs of this pipeline from the same work."""
+        return f"{self.name}_{what}"
+
+    def dep(self, asset: str, back: timedelta | None = None) -> dg.AssetDep:
+        """Dependency on an asset; `back`: how far before its own partition it reads, if it does."""
+        if back is None:
+            return dg.AssetDep(self.key(asset))
+        mapping = dg.TimeWindowPartitionMapping(
+            start_offset=-math.ceil(back / timedelta(days=1)), allow_nonexistent_upstream_partitions=True
+        )
+        return dg.AssetDep(self.key(asset), partition_mapping=mapping)
+
+    def spec(
+        self,
+        asset: str,
+        *,
+        description: str,
+        kinds: set[str],
+        group: str,
+        logic: int,
+        config: object,
+        deps: Iterable[dg.AssetDep] = (),
+        columns: Mapping[str, str] | None = None,
+        daily: bool = True,
+        skippable: bool = False,
+    ) -> dg.AssetSpec:
+        """An asset of this pipeline.
+
+        logic: hand-kept version of its code; config: the slice of the YAML it depends on. Together
+        they are its `code_version`, so that a deploy does not make everything stale.
+        columns: name to type, of the table it makes.
+        """
+        metadata: dict[str, Any] = {}
+        if columns:
+            metadata["dagster/column_schema"] = dg.TableSchema(
+                columns=[dg.TableColumn(name, kind) for name, kind in columns.items()]
+            )
+        return dg.AssetSpec(
+            self.key(asset),
+            deps=list(deps),
+            description=description,
+            group_name=f"{self.name}_{group}",
+            owners=list(self.loaded.spec.owners),
+            kinds=kinds,
+            code_version=f"{logic}-{hash_of(config)[:12]}",
+            partitions_def=self.partitions if daily else None,
+            skippable=skippable,
+            metadata=metadata,
+        )
+
+
+def asset_arguments(spec: dg.AssetSpec) -> dict[str, Any]:
+    """Arguments of `@dg.asset` that declare it as `spec` does."""
+    return {
+        "key": spec.key,
+        "deps": list(spec.deps),
+        "description": spec.description,
+        "group_name": spec.group_name,
+        "owners": list(spec.owners),
+        "kinds": set(spec.kinds),
+        "code_version": spec.code_version,
+        "partitions_def": spec.partitions_def,
+        "metadata": dict(spec.metadata),
+    }
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Say to Dagster what the library's errors mean: a transient one is tried again, others end the step."""
+    try:
+        yield
+    except TransientError as error:
+        wait = 1 + random.random()  # noqa: S311 - spreads retries, guards nothing
+        raise dg.RetryRequested(max_retries=2, seconds_to_wait=wait) from error
+    except MlopsError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def partition_days(context: dg.AssetExecutionContext) -> list[str]:
+    """Days this run was asked for, in order."""
+    return sorted(context.partition_keys)
+
+
+def data_version(written: Sequence[Written]) -> dg.DataVersion:
+    """Content hash of one partition; of several, the hash over each one's day and hash.
+
+    Dagster gives all partitions of a single run one data version; each partition's own content hash
+    stands in its metadata.
+    """
+    if len(written) == 1:
+        return dg.DataVersion(written[0].content_hash)
+    return dg.DataVersion(hash_of([[one.day, one.content_hash] for one in written]))
+
+
+def record_days(
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    written: Sequence[Written],
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult[Any]:
+    """The materialization of the days of this run, and of days beyond it that late data touched."""
+    asked = set(partition_days(context))
+    for one in written:
+        facts = {
+            "dagster/partition_row_count": one.rows,
+            "content_hash": one.content_hash,
+            "table_version": one.version,
+            "changed": one.changed,
+        }
+        if one.day in asked:
+            context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
+        elif one.changed:
+            context.log_event(
+                dg.AssetMaterialization(
+                    key,
+                    partition=one.day,
+                    metadata=facts,
+                    tags={"dagster/data_version": one.content_hash},
+                    description="Reopened by late data.",
+                )
+            )
+    return dg.MaterializeResult(
+        asset_key=key,
+        metadata=metadata or {},
+        data_version=data_version([one for one in written if one.day in asked]),
+    )
+
+
+def table_preview(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
+    """Rows as a Markdown table, the first columns first."""
+    if not rows:
+        return dg.MetadataValue.md("_no rows_")
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = (str(row[column]).replace("|", "\\|").replace("\n", " ")[:80] for column in columns)
+        lines.append("| " + " | ".join(cells) + " |")
+    return dg.MetadataValue.md("\n".join(lines))

@@ -1,0 +1,216 @@
+"""The `mlops` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlops_pipelines.errors import MlopsError, UserError
+from mlops_pipelines.settings import settings, use_home
+from mlops_pipelines.spec import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from mlops_pipelines.home import PipelineHome
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+class _Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Errors(click.Group):
+    """Ends a command with what happened, what was expected and what helps: 2 for the user's, else 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MlopsError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="Folder of everything made at run time (default: MLOPS_HOME, then data/).",
+    )(command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlops-pipelines")
+def main() -> None:
+    """Keep machine-learning models fresh and safe: replay history, look at what the loop did.
+
+    \b
+    Examples:
+      mlops replay flight_delays --until 2013-03-31
+      mlops status flight_delays
+      mlops predictions flight_delays --limit 5 --json
+      mlops dev
+    """
+
+
+@main.command()
+@click.argument("pipeline")
+@click.option("--until", required=True, type=DAY, help="Last day to replay, included.")
+@click.option("--step", default="7d", type=_Duration(), show_default=True, help="Days that land at once.")
+@_home_option
+@_json_option
+def replay(pipeline: str, until: datetime, step: timedelta, home: Path | None, as_json: bool) -> None:
+    """Drive PIPELINE's real sensors and runs through history, up to a day.
+
+    The home is made if it is missing. Interrupt it whenever you like: the same command goes on.
+
+    \b
+    Examples:
+      mlops replay flight_delays --until 2013-03-31
+      mlops replay flight_delays --until 2013-12-31 --step 1d --home /tmp/year
+    """
+    from mlops_pipelines.progress import show_replay
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    done = show_replay(load_pipeline(pipeline), _home(home), until.date(), step, as_json=as_json)
+    if done.refused:
+        raise UserError(
+            f"{len(done.refused)} landed files were refused:\n  " + "\n  ".join(done.refused),
+            expected="files that are what their names say and keep the contract",
+            remedy="mend them and land them again under new names, then repeat the command",
+        )
+
+
+@main.command()
+@click.argument("pipeline")
+@click.option("--since", type=DAY, default=None, help="First day of the prequential figures.")
+@click.option("--until", type=DAY, default=None, help="Last day of the prequential figures, included.")
+@_home_option
+@_json_option
+def status(
+    pipeline: str, since: datetime | None, until: datetime | None, home: Path | None, as_json: bool
+) -> None:
+    """Where PIPELINE stands: events, labels, triggers, retrains, champion, and how good it has been.
+
+    \b
+    Examples:
+      mlops status flight_delays
+      mlops status flight_delays --since 2013-03-01 --until 2013-03-31 --json
+    """
+    from mlops_pipelines.status import render, status_of
+
+    if since and until and until < since:
+        raise UserError(f"--until {until.date()} lies before --since {since.date()}.")
+    found = status_of(_place(home, pipeline), since=_day(since), until=_day(until))
+    click.echo(json.dumps(found, indent=2) if as_json else render(pipeline, found))
+
+
+@main.command()
+@click.argument("pipeline")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows at most.")
+@_home_option
+@_json_option
+def predictions(pipeline: str, limit: int, home: Path | None, as_json: bool) -> None:
+    """List PIPELINE's predictions, newest first.
+
+    \b
+    Examples:
+      mlops predictions flight_delays
+      mlops predictions flight_delays --limit 5 --json
+    """
+    from mlops_pipelines.status import newest_predictions, render_predictions
+
+    rows = newest_predictions(_place(home, pipeline), limit)
+    click.echo(json.dumps(rows, indent=2) if as_json else render_predictions(rows))
+
+
+@main.command()
+@_home_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI."
+)
+def dev(home: Path | None, port: int) -> None:
+    """Start the Dagster UI with its daemon and sensors on a home, going on with the home's clock.
+
+    \b
+    Examples:
+      mlops dev
+      mlops dev --home /tmp/year --port 3001
+    """
+    from mlops_pipelines.home import PROJECT, Home
+    from mlops_pipelines.spec_loading import find_specs, load_spec
+
+    path = _home(home)
+    place = Home.create(path)
+    for spec in find_specs():
+        place.pipeline(load_spec(spec)).prepare()
+    use_home(path)
+    os.environ["DAGSTER_HOME"] = str(place.dagster)
+    click.echo(f"Home:     {place.path}")
+    click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")
+    click.echo(f"Dagster:  http://127.0.0.1:{port}")
+    click.echo("Registry: http://127.0.0.1:5000 after `mlops mlflow` in another terminal")
+    _become("dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port))
+
+
+@main.command()
+@_home_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the UI."
+)
+def mlflow(home: Path | None, port: int) -> None:
+    """Show the MLflow registry of a home.
+
+    \b
+    Examples:
+      mlops mlflow
+      mlops mlflow --home /tmp/year --port 5001
+    """
+    from mlops_pipelines.home import Home
+
+    place = Home.open(_home(home))
+    click.echo(f"Registry: http://127.0.0.1:{port}")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    _become(
+        "mlflow", "server", "--backend-store-uri", place.mlflow_uri, "--host", "127.0.0.1", "--port", str(port)
+    )  # fmt: skip
+
+
+def _home(given: Path | None) -> Path:
+    return (given or settings().home).expanduser().absolute()
+
+
+def _place(home: Path | None, pipeline: str) -> PipelineHome:
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    loaded = load_pipeline(pipeline)
+    return Home.open(_home(home)).pipeline(loaded)
+
+
+def _day(moment: datetime | None) -> date | None:
+    return moment.replace(tzinfo=UTC).date() if moment else None
+
+
+def _become(program: str, *arguments: str) -> None:
+    """Replace this process by a program of the same environment."""
+    path = Path(sys.executable).parent / program
+    os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell

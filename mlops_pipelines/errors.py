@@ -1,0 +1,35 @@
+"""Errors are either transient (worth another try) or terminal (a person must act)."""
+
+from __future__ import annotations
+
+
+class MlopsError(Exception):
+    """What happened, what was expected, and the command that helps.
+
+    message: one sentence, what happened and where.
+    expected: what would have been right, or None where the message says it.
+    remedy: what to do next, usually a command, or None.
+    """
+
+    def __init__(self, message: str, *, expected: str | None = None, remedy: str | None = None):
+        self.message = message
+        self.expected = expected
+        self.remedy = remedy
+        parts = [message]
+        if expected:
+            parts.append(f"Expected: {expected}")
+        if remedy:
+            parts.append(f"Try: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class TransientError(MlopsError):
+    """A lock, a conflict, a timeout: the same call may succeed later."""
+
+
+class TerminalError(MlopsError):
+    """The same call will fail again until something changes."""
+
+
+class UserError(TerminalError):
+    """What the user gave or pointed at is wrong. The command line exits with 2."""

@@ -1,0 +1,97 @@
+"""Features that are SQL expressions over the event's own columns, computed by DuckDB."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.features.views import FeatureColumn
+from mlops_pipelines.spec_checks import expression_columns
+from mlops_pipelines.sql_expressions import judge_expressions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import duckdb
+    import pyarrow as pa
+
+    from mlops_pipelines.ingest.contract import Contract
+    from mlops_pipelines.spec import PipelineSpec
+
+
+@contextmanager
+def sql_session() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own: in memory, time zone UTC, two threads, no access to files or network."""
+    import duckdb
+
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 2,
+            "enable_external_access": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            # Otherwise a name in a query could reach a Python variable.
+            "python_enable_replacements": False,
+        },
+    )
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
+        yield connection
+    finally:
+        connection.close()
+
+
+def from_event_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
+    """The features under `from_event`, in their order: a string is a category, the rest are numbers.
+
+    Raises UserError for an expression that is refused.
+    """
+    visible = expression_columns(spec, contract)
+    columns = []
+    for name, judged in judge_expressions(spec.features.from_event, visible).items():
+        if judged.kind is None:
+            raise UserError(
+                f"Feature {name}: the expression {'; '.join(judged.problems)}.",
+                expected="a SQL scalar expression over the event's columns",
+            )
+        columns.append(FeatureColumn(name, judged.kind))
+    return tuple(columns)
+
+
+def evaluate_expressions(
+    spec: PipelineSpec, contract: Contract, events: pa.Table
+) -> dict[str, pa.ChunkedArray]:
+    """Values of the features under `from_event`, rows in the order of `events`.
+
+    Numbers are float64, categories strings; what is no finite number is null. Raises TerminalError for
+    an expression that fails on a row.
+    """
+    import duckdb
+
+    columns = from_event_columns(spec, contract)
+    if not columns:
+        return {}
+    selected = ", ".join(
+        f'{_typed(column, spec.features.from_event[column.name])} AS "{column.name}"' for column in columns
+    )
+    with sql_session() as connection:
+        connection.register("events", events.select(list(expression_columns(spec, contract))))
+        try:
+            result = connection.sql(f"SELECT {selected} FROM events").to_arrow_table()  # noqa: S608 - judged
+        except duckdb.Error as error:
+            raise TerminalError(
+                f"The features under from_event cannot be computed: {error}",
+                expected="expressions that have a value, or null, for every event",
+                remedy="change the expression; try_cast and nullif turn what fails into null",
+            ) from error
+    return {column.name: result[column.name] for column in columns}
+
+
+def _typed(column: FeatureColumn, expression: str) -> str:
+    if column.kind == "category":
+        return f"CAST(({expression}) AS VARCHAR)"
+    number = f"CAST(({expression}) AS DOUBLE)"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"

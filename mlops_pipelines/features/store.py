@@ -1,0 +1,267 @@
+"""Feast: the registry of the views, and their current values by key."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.features.views import tile_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import feast
+    import pyarrow as pa
+    from feast.infra.registry.sql import SqlRegistry
+    from filelock import FileLock
+
+    from mlops_pipelines.features.views import CompiledView, FeatureColumn
+
+_LOCK_SECONDS = 60.0
+# SQLite takes a limited number of parameters in one statement.
+_KEYS_A_READ = 2000
+_APPLIED = "applied_views"
+
+
+class FeatureStore:
+    """One pipeline's views in Feast. Pipelines of a home share the files, each in a project of its own.
+
+    folder: holds `registry.db` and `online.db`, made on first use. Feast is loaded on first use too
+    (seconds), and one Feast store is kept open. Values are written as of an hour, and an hour never
+    overwrites a later one. That hour is kept in the registry, not taken from the rows: Feast's SQLite
+    store writes a UTC time as if it were local time.
+    """
+
+    def __init__(self, folder: Path, project: str) -> None:
+        self.folder = folder
+        self.project = project
+
+    def apply(self, views: Sequence[CompiledView]) -> bool:
+        """Registers the views and makes their online tables; False if they are registered already.
+
+        A changed view is another one (its name has its version), so what is there is never altered.
+        """
+        wanted = sorted(view.id for view in views)
+        if set(wanted) <= set(self._metadata(_APPLIED, [])):
+            return False
+        with self._locked():
+            applied = set(self._metadata(_APPLIED, []))
+            new = [view for view in views if view.id not in applied]
+            self._feast.apply([part for view in new for part in _definitions(view)])
+            self._set_metadata(_APPLIED, sorted(applied | set(wanted)))
+        return True
+
+    def written_as_of(self, view: CompiledView) -> datetime | None:
+        """The hour (UTC) the view's values were last written for, completely; None if they never were."""
+        written = self._hours(view)["written"]
+        return None if written is None else datetime.fromisoformat(written)
+
+    def write_online(self, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
+        """Writes values as `online_rows` gives them for `as_of`, in one transaction; returns keys written.
+
+        Returns 0, and writes nothing, if a later hour was written or begun. Raises TerminalError for a
+        view that is not applied, TransientError if another process holds the store for a minute.
+        """
+        self._require_applied(view)
+        stamp = as_of.astimezone(UTC).isoformat()
+        with self._locked():
+            hours = self._hours(view)
+            begun = hours["begun"]
+            if begun is not None and datetime.fromisoformat(begun) > as_of:
+                return 0
+            # Noted before the rows, so that a writer killed here still keeps earlier hours out.
+            self._set_metadata(_hours_key(view), {**hours, "begun": stamp})
+            store = self._feast
+            table = store.get_feature_view(view.id)
+            store.provider.online_write_batch(store.config, table, _protos(view, rows, as_of), None)
+            self._set_metadata(_hours_key(view), {"begun": stamp, "written": stamp})
+        return int(rows.num_rows)
+
+    def read_online(self, view: CompiledView, keys: pa.Table) -> pa.Table:
+        """The view's current values for `keys`, in their order: the key columns, then the features.
+
+        keys: a table with the view's key columns. The values are those an event decided at
+        `written_as_of` would get: float64 and string, null where missing; a key without facts counts 0.
+        Raises TerminalError for a view that was never written.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self.written_as_of(view) is None:
+            raise TerminalError(
+                f"The online store of {self.project} has no values of the view {view.id}.",
+                remedy="materialize feature_tiles first",
+            )
+        self._know(view)
+        keys = keys.select(list(view.keys))
+        found = [
+            self._read(view, keys.slice(at, _KEYS_A_READ)) for at in range(0, keys.num_rows, _KEYS_A_READ)
+        ]
+        columns = {name: keys[name] for name in view.keys}
+        keyless = pa.chunked_array([_any_null(keys)])
+        counts = {feature.name for feature in view.windowed if feature.aggregate == "count"}
+        for column in view.columns:
+            values = pa.array([value for part in found for value in part[column.name]], _arrow_type(column))
+            if column.name in counts:
+                # Keys that never had a fact were never written; that there are none is known all the same.
+                values = values.fill_null(0.0)
+            columns[column.name] = pc.if_else(keyless, pa.scalar(None, values.type), values)
+        return pa.table(columns)
+
+    def _know(self, view: CompiledView) -> None:
+        """Looks into the registry again if another process has registered the view since."""
+        from feast.errors import FeatureViewNotFoundException
+
+        try:
+            self._registry.get_feature_view(view.id, self.project, allow_cache=True)
+        except FeatureViewNotFoundException:
+            self._registry.refresh(self.project)
+
+    def _read(self, view: CompiledView, keys: pa.Table) -> dict[str, list[Any]]:
+        """Values by feature; a null key is read as a placeholder, and blanked by the caller."""
+        placeholders = {"string": "", "int": 0}
+        entities = {
+            name: keys[name].fill_null(placeholders[type_]).to_pylist()
+            for name, type_ in zip(view.keys, view.key_types, strict=True)
+        }
+        features = [f"{view.id}:{column.name}" for column in view.columns]
+        answer: dict[str, list[Any]] = self._feast.get_online_features(features, entities).to_dict()
+        return answer
+
+    @cached_property
+    def _feast(self) -> feast.FeatureStore:
+        from feast import FeatureStore as Feast
+        from feast import RepoConfig
+
+        store = Feast(
+            config=RepoConfig(
+                project=self.project,
+                provider="local",
+                registry={
+                    "registry_type": "sql",
+                    "path": f"sqlite:///{self.folder / 'registry.db'}",
+                    # For ever: a registered view never changes, and `_know` looks again for a new one.
+                    "cache_ttl_seconds": 0,
+                },
+                online_store={"type": "sqlite", "path": str(self.folder / "online.db")},
+                entity_key_serialization_version=3,
+            )
+        )
+        with self._locked():
+            _ = store.registry  # Made on first use, which two processes must not do at once.
+        return store
+
+    @property
+    def _registry(self) -> SqlRegistry:
+        return cast("SqlRegistry", self._feast.registry)
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "online.lock", timeout=_LOCK_SECONDS)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        from filelock import Timeout
+
+        try:
+            with self._lock:
+                yield
+        except Timeout as error:
+            raise TransientError(
+                f"Another process has held the online store in {self.folder} for {_LOCK_SECONDS:.0f} s."
+            ) from error
+
+    def _require_applied(self, view: CompiledView) -> None:
+        if view.id not in self._metadata(_APPLIED, []):
+            raise TerminalError(
+                f"The view {view.id} is not registered in the project {self.project}.",
+                expected="apply, with the view, before anything is written",
+            )
+
+    def _hours(self, view: CompiledView) -> dict[str, str | None]:
+        hours: dict[str, str | None] = self._metadata(_hours_key(view), {"begun": None, "written": None})
+        return hours
+
+    def _metadata(self, key: str, default: Any) -> Any:
+        text = self._registry.get_project_metadata(self.project, key)
+        return default if text is None else json.loads(text)
+
+    def _set_metadata(self, key: str, value: Any) -> None:
+        self._registry.set_project_metadata(self.project, key, json.dumps(value))
+
+
+def _hours_key(view: CompiledView) -> str:
+    return f"hours:{view.id}"
+
+
+def _definitions(view: CompiledView) -> list[Any]:
+    """The view as Feast knows it: an entity for each key, the tiles as its source."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, Int64, String
+
+    types = {"string": (ValueType.STRING, String), "int": (ValueType.INT64, Int64)}
+    entities = [
+        Entity(name=key, join_keys=[key], value_type=types[type_][0])
+        for key, type_ in zip(view.keys, view.key_types, strict=True)
+    ]
+    fields = [
+        *(Field(name=k, dtype=types[t][1]) for k, t in zip(view.keys, view.key_types, strict=True)),
+        *(Field(name=c.name, dtype=Float64 if c.kind == "number" else String) for c in view.columns),
+    ]
+    source = FileSource(name=view.id, path=tile_table(view), timestamp_field="hour")
+    feature_view = FeatureView(
+        name=view.id,
+        entities=entities,
+        schema=fields,
+        source=source,
+        ttl=timedelta(
+            0
+        ),  # Values are as of an hour that `written_as_of` tells; none expires by the wall clock.
+        tags={"view": view.name, "version": view.version, "of": view.source},
+    )
+    return [*entities, feature_view]
+
+
+def _protos(view: CompiledView, rows: pa.Table, as_of: datetime) -> list[tuple[Any, ...]]:
+    """Rows as Feast's online stores take them: entity key, values by feature, time of the values."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    fields = {"string": "string_val", "int": "int64_val", "number": "double_val", "category": "string_val"}
+    nothing = Value()
+
+    def values(column: str, kind: str) -> list[Any]:
+        field = fields[kind]
+        return [nothing if v is None else Value(**{field: v}) for v in rows[column].to_pylist()]
+
+    keys = [values(key, type_) for key, type_ in zip(view.keys, view.key_types, strict=True)]
+    names = [column.name for column in view.columns]
+    features = [values(column.name, column.kind) for column in view.columns]
+    return [
+        (EntityKey(join_keys=view.keys, entity_values=key), dict(zip(names, row, strict=True)), as_of, None)
+        for key, row in zip(zip(*keys, strict=True), zip(*features, strict=True), strict=True)
+    ]
+
+
+def _any_null(keys: pa.Table) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+
+    missing = np.zeros(keys.num_rows, dtype=bool)
+    for column in keys.columns:
+        missing |= column.is_null().to_numpy()
+    return pa.array(missing)
+
+
+def _arrow_type(column: FeatureColumn) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.float64() if column.kind == "number" else pa.string()

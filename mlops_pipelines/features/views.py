@@ -1,0 +1,211 @@
+"""Feature views as declared, resolved against the contract: columns, types, names, versions.
+
+Light to import: the definitions of a code location are built from it. Spec and contract are taken to agree,
+as `mlops_pipelines.spec_checks` makes sure when they are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from mlops_pipelines.spec import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlops_pipelines.ingest.contract import Contract
+    from mlops_pipelines.spec import Aggregate, Model, PipelineSpec, View
+
+# Part of every version below: raised by hand when the computation itself changes its answers.
+LOGIC_VERSION = 1
+
+Kind = Literal["number", "category"]
+_KINDS: Mapping[str, Kind] = {"int": "number", "float": "number", "bool": "number", "string": "category"}
+_SUMMED = ("sum", "mean")
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """One column of what the model sees: a float64 number, or a category (a string)."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a tile keeps of one source column.
+
+    column: name in the source table. type: contract type. summed: any of sum, mean is asked for.
+    """
+
+    column: str
+    type: str
+    summed: bool
+    minimum: bool
+    maximum: bool
+
+
+@dataclass(frozen=True)
+class WindowFeature:
+    """An aggregate of one source column over one window."""
+
+    name: str
+    column: str
+    aggregate: Aggregate
+    window: timedelta
+
+
+@dataclass(frozen=True)
+class LastFeature:
+    """The last known value of one source column."""
+
+    name: str
+    column: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class CompiledView:
+    """A view resolved against spec and contract.
+
+    version: hash of the definition, 8 hex digits. keys: event columns; key_types: their contract types.
+    source: the table of the facts; source_keys: its key columns, in the order of `keys` (for labels: the
+    event columns, joined by event id). within: how old, by its own time, a last value may be; None only
+    for a static reference.
+    """
+
+    name: str
+    version: str
+    keys: tuple[str, ...]
+    key_types: tuple[str, ...]
+    source: str
+    source_keys: tuple[str, ...]
+    static: bool
+    partials: tuple[Partial, ...]
+    windowed: tuple[WindowFeature, ...]
+    last: tuple[LastFeature, ...]
+    within: timedelta | None
+
+    @property
+    def id(self) -> str:
+        """Name that changes with the definition: `carrier_lateness__1a2b3c4d`."""
+        return f"{self.name}__{self.version}"
+
+    @property
+    def longest_window(self) -> timedelta:
+        """Longest window of the aggregates; zero if there are none."""
+        return max((feature.window for feature in self.windowed), default=timedelta(0))
+
+    @property
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """The view's features, in the order of the examples' columns."""
+        return (
+            *(FeatureColumn(feature.name, "number") for feature in self.windowed),
+            *(FeatureColumn(feature.name, feature.kind) for feature in self.last),
+        )
+
+
+def feature_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
+    """Every feature of the pipeline, in the order of the examples: from_event first, then the views."""
+    from mlops_pipelines.features.expressions import from_event_columns
+
+    views = compile_views(spec, contract)
+    return (*from_event_columns(spec, contract), *(column for view in views for column in view.columns))
+
+
+def view_versions(spec: PipelineSpec, contract: Contract) -> dict[str, str]:
+    """Hash (8 hex digits) of each view's definition by name, and of the expressions as `from_event`."""
+    expressions = {"logic": LOGIC_VERSION, "from_event": dict(spec.features.from_event)}
+    return {
+        "from_event": _hash8(expressions),
+        **{view.name: view.version for view in compile_views(spec, contract)},
+    }
+
+
+def tile_table(view: CompiledView) -> str:
+    """Name of the view's tile table; a changed definition has another."""
+    return f"feature_tiles/{view.id}"
+
+
+def compile_views(spec: PipelineSpec, contract: Contract) -> tuple[CompiledView, ...]:
+    """All views of the pipeline, resolved, in their order."""
+    return tuple(compile_view(view, spec, contract) for view in spec.features.views)
+
+
+def compile_view(view: View, spec: PipelineSpec, contract: Contract) -> CompiledView:
+    """The view resolved against the pipeline's spec and contract."""
+    types = {name: rule.type for name, rule in contract.columns_of(view.of).items()}
+    key_types = tuple(contract.events.columns[key].type for key in view.keys)
+    reference = spec.references.get(view.of)
+    static = reference is not None and reference.time is None
+    return CompiledView(
+        name=view.name,
+        version=_hash8(_definition(view, spec, types, key_types)),
+        keys=view.keys,
+        key_types=key_types,
+        source=view.of,
+        source_keys=view.keys if reference is None else reference.keys,
+        static=static,
+        partials=tuple(_partials(view, spec, types)),
+        windowed=tuple(_windowed(view, spec)),
+        last=tuple(
+            LastFeature(
+                f"{view.name}_{column}_last", _source_column(view, column, spec), _KINDS[types[column]]
+            )
+            for column in (*view.lasting, *view.last)
+        ),
+        within=None if static else view.within or max(view.windows, default=timedelta(0)),
+    )
+
+
+def _windowed(view: View, spec: PipelineSpec) -> Iterator[WindowFeature]:
+    for column, aggregates in view.aggregate.items():
+        for aggregate in aggregates:
+            for window in view.windows if aggregate != "last" else ():
+                name = f"{view.name}_{column}_{aggregate}_{format_duration(window)}"
+                yield WindowFeature(name, _source_column(view, column, spec), aggregate, window)
+
+
+def _partials(view: View, spec: PipelineSpec, types: Mapping[str, str]) -> Iterator[Partial]:
+    for column, aggregates in view.aggregate.items():
+        if set(aggregates) != {"last"}:
+            yield Partial(
+                column=_source_column(view, column, spec),
+                type=types[column],
+                summed=any(aggregate in _SUMMED for aggregate in aggregates),
+                minimum="min" in aggregates,
+                maximum="max" in aggregates,
+            )
+
+
+def _source_column(view: View, column: str, spec: PipelineSpec) -> str:
+    """Name of a contract column in the source table: an outcome is kept as `label`, 0 or 1."""
+    roles = {
+        "labels": {spec.labels.value: "label", spec.labels.id or spec.events.id: "event_id"},
+        "events": {spec.events.id: "event_id"},
+    }
+    return roles.get(view.of, {}).get(column, column)
+
+
+def _definition(
+    view: View, spec: PipelineSpec, types: Mapping[str, str], key_types: tuple[str, ...]
+) -> dict[str, object]:
+    """Everything the view's values depend on besides the facts, as JSON."""
+    sources: Mapping[str, Model] = {"events": spec.events, "labels": spec.labels, **spec.references}
+    return {
+        "logic": LOGIC_VERSION,
+        "view": view.model_dump(mode="json"),
+        "source": sources[view.of].model_dump(mode="json", exclude={"landing", "matures_after"}),
+        "types": {column: types[column] for column in (*view.aggregate, *view.last)},
+        "key_types": key_types,
+    }
+
+
+def _hash8(definition: object) -> str:
+    text = json.dumps(definition, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,140 @@
+"""Aggregates over windows, from tiles: differences of exact running totals, one division at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.features.coding import HOUR_US, floor_hour, microseconds, moment, shared_codes
+from mlops_pipelines.features.tiles import FIXED_POINT, read_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mlops_pipelines.features.point_in_time import Probes
+    from mlops_pipelines.features.views import CompiledView, Partial, WindowFeature
+    from mlops_pipelines.lake import Lake
+
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Tiles sorted by key and hour, with what places a probe among them.
+
+    places: one whole number a tile for its key and hour. ends: the same for each probe's last full hour,
+    so that the tiles of w hours are those with ends - w <= place < ends. keyless: probes without a key.
+    """
+
+    tiles: pa.Table
+    places: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    keyless: NDArray[np.bool_]
+
+    def reach(self, window: timedelta) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First tile of each probe's window, and the tile after its last."""
+        import numpy as np
+
+        low = np.searchsorted(self.places, self.ends - window // _HOUR)
+        return low, np.searchsorted(self.places, self.ends)
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Running totals of one column along the tiles. scale: what the sums are multiples of, inverted."""
+
+    counts: NDArray[Any]
+    sums: NDArray[Any] | None
+    scale: int
+
+
+def window_values(
+    view: CompiledView, lake: Lake, probes: Probes, versions: Mapping[str, int | None]
+) -> dict[str, pa.Array]:
+    """The view's aggregates for each probe: over [floor_hour(at) - window, floor_hour(at)).
+
+    At least one probe. float64; null without a value in the window, but for counts, and without a key.
+    """
+    placed = _place(view, lake, probes, versions)
+    totals = {partial.column: _totals(partial, placed.tiles) for partial in view.partials}
+    reaches = {window: placed.reach(window) for window in {feature.window for feature in view.windowed}}
+    return {
+        feature.name: _aggregate(feature, placed, totals[feature.column], *reaches[feature.window])
+        for feature in view.windowed
+    }
+
+
+def _place(view: CompiledView, lake: Lake, probes: Probes, versions: Mapping[str, int | None]) -> _Placed:
+    import numpy as np
+    import pyarrow as pa
+
+    hours = floor_hour(probes.at)
+    first, last = int(hours.min()) - view.longest_window // _HOUR, int(hours.max())
+    tiles = read_tiles(view, lake, versions, moment(first * HOUR_US), moment(last * HOUR_US))
+    tile_codes, codes = shared_codes([tiles[key] for key in view.keys], probes.keys)
+    # Every key has a stretch of its own that holds all hours read: no window reaches into the next key's.
+    stretch = last - first + 1
+    places = tile_codes * stretch + (floor_hour(microseconds(tiles["hour"])) - first)
+    order = np.argsort(places, kind="stable")
+    ends = codes * stretch + (hours - first)
+    return _Placed(tiles.take(pa.array(order)), places[order], ends, codes < 0)
+
+
+def _totals(partial: Partial, tiles: pa.Table) -> _Totals:
+    return _Totals(
+        counts=_running(tiles[f"{partial.column}__count"]),
+        sums=_running(tiles[f"{partial.column}__sum"]) if partial.summed else None,
+        scale=FIXED_POINT if partial.type == "float" else 1,
+    )
+
+
+def _running(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Running totals of whole numbers, beginning with 0: differences of them are exact."""
+    import numpy as np
+
+    numbers = column.fill_null(0).to_numpy()
+    # Python's whole numbers have no upper end; they are needed only where 64 bits may not suffice.
+    small = np.abs(numbers.astype(np.float64)).sum() < 2.0**62
+    return np.concatenate([[0], np.cumsum(numbers if small else numbers.astype(object))])
+
+
+def _aggregate(
+    feature: WindowFeature,
+    placed: _Placed,
+    totals: _Totals,
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+
+    count = (totals.counts[high] - totals.counts[low]).astype(np.float64)
+    if feature.aggregate == "count":
+        return pa.array(count, pa.float64(), mask=placed.keyless)
+    if totals.sums is not None and feature.aggregate in ("sum", "mean"):
+        values = (totals.sums[high] - totals.sums[low]).astype(np.float64) / totals.scale
+        if feature.aggregate == "mean":
+            values = values / np.maximum(count, 1.0)
+    else:
+        column = placed.tiles[f"{feature.column}__{feature.aggregate}"]
+        values = _extremes(column, low, high, least=feature.aggregate == "min")
+    return pa.array(values, pa.float64(), mask=placed.keyless | (count == 0))
+
+
+def _extremes(
+    column: pa.ChunkedArray, low: NDArray[np.int64], high: NDArray[np.int64], *, least: bool
+) -> NDArray[np.float64]:
+    """Least or greatest of each window; anything where the window is empty."""
+    import numpy as np
+
+    nothing = np.inf if least else -np.inf
+    # One element more, since a window may end behind the last tile.
+    values = np.append(column.fill_null(nothing).to_numpy(), nothing)
+    edges = np.column_stack([low, high]).ravel()
+    extremes: NDArray[np.float64] = (np.minimum if least else np.maximum).reduceat(values, edges)[::2]
+    return extremes

@@ -1,0 +1,162 @@
+"""Small pictures for metadata and reports: PNG bytes, drawn off screen, the same bytes for the same input.
+
+Every picture is a few kilobytes, so that it can travel inside a Markdown data URI.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+_WIDTH_INCHES = 5.2
+_DPI = 90
+_INK = "#30343b"
+_GRID = "#e3e6ea"
+# Told apart with any colour vision, and in grey (Okabe and Ito 2008): blue, vermilion, green.
+_BLUE = "#0072b2"
+_RED = "#d55e00"
+_GREEN = "#009e73"
+_GREY = "#8a9099"
+_COLOURS = 32
+
+
+def precision_recall(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    prevalence: float,
+    title: str = "Precision and recall",
+) -> bytes:
+    """PNG of precision against recall, one curve a model, with the prevalence as the floor.
+
+    curves: (recall, precision) by name, as `precision_recall_points` gives them, at most three.
+    """
+    figure, axes = _canvas(3.4, title)
+    for (name, (recall, precision)), colour in zip(curves.items(), (_BLUE, _RED, _GREEN), strict=False):
+        axes.plot(recall, precision, color=colour, linewidth=1.6, label=name)
+    axes.axhline(prevalence, color=_GREY, linewidth=1, linestyle=":", label=f"prevalence {prevalence:.2f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="upper right", fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def precision_recall_points(
+    labels: NDArray[np.integer], scores: NDArray[np.float64], *, points: int = 200
+) -> tuple[list[float], list[float]]:
+    """Recall and precision at the distinct scores, from the highest down, thinned to at most `points`.
+
+    labels: 0 or 1, shape (rows,), at least one 1. scores: shape (rows,).
+    """
+    import numpy as np
+
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(labels[order], dtype=np.float64)
+    last_of_tie = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    if last_of_tie.size > points:
+        last_of_tie = last_of_tie[np.linspace(0, last_of_tie.size - 1, points).astype(np.intp)]
+    recall = found[last_of_tie] / found[-1]
+    precision = found[last_of_tie] / (last_of_tie + 1)
+    return recall.round(5).tolist(), precision.round(5).tolist()
+
+
+def calibration(
+    predicted: Sequence[float],
+    observed: Sequence[float],
+    rows: Sequence[int],
+    *,
+    title: str = "Calibration",
+) -> bytes:
+    """PNG of the observed share against the mean score, one point a bin, its area by the bin's rows.
+
+    predicted, observed: in [0, 1]; rows: > 0; all of one length. On the diagonal, scores mean what they say.
+    """
+    figure, axes = _canvas(3.4, title)
+    top = min(1.0, 1.1 * max([*predicted, *observed, 0.05]))
+    largest = max(rows, default=1)
+    axes.plot([0, top], [0, top], color=_GREY, linewidth=1, linestyle=":", label="perfect")
+    axes.plot(predicted, observed, color=_BLUE, linewidth=1.2)
+    axes.scatter(predicted, observed, s=[12 + 36 * n / largest for n in rows], color=_BLUE, label="bins")
+    axes.set(xlabel="mean score", ylabel="observed share", xlim=(0, top), ylim=(0, top))
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def bars(
+    values: Mapping[str, float],
+    *,
+    title: str,
+    unit: str = "rows",
+    marks: Mapping[str, float] | None = None,
+    limit: int = 15,
+) -> bytes:
+    """PNG of a horizontal bar a name, in the order given, at most `limit` of them (the rest is counted).
+
+    values: >= 0, in `unit`. marks: vertical lines by name, such as the level from which something alarms;
+    a bar that reaches the highest mark is drawn in red.
+    """
+    shown = dict(list(values.items())[:limit])
+    marks = marks or {}
+    figure, axes = _canvas(0.9 + 0.24 * max(len(shown), 1), title)
+    alarm = max(marks.values(), default=float("inf"))
+    colours = [_RED if value >= alarm else _BLUE for value in shown.values()]
+    positions = range(len(shown))
+    axes.barh(positions, list(shown.values()), color=colours, height=0.7)
+    axes.set_yticks(positions, [_shortened(name) for name in shown])
+    axes.invert_yaxis()
+    for name, level in marks.items():
+        axes.axvline(level, color=_INK, linewidth=1, linestyle="--")
+        axes.text(level, 1, name, transform=axes.get_xaxis_transform(), fontsize=7, color=_INK, ha="center")
+    axes.set_xlim(0, 1.05 * max([*shown.values(), *marks.values()], default=0.0) or 1.0)
+    hidden = len(values) - len(shown)
+    axes.set_xlabel(f"{unit} (and {hidden} more)" if hidden else unit)
+    axes.grid(visible=False, axis="y")
+    return _png(figure)
+
+
+def as_markdown(png: bytes, alt: str) -> str:
+    """Markdown image that carries its own bytes as a data URI.
+
+    alt: what a reader who cannot see the picture is told.
+    """
+    text = alt.replace("[", "(").replace("]", ")")
+    return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
+
+
+def _canvas(height: float, title: str) -> tuple[Figure, Axes]:
+    # The object interface: pyplot keeps global state and picks a display backend.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, layout="tight")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=10, color=_INK, loc="left", pad=12)
+    axes.grid(visible=True, color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, colors=_INK, length=0)
+    axes.xaxis.label.set(fontsize=8, color=_INK)
+    axes.yaxis.label.set(fontsize=8, color=_INK)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    """PNG of few colours without metadata: a third of matplotlib's own size, no version or date inside."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    picture = Image.open(drawn).convert("RGB").quantize(colors=_COLOURS, dither=Image.Dither.NONE)
+    picture.save(packed, format="png", optimize=True)
+    return packed.getvalue()
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 34 else f"{name[:16]}…{name[-17:]}"

@@ -1,0 +1,214 @@
+"""The home: one folder that holds everything made at run time, and each pipeline's place in it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_pipelines.clock import Clock, FixedClock, WallClock
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlops_pipelines.datasets import DatasetRegistry
+    from mlops_pipelines.features.store import FeatureStore
+    from mlops_pipelines.ingest.contract import Contract
+    from mlops_pipelines.lake import Lake
+    from mlops_pipelines.registry import Registry
+    from mlops_pipelines.spec import PipelineSpec
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+LEDGER = "ledger.db"
+# The instance settings live beside the code; the home links to them, so that both always agree.
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home on this machine.
+
+    path: absolute folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> Home:
+        """The home at `path`. Raises UserError if there is none."""
+        path = path.expanduser().absolute()
+        if not (path / LEDGER).is_file():
+            raise UserError(
+                f"There is no home at {path}.",
+                expected="a folder that a replay or `mlops dev` has made",
+                remedy=f"mlops replay flight_delays --until 2013-03-31 --home {path}",
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path) -> Home:
+        """The home at `path`, made if it is missing. Raises UserError if it cannot be written."""
+        path = path.expanduser().absolute()
+        try:
+            (path / "dagster").mkdir(parents=True, exist_ok=True)
+            link = path / "dagster" / "dagster.yaml"
+            if not link.exists():
+                link.unlink(missing_ok=True)
+                link.symlink_to(PROJECT / "dagster.yaml")
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied", str(path))
+        except OSError as error:
+            raise UserError(
+                f"The home {path} cannot be written: {error.strerror}.",
+                expected="a folder this user may write",
+                remedy="choose another with --home DIR, or mend the permissions",
+            ) from error
+        home = cls(path)
+        home.ledger.prepare()
+        return home
+
+    @property
+    def dagster(self) -> Path:
+        return self.path / "dagster"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.path / 'mlflow' / 'mlflow.db'}"
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(f"sqlite:///{self.path / LEDGER}")
+
+    @property
+    def clock(self) -> Clock:
+        """The watermark on a replayed home, the wall clock elsewhere."""
+        watermark = self.ledger.watermark()
+        return WallClock() if watermark is None else FixedClock(watermark)
+
+    @cached_property
+    def registry(self) -> Registry:
+        from mlops_pipelines.registry import Registry
+
+        return Registry(self.mlflow_uri, self.path / "mlflow" / "artifacts")
+
+    @cached_property
+    def datasets(self) -> DatasetRegistry:
+        from mlops_pipelines.datasets import DatasetRegistry
+
+        return DatasetRegistry(self.path / "datasets")
+
+    @cached_property
+    def _pipelines(self) -> dict[str, PipelineHome]:
+        return {}
+
+    def pipeline(self, loaded: LoadedSpec) -> PipelineHome:
+        """This pipeline's place, the same object for the same definition: its stores stay open."""
+        known = self._pipelines.get(loaded.spec.name)
+        if known is None or known.loaded is not loaded:
+            known = self._pipelines[loaded.spec.name] = PipelineHome(self, loaded)
+        return known
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the home alone. Raises UserError if another replay holds it.
+
+        The lock is the operating system's: it is gone with the process, however that ends.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / "lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout as error:
+            raise UserError(
+                f"Another replay is running on {self.path}.",
+                expected="one replay at a time on a home",
+                remedy="wait for it, or give this one its own --home DIR",
+            ) from error
+
+
+@cache
+def open_home(path: Path) -> Home:
+    """The home at `path`, opened once a process: its stores are costly to open."""
+    return Home.open(path)
+
+
+@dataclass(frozen=True)
+class PipelineHome:
+    """One pipeline's place in a home: its tables, its landing zone, its view of the shared stores."""
+
+    home: Home
+    loaded: LoadedSpec
+
+    @property
+    def name(self) -> str:
+        return self.loaded.spec.name
+
+    @property
+    def spec(self) -> PipelineSpec:
+        return self.loaded.spec
+
+    @property
+    def contract(self) -> Contract:
+        return self.loaded.contract
+
+    @property
+    def path(self) -> Path:
+        return self.home.path / "pipelines" / self.name
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.home.ledger
+
+    @property
+    def clock(self) -> Clock:
+        return self.home.clock
+
+    @cached_property
+    def lake(self) -> Lake:
+        from mlops_pipelines.lake import Lake
+
+        return Lake(self.path / "lake")
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        from mlops_pipelines.features.store import FeatureStore
+
+        return FeatureStore(self.home.path / "feast", self.name)
+
+    @property
+    def landing_root(self) -> Path:
+        return self.path / "landing"
+
+    def landing(self, stream: str) -> Path:
+        """Landing folder of a stream: `events`, `labels` or a reference's name."""
+        spec = self.spec
+        folder = {"events": spec.events.landing, "labels": spec.labels.landing}.get(stream)
+        return self.path / (folder if folder is not None else spec.references[stream].landing)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return ("events", "labels", *self.spec.references)
+
+    def prepare(self) -> None:
+        """Make the landing folders. Raises UserError if one cannot be made."""
+        for stream in self.streams:
+            folder = self.landing(stream)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"The landing folder {folder} cannot be made: {error.strerror}.",
+                    expected="a folder that this user may write",
+                    remedy="move away what stands in its place, or choose another with --home DIR",
+                ) from error
+
+    @property
+    def reports(self) -> Path:
+        return self.path / "reports"

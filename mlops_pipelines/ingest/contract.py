@@ -1,0 +1,165 @@
+"""The contract: what a landed row must satisfy, by stream and column."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.spec import Column, Model, Name, Share
+from mlops_pipelines.yaml_source import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+ColumnType = Literal["string", "int", "float", "bool", "timestamp"]
+
+# Written by the intake itself, for every stream.
+RESERVED_COLUMNS = frozenset({"day", "known_at", "file_digest", "file_row"})
+
+
+class ColumnRule(Model):
+    """What the values of one column must satisfy. Missing values are judged by `nullable` alone."""
+
+    type: ColumnType = Field(
+        description="`float` means finite; `timestamp` is UTC, and one without a zone is taken as UTC."
+    )
+    nullable: bool = Field(False, description="Whether a value may be missing.")
+    unit: str = Field("", description="Unit of the values, for people.")
+    description: str = Field("", description="What the column says, for people.")
+    min: int | float | datetime | None = Field(None, description="Lowest value that passes.")
+    max: int | float | datetime | None = Field(None, description="Highest value that passes.")
+    one_of: tuple[str | int, ...] = Field((), description="The values that pass.")
+    pattern: str | None = Field(
+        None, description="Regular expression (Python) that matches the whole of each value."
+    )
+    sensitive: bool = Field(False, description="Whether the column holds personal or protected data.")
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _a_bound(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is neither a number nor a time in ISO 8601") from error
+
+    @field_validator("min", "max")
+    @classmethod
+    def _in_utc(cls, value: int | float | datetime | None) -> int | float | datetime | None:
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a bound must be finite; leave it out instead")
+        return value
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_type(self) -> Self:
+        bounds = [bound for bound in (self.min, self.max) if bound is not None]
+        bound_type = datetime if self.type == "timestamp" else (int, float)
+        if bounds and self.type not in ("int", "float", "timestamp"):
+            raise ValueError(f"min and max are for int, float and timestamp, not for {self.type}")
+        if not all(isinstance(bound, bound_type) for bound in bounds):
+            wanted = "a time, such as 2013-01-01T00:00:00Z" if self.type == "timestamp" else "a number"
+            raise ValueError(f"min and max of a column of type {self.type} must be {wanted}")
+        if self.min is not None and self.max is not None and self.min > self.max:  # type: ignore[operator]
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        member = {"string": str, "int": int}.get(self.type)
+        if self.one_of and (member is None or not all(isinstance(value, member) for value in self.one_of)):
+            raise ValueError("one_of lists strings for a string column, or whole numbers for an int column")
+        if self.pattern is not None and self.type != "string":
+            raise ValueError(f"pattern is for string, not for {self.type}")
+        return self
+
+
+class StreamRules(Model):
+    """The columns of one stream, as they are landed."""
+
+    columns: dict[Column, ColumnRule] = Field(min_length=1, description="Rules by column.")
+
+    @field_validator("columns")
+    @classmethod
+    def _not_reserved(cls, value: dict[str, ColumnRule]) -> dict[str, ColumnRule]:
+        taken = sorted(RESERVED_COLUMNS & value.keys())
+        if taken:
+            raise ValueError(
+                f"{', '.join(taken)}: the intake writes columns of this name itself; rename them"
+            )
+        return value
+
+
+class Contract(Model):
+    """What the rows of every stream of a pipeline must satisfy to be taken in."""
+
+    events: StreamRules = Field(description="Rules of the events.")
+    labels: StreamRules = Field(description="Rules of the labels.")
+    references: dict[Name, StreamRules] = Field(
+        default_factory=dict, description="Rules of the references, by the reference's name."
+    )
+    reject_share_halts: Share = Field(
+        0.10, description="Share of rejected rows above which a file is refused as a whole."
+    )
+    reject_rows_allowed: int = Field(
+        10, ge=0, description="Rejected rows of one file that never halt it, whatever their share."
+    )
+
+    @field_validator("references")
+    @classmethod
+    def _streams_differ(cls, value: dict[str, StreamRules]) -> dict[str, StreamRules]:
+        if taken := sorted({"events", "labels"} & value.keys()):
+            raise ValueError(f"a reference cannot be called {' or '.join(taken)}")
+        return value
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams: events, labels and the references."""
+        return "events", "labels", *self.references
+
+    def columns_of(self, stream: str) -> Mapping[str, ColumnRule]:
+        """Rules by column of a stream. Raises UserError if the contract has no such stream."""
+        if stream not in self.streams:
+            raise UserError(
+                f"The contract has no stream {stream!r}", expected=f"one of {', '.join(self.streams)}"
+            )
+        rules = {"events": self.events, "labels": self.labels}.get(stream) or self.references[stream]
+        return rules.columns
+
+
+def load_contract(path: Path) -> Contract:
+    """The contract written in a YAML file.
+
+    Raises UserError that lists every problem as `FILE:LINE:COL path.to.field: what is wrong`.
+    """
+    source = read_yaml(path)
+    problems = list(source.repeated)
+    try:
+        contract = Contract.model_validate(source.data)
+    except ValidationError as error:
+        problems += [
+            source.problem(_written_at(found["loc"]), found["msg"].removeprefix("Value error, "))
+            for found in error.errors(include_url=False)
+        ]
+    if problems:
+        raise UserError("The contract is not valid:\n" + "\n".join(map(str, problems)))
+    return contract
+
+
+def _written_at(loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Place in the file; pydantic adds a step of its own for a problem with a key."""
+    return tuple(step for step in loc if step != "[key]")

@@ -1,0 +1,428 @@
+"""From accepted rows to the canonical tables: pure, independent of the order in which files come.
+
+Every merge keeps, of the rows that say the same, the one that arrived first. So a file that is taken in
+twice changes nothing, and a producer that repeats itself restates nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ingest.quarantine import Reason
+from mlops_pipelines.lake import STATIC_DAY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    import pyarrow as pa
+
+    from mlops_pipelines.spec import Partitions, PipelineSpec, Reference
+
+# Where a row came from and when: what two rows that say the same may differ in.
+_ORIGIN = frozenset({"day", "arrived_at", "known_at", "file_digest", "file_row"})
+
+
+@dataclass(frozen=True)
+class FileOrigin:
+    """The file that accepted rows come from.
+
+    digest: sha256 of its bytes. modified_at: UTC, the rows' arrival where no column of theirs says it.
+    """
+
+    digest: str
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A canonical table after new rows came to it.
+
+    table: the rows that stand, in order of their key. accepted: new rows that stand. duplicates: new
+    rows that say what a standing row says. conflicts: rows, new or not, that a standing row with the
+    same key contradicts. conflicting: new rows among these. accepted + duplicates + conflicting = new rows.
+    A new row that comes again from the same place of the same file takes the place of the one it was.
+    """
+
+    table: pa.Table
+    accepted: int
+    duplicates: int
+    conflicting: int
+    conflicts: pa.Table
+
+
+def canonical_events(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec) -> pa.Table:
+    """Events: day, event_id, event_time, decision_time, arrived_at, known_at, the contract's other
+    columns, file_digest, file_row.
+
+    accepted: as judged. day is the UTC day of the event time; known_at the later of event time and
+    arrival. Raises TerminalError if an id or a time is missing.
+    """
+    events = spec.events
+    event_time = accepted[events.time]
+    arrived_at = _arrivals(accepted, events.arrived, origin)
+    roles = {
+        "day": _days(event_time),
+        "event_id": _text(accepted[events.id]),
+        "event_time": event_time,
+        "decision_time": accepted[events.decide_at or events.time],
+        "arrived_at": arrived_at,
+        "known_at": _later(event_time, arrived_at),
+    }
+    sources = {
+        "event_id": events.id,
+        "event_time": events.time,
+        "decision_time": events.decide_at or events.time,
+        "arrived_at": events.arrived,
+    }
+    return _canonical(accepted, roles, sources, {events.id}, origin)
+
+
+def canonical_labels(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec) -> pa.Table:
+    """Labels: day, event_id, label (int8), label_time, arrived_at, known_at, the contract's other
+    columns, file_digest, file_row.
+
+    day is the UTC day of arrival until `match_labels` puts the event's day there; known_at the later of
+    label time + publish lag and arrival. Raises TerminalError if an id, outcome or time is missing.
+    """
+    labels = spec.labels
+    event_id = labels.id or spec.events.id
+    arrived_at = _arrivals(accepted, labels.arrived, origin)
+    roles = {
+        "day": _days(arrived_at),
+        "event_id": _text(accepted[event_id]),
+        "label": _outcomes(labels.value, accepted[labels.value]),
+        "label_time": accepted[labels.time],
+        "arrived_at": arrived_at,
+        "known_at": _later(_after(accepted[labels.time], labels.publish_lag), arrived_at),
+    }
+    sources = {
+        "event_id": event_id,
+        "label": labels.value,
+        "label_time": labels.time,
+        "arrived_at": labels.arrived,
+    }
+    return _canonical(accepted, roles, sources, {event_id}, origin)
+
+
+def canonical_reference(accepted: pa.Table, origin: FileOrigin, reference: Reference) -> pa.Table:
+    """Reference rows: day, ref_time, arrived_at, known_at, the contract's columns, file_digest, file_row.
+
+    day is the UTC day of the row's own time, or `static`; known_at the later of that time + publish lag
+    and arrival. Rows of a static reference have neither time. Raises TerminalError if a key or a time is
+    missing.
+    """
+    import pyarrow as pa
+
+    arrived_at = _arrivals(accepted, reference.arrived, origin)
+    for key in reference.keys:
+        _all_there(key, accepted[key])
+    if reference.time is None:
+        never = pa.chunked_array([pa.nulls(accepted.num_rows, pa.timestamp("us", tz="UTC"))])
+        day = pa.chunked_array([pa.array([STATIC_DAY] * accepted.num_rows, pa.string())])
+        roles = {"day": day, "ref_time": never, "arrived_at": arrived_at, "known_at": never}
+        return _canonical(accepted, roles, {"arrived_at": reference.arrived}, set(), origin)
+    ref_time = accepted[reference.time]
+    roles = {
+        "day": _days(ref_time),
+        "ref_time": ref_time,
+        "arrived_at": arrived_at,
+        "known_at": _later(_after(ref_time, reference.publish_lag), arrived_at),
+    }
+    sources = {"ref_time": reference.time, "arrived_at": reference.arrived}
+    return _canonical(accepted, roles, sources, set(), origin)
+
+
+def split_by_partitions(events: pa.Table, partitions: Partitions) -> tuple[pa.Table, pa.Table, Reason]:
+    """Events within the pipeline's partitions, those outside, and the reason for rejecting these."""
+    import pyarrow.compute as pc
+
+    start, end = partitions.start.isoformat(), partitions.end and partitions.end.isoformat()
+    inside = pc.greater_equal(events["day"], start)
+    if end:
+        inside = pc.and_(inside, pc.less(events["day"], end))
+    words = f"is from {start}" + (f" to before {end}" if end else " on")
+    return events.filter(inside), events.filter(pc.invert(inside)), Reason("partition", words, "event_time")
+
+
+def merge_events(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) -> Merged:
+    """Events by id. Of rows with one id the first to arrive stands, then the one of lowest content hash.
+
+    current: rows of the table that could share an id with `new`. What the standing row contradicts is
+    in `conflicts`.
+    """
+    return _merge(current, new, ("event_id",), spec.events.arrived, one_a_key=True)
+
+
+def merge_labels(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) -> Merged:
+    """Labels by all that they say. A correction says something else, and stands beside what it corrects."""
+    return _merge(current, new, ("event_id",), spec.labels.arrived, one_a_key=False)
+
+
+def merge_reference(current: pa.Table | None, new: pa.Table, reference: Reference) -> Merged:
+    """Reference rows by all that they say; of a static reference one row a key, the first to arrive."""
+    static = reference.time is None
+    keys = reference.keys if static else (*reference.keys, "ref_time")
+    return _merge(current, new, keys, reference.arrived, one_a_key=static)
+
+
+def match_labels(labels: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Labels whose event is there, with the event's day, and those without, with the day of arrival.
+
+    events: at least event_id and day, one row an id.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = pc.index_in(labels["event_id"], value_set=events["event_id"].combine_chunks())
+    found = pc.is_valid(place)
+    matched, unmatched = labels.filter(found), labels.filter(pc.invert(found))
+    days = pa.chunked_array([events["day"].combine_chunks().take(place.drop_null().combine_chunks())])
+    return _with_days(matched, days), _with_days(unmatched, _days(unmatched["arrived_at"]))
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def _canonical(
+    accepted: pa.Table,
+    roles: Mapping[str, pa.ChunkedArray],
+    sources: Mapping[str, str | None],
+    renamed: set[str],
+    origin: FileOrigin,
+) -> pa.Table:
+    """The roles, the remaining columns under their own names, and the origin.
+
+    sources: column that plays each role. renamed: columns that go by the name of their role alone.
+    """
+    import pyarrow as pa
+
+    for role, column in sources.items():
+        if column is not None:
+            _all_there(column, roles[role])
+    columns = dict(roles)
+    for name in accepted.column_names:
+        if name in renamed or name == "file_row" or sources.get(name) == name:
+            continue
+        if name in roles:
+            raise TerminalError(
+                f"The column {name} of the landed files has the name of a column that the intake writes",
+                remedy=f"rename it, or name it as the column of this role ({name})",
+            )
+        columns[name] = accepted[name]
+    columns["file_digest"] = pa.chunked_array([pa.array([origin.digest] * accepted.num_rows, pa.string())])
+    columns["file_row"] = accepted["file_row"]
+    return pa.table(columns)
+
+
+def _all_there(name: str, values: pa.ChunkedArray) -> None:
+    if values.null_count:
+        raise TerminalError(
+            f"{values.null_count:,} accepted rows have no {name}, which every row needs",
+            remedy=f"take `nullable` from {name} in the contract",
+        )
+
+
+def _arrivals(accepted: pa.Table, column: str | None, origin: FileOrigin) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    if column is not None:
+        return accepted[column]
+    kind = pa.timestamp("us", tz="UTC")
+    return pa.chunked_array([pa.array([origin.modified_at] * accepted.num_rows, kind)])
+
+
+def _outcomes(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = values.cast(pa.int64())
+    if others := [value for value in pc.unique(numbers).to_pylist() if value not in (0, 1, None)]:
+        raise TerminalError(
+            f"The label {name} holds {others[0]}, which is neither 0 nor 1",
+            remedy=f"write `one_of: [0, 1]` for {name} in the contract",
+        )
+    return numbers.cast(pa.int8())
+
+
+def _text(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    return ids.cast(pa.string())
+
+
+def _days(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    """UTC days as YYYY-MM-DD. By way of a date: `strftime` would ask for the machine's time zones."""
+    import pyarrow as pa
+
+    return times.cast(pa.timestamp("us")).cast(pa.date32()).cast(pa.string())
+
+
+def _with_days(table: pa.Table, days: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.schema.get_field_index("day"), "day", days)
+
+
+def _after(times: pa.ChunkedArray, lag: timedelta) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.add(times, pa.scalar(lag, pa.duration("us")))
+
+
+def _later(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
+    return pc.if_else(pc.greater_equal(left, right), left, right)
+
+
+# --- merging --------------------------------------------------------------------------------------
+
+_PLACE = "#place"  # no column of a contract can be called this
+
+# Of rows that say the same, the least in these stands.
+_ORDER = ("arrived_at", "file_digest", "file_row")
+
+_Content = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row among those of its key.
+
+    content: name and value of what the row says. What is missing is not said, so that a row does not
+    change when a contract grows by a column.
+    """
+
+    place: int
+    arrived_at: int
+    file_digest: str
+    file_row: int
+    content: _Content
+
+
+def _merge(
+    current: pa.Table | None, new: pa.Table, keys: Sequence[str], arrived: str | None, *, one_a_key: bool
+) -> Merged:
+    """Rows of both tables: each content once, and of each key one content if `one_a_key`."""
+    import numpy as np
+    import pyarrow as pa
+
+    both = new if current is None else _together(_without(current, new, keys), new)
+    first_new = both.num_rows - new.num_rows
+    repeated: list[int] = []
+    contradicted: list[int] = []
+    for rows in _rows_that_share(both, keys, _ORIGIN | {arrived}):
+        standing = {_first_said(rows)} if one_a_key else {row.content for row in rows}
+        firsts = {_first_place([row for row in rows if row.content == content]) for content in standing}
+        contradicted += [row.place for row in rows if row.content not in standing]
+        repeated += [row.place for row in rows if row.content in standing and row.place not in firsts]
+    stands, conflicts = np.ones(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
+    stands[[*repeated, *contradicted]] = False
+    conflicts[contradicted] = True
+    order = [(name, "ascending") for name in (*keys, *_ORDER)]
+    return Merged(
+        table=both.filter(pa.array(stands)).sort_by(order),
+        accepted=int(stands[first_new:].sum()),
+        duplicates=sum(place >= first_new for place in repeated),
+        conflicting=sum(place >= first_new for place in contradicted),
+        conflicts=both.filter(pa.array(conflicts)),
+    )
+
+
+def _first_said(rows: Sequence[_Row]) -> _Content:
+    """The content that stands for a key: that of the first arrival, then that of the lowest hash."""
+    if all(row.content == rows[0].content for row in rows):
+        return rows[0].content
+    return min(rows, key=lambda row: (row.arrived_at, _content_hash(row.content))).content
+
+
+def _first_place(rows: Sequence[_Row]) -> int:
+    return min(rows, key=lambda row: (row.arrived_at, row.file_digest, row.file_row, row.place)).place
+
+
+def _content_hash(content: _Content) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _without(current: pa.Table, new: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The current rows but for those that come again from the same place of the same file."""
+    return current.take(_places(current, [*keys, *_ORDER], new, "left anti"))
+
+
+def _rows_that_share(
+    table: pa.Table, keys: Sequence[str], ignored: frozenset[str | None]
+) -> list[list[_Row]]:
+    """The rows of every key that has more than one."""
+    import pyarrow.compute as pc
+
+    counts = table.select(list(keys)).group_by(list(keys)).aggregate([([], "count_all")])
+    if counts.num_rows == table.num_rows:
+        return []
+    places = _places(table, keys, counts.filter(pc.greater(counts["count_all"], 1)), "left semi")
+    values = _values(table.take(places))
+    said = [name for name in sorted(values) if name not in ignored]
+    groups: dict[tuple[Any, ...], list[_Row]] = defaultdict(list)
+    for row, place in enumerate(places.to_pylist()):
+        content = tuple((name, values[name][row]) for name in said if values[name][row] is not None)
+        arrived_at, digest, file_row = (values[name][row] for name in _ORDER)
+        groups[tuple(values[key][row] for key in keys)].append(
+            _Row(place, arrived_at, digest, file_row, content)
+        )
+    return list(groups.values())
+
+
+def _values(table: pa.Table) -> dict[str, list[Any]]:
+    """Values by column. Times as numbers: a hundred times faster than datetimes, and as good to compare."""
+    import pyarrow as pa
+
+    return {
+        name: (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+def _places(table: pa.Table, columns: Sequence[str], other: pa.Table, join_type: str) -> pa.Array:
+    """Places, in order, of the table's rows that are (`left semi`) or are not (`left anti`) in the other."""
+    import numpy as np
+
+    names = list(columns)
+    placed = table.select(names).append_column(_PLACE, [np.arange(table.num_rows)])
+    found = placed.join(_same_types(other.select(names), placed), names, join_type=join_type)
+    return found[_PLACE].combine_chunks().sort()
+
+
+def _together(current: pa.Table, new: pa.Table) -> pa.Table:
+    """Both tables' rows; a column that one of them lacks is null there."""
+    import pyarrow as pa
+
+    return pa.concat_tables([_same_types(current, new), new], promote_options="default")
+
+
+def _same_types(table: pa.Table, other: pa.Table) -> pa.Table:
+    """The table with texts held as the other one holds them.
+
+    Raises TerminalError if a column of both is of different types.
+    """
+    for field in other.schema:
+        index = table.schema.get_field_index(field.name)
+        if index < 0 or table.schema.field(index).type == field.type:
+            continue
+        kind = table.schema.field(index).type
+        if not (_is_text(kind) and _is_text(field.type)):
+            raise TerminalError(
+                f"The column {field.name} is {kind} in the table and {field.type} in the new rows",
+                remedy="give a column of another type another name in the contract",
+            )
+        table = table.set_column(index, field.name, table[field.name].cast(field.type))
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

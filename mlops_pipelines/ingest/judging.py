@@ -1,0 +1,482 @@
+"""Rows against the contract: which are taken in, which are rejected and why, and when a file is refused.
+
+Arrow reads each value as its declared type; Great Expectations judges the declared rules. Several files
+of a stream are judged together, because a validation costs about as much for one row as for 10,000.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ingest.quarantine import Reason, ReasonCode, RejectedRow, row_json, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    import pyarrow as pa
+    from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.core.batch_definition import BatchDefinition
+    from great_expectations.expectations.expectation import Expectation
+
+    from mlops_pipelines.ingest.contract import ColumnRule, ColumnType, Contract
+    from mlops_pipelines.ingest.landing import LandedTable
+
+_REASONS_NAMED = 3  # in the message about a refused file
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A file whose rows could be told apart.
+
+    accepted: the contract's columns in its order and types (times in UTC, microseconds), and file_row.
+    extra_columns: columns of the file that the contract does not name; they are not in `accepted`.
+    """
+
+    accepted: pa.Table
+    rejected: tuple[RejectedRow, ...]
+    extra_columns: tuple[str, ...]
+
+
+class BadBatchError(TerminalError):
+    """A file that is refused as a whole: none of its rows is taken in."""
+
+
+def judge(
+    files: Sequence[LandedTable], contract: Contract, stream: str, *, arrived: str | None = None
+) -> list[Judged | BadBatchError]:
+    """The verdict on each file of one stream, in the order given.
+
+    arrived: column whose value goes with a rejected row as its arrival, where it can be read.
+    A wrong value rejects its row. A file is bad if a column is missing or cannot hold its declared type,
+    or if more rows are rejected than the contract allows: see `reject_share_halts` and
+    `reject_rows_allowed`.
+    Raises TerminalError if Great Expectations cannot judge.
+    """
+    rules = contract.columns_of(stream)
+    read = [_read_columns(file, rules) for file in files]
+    good = [columns for columns in read if isinstance(columns, _Columns)]
+    reasons = iter(_reasons(good, rules))
+    return [
+        columns
+        if isinstance(columns, BadBatchError)
+        else _verdict(file, columns, next(reasons), contract, arrived)
+        for file, columns in zip(files, read, strict=True)
+    ]
+
+
+# --- reading values as their declared types -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The declared columns of a file, typed; a value that could not be read is null and listed.
+
+    unread: by column, the position and text of each value that is not of the declared type.
+    """
+
+    table: pa.Table
+    unread: dict[str, dict[int, str]]
+    extra: tuple[str, ...]
+
+
+class _NoReadingError(Exception):
+    """The column's physical type has no strict reading as the declared one."""
+
+
+def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Columns | BadBatchError:
+    import pyarrow as pa
+
+    # A JSON file without any row names no columns, and lacks none.
+    missing = [name for name in rules if name not in file.table.column_names]
+    if missing and file.table.num_rows:
+        return _bad_columns(file, f"has no column {', '.join(missing)}", rules)
+    arrays, unread, unfit = {}, {}, []
+    for name, rule in rules.items():
+        if name in missing:
+            arrays[name] = pa.array([], _arrow_type(rule.type))
+            continue
+        try:
+            arrays[name], wrong = _read_as(file.table[name].combine_chunks(), rule.type)
+            unread[name] = {position: shown(file.table[name][position].as_py()) for position in wrong}
+        except _NoReadingError as error:
+            unfit.append(f"{name} is {error}, not {rule.type}")
+    if unfit:
+        return _bad_columns(file, f"has columns of another type: {'; '.join(unfit)}", rules)
+    extra = tuple(name for name in file.table.column_names if name not in rules)
+    return _Columns(pa.table(arrays), unread, extra)
+
+
+def _bad_columns(file: LandedTable, what: str, rules: Mapping[str, ColumnRule]) -> BadBatchError:
+    return BadBatchError(
+        f"{file.path} {what}",
+        expected=", ".join(f"{name} ({rule.type})" for name, rule in rules.items()),
+        remedy="land the file again with these columns, or change the contract",
+    )
+
+
+def _arrow_type(wanted: ColumnType) -> pa.DataType:
+    import pyarrow as pa
+
+    return {
+        "string": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "timestamp": pa.timestamp("us", tz="UTC"),
+    }[wanted]
+
+
+def _read_as(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int]]:
+    """The column as the wanted type, and the positions of values that are not of it (null in the column)."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), _arrow_type(wanted)), []
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return _from_text(column, wanted)
+    if wanted == "timestamp" and pa.types.is_timestamp(kind):
+        return _from_time(column)
+    if wanted == "bool" and pa.types.is_boolean(kind):
+        return column, []
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if numeric and wanted in ("int", "float", "bool"):
+        return _from_number(column, wanted)
+    raise _NoReadingError(str(kind))
+
+
+def _from_text(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int]]:
+    import pyarrow as pa
+
+    if wanted == "string":
+        return column.cast(pa.string()), []
+    reader = _TEXT_READERS[wanted]
+    values = [None if text is None else reader(text) for text in column.to_pylist()]
+    present = column.is_valid().to_pylist()
+    wrong = [i for i, value in enumerate(values) if value is None and present[i]]
+    return pa.array(values, _arrow_type(wanted)), wrong
+
+
+_INT = re.compile(r"[+-]?\d{1,19}(\.0+)?")
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _int(text: str) -> int | None:
+    if not _INT.fullmatch(text):
+        return None
+    value = int(text.partition(".")[0])
+    return value if -(2**63) <= value < 2**63 else None
+
+
+def _float(text: str) -> float | None:
+    value = float(text) if _FLOAT.fullmatch(text) else float("inf")
+    return value if abs(value) != float("inf") else None
+
+
+def _bool(text: str) -> bool | None:
+    return _BOOLS.get(text.lower())
+
+
+def _time(text: str) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+_TEXT_READERS: dict[ColumnType, Callable[[str], Any]] = {
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "timestamp": _time,
+}
+
+
+def _from_number(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int]]:
+    """Whole numbers may come as floats, and flags as 0 and 1; NaN is a missing value."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_signed_integer(column.type) and wanted == "int":
+        return column.cast(pa.int64()), []
+    if pa.types.is_integer(column.type) and wanted == "int":
+        return _keep(column, pc.less(column, 2**63), pa.int64())
+    numbers = column.cast(pa.float64(), safe=False)
+    numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+    if wanted == "float":
+        return _keep(numbers, pc.is_finite(numbers), pa.float64())
+    if wanted == "bool":
+        return _keep(numbers, pc.or_(pc.equal(numbers, 0.0), pc.equal(numbers, 1.0)), pa.bool_())
+    # Beyond 2^53 a float no longer tells neighbouring whole numbers apart.
+    whole = pc.and_(pc.equal(numbers, pc.round(numbers)), pc.less_equal(pc.abs(numbers), 2.0**53))
+    return _keep(numbers, whole, pa.int64())
+
+
+def _from_time(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Times in UTC; below the microsecond they are cut."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
+    first, last = (int(moment.timestamp()) for moment in _YEARS)
+    ticks = column.cast(pa.int64())
+    # Arrow holds years that Python and the partitions' names cannot.
+    lowest = max(first * per_second, -(2**63))
+    highest = min(last * per_second, 2**63 - 1)
+    sensible = pc.and_(pc.greater_equal(ticks, lowest), pc.less(ticks, highest))
+    return _keep(column, sensible, pa.timestamp("us", tz="UTC"))
+
+
+_YEARS = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def _keep(column: pa.Array, good: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kept = pc.if_else(good, column, pa.scalar(None, column.type))
+    return kept.cast(kind, safe=False), _where(pc.invert(good))
+
+
+def _where(mask: pa.Array) -> list[int]:
+    import pyarrow.compute as pc
+
+    positions: list[int] = pc.indices_nonzero(pc.fill_null(mask, False)).to_pylist()
+    return positions
+
+
+# --- the rules ------------------------------------------------------------------------------------
+
+_Broken = dict[int, list[Reason]]  # by position of the row
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """One declared rule of one column."""
+
+    column: str
+    code: ReasonCode
+    words: str
+
+
+def _reasons(files: Sequence[_Columns], rules: Mapping[str, ColumnRule]) -> list[_Broken]:
+    """Per file, what each rejected row is rejected for."""
+    import pyarrow as pa
+
+    found: list[_Broken] = [defaultdict(list) for _ in files]
+    for file, broken in zip(files, found, strict=True):
+        for name, values in file.unread.items():
+            for position, value in values.items():
+                broken[position].append(Reason("type", f"is {rules[name].type}", name, value))
+    starts = list(accumulate((file.table.num_rows for file in files), initial=0))
+    if not starts[-1]:
+        return found
+    table = pa.concat_tables([file.table for file in files])
+    for rule, positions in _broken_rules(table, rules):
+        for position in positions:
+            which = bisect_right(starts, position) - 1
+            row = position - starts[which]
+            if rule.code != "missing":
+                value = shown(table[rule.column][position].as_py())
+                found[which][row].append(Reason(rule.code, rule.words, rule.column, value))
+            elif row not in files[which].unread[rule.column]:
+                found[which][row].append(Reason(rule.code, rule.words, rule.column))
+    return found
+
+
+def _broken_rules(table: pa.Table, rules: Mapping[str, ColumnRule]) -> list[tuple[_Declared, list[int]]]:
+    """Each broken rule, with the positions of the rows that break it."""
+    # Arrow counts nulls as it reads: only a column that has some needs to be asked about them.
+    with_nulls = frozenset(name for name in rules if table[name].null_count)
+    declared = _declared(tuple(rules.items()), with_nulls)
+    if not declared:
+        return []
+    frame = table.select(sorted({rule.column for rule in declared})).to_pandas()
+    # Most files break nothing, and a yes or no costs half of what the list of rows costs.
+    passed = _validate(frame, declared, rules, "BOOLEAN_ONLY")
+    failed = tuple(rule for rule in declared if not passed[rule].success)
+    results = _validate(frame, failed, rules, "COMPLETE") if failed else {}
+    return [(rule, _unexpected_rows(rule, results[rule])) for rule in failed]
+
+
+@cache
+def _declared(rules: tuple[tuple[str, ColumnRule], ...], with_nulls: frozenset[str]) -> tuple[_Declared, ...]:
+    return tuple(
+        _Declared(name, code, words)
+        for name, rule in rules
+        for code, words in _rules_of(rule, has_nulls=name in with_nulls)
+    )
+
+
+def _rules_of(rule: ColumnRule, *, has_nulls: bool) -> Iterator[tuple[ReasonCode, str]]:
+    if has_nulls and not rule.nullable:
+        yield "missing", "is present"
+    bounds = [
+        f"{words} {bound.isoformat() if isinstance(bound, datetime) else bound}"
+        for words, bound in (("at least", rule.min), ("at most", rule.max))
+        if bound is not None
+    ]
+    if bounds:
+        yield "range", f"is {' and '.join(bounds)}"
+    if rule.one_of:
+        yield "set", f"is one of {', '.join(map(str, rule.one_of))}"
+    if rule.pattern is not None:
+        yield "pattern", f"matches {rule.pattern}"
+
+
+# --- Great Expectations ---------------------------------------------------------------------------
+
+
+def _validate(
+    frame: pd.DataFrame,
+    declared: tuple[_Declared, ...],
+    rules: Mapping[str, ColumnRule],
+    result_format: Literal["BOOLEAN_ONLY", "COMPLETE"],
+) -> dict[_Declared, ExpectationValidationResult]:
+    """Great Expectations' result for each rule."""
+    batch = _batch_definition().get_batch(batch_parameters={"dataframe": frame})
+    suite = _suite(declared, tuple((name, rules[name]) for name in frame.columns))
+    results = batch.validate(suite, result_format=result_format).results
+    # Results need not come in the order of the suite: each carries the place of its rule.
+    return {declared[_place(result)]: result for result in results}
+
+
+def _place(result: ExpectationValidationResult) -> int:
+    configuration = result.expectation_config
+    if configuration is None or configuration.meta is None:
+        raise TerminalError(f"Great Expectations returned a result without its rule: {result}")
+    return int(configuration.meta["place"])
+
+
+def _unexpected_rows(rule: _Declared, result: ExpectationValidationResult) -> list[int]:
+    if "unexpected_index_list" not in result.result:
+        raise TerminalError(f"Great Expectations could not judge {rule.column}: {result.exception_info}")
+    positions: list[int] = result.result["unexpected_index_list"]
+    return positions
+
+
+@cache
+def _batch_definition() -> BatchDefinition[Any]:
+    # The import takes 6 s and more: paid once per process, and only where there is something to judge.
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.enable_analytics(False)
+    asset = context.data_sources.add_pandas("landed").add_dataframe_asset("rows")
+    return asset.add_batch_definition_whole_dataframe("files")
+
+
+@cache
+def _suite(declared: tuple[_Declared, ...], rules: tuple[tuple[str, ColumnRule], ...]) -> ExpectationSuite:
+    """Built once per process for the same rules: building costs as much as judging 10,000 rows."""
+    import great_expectations as gx
+
+    by_column = dict(rules)
+    return gx.ExpectationSuite(
+        name="contract",
+        expectations=[
+            _expectation(rule, by_column[rule.column], meta={"place": place})
+            for place, rule in enumerate(declared)
+        ],
+    )
+
+
+def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) -> Expectation:
+    from great_expectations.expectations.core.expect_column_values_to_be_between import (
+        ExpectColumnValuesToBeBetween,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_be_in_set import (
+        ExpectColumnValuesToBeInSet,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_match_regex import (
+        ExpectColumnValuesToMatchRegex,
+    )
+    from great_expectations.expectations.core.expect_column_values_to_not_be_null import (
+        ExpectColumnValuesToNotBeNull,
+    )
+
+    column = declared.column
+    match declared.code:
+        case "missing":
+            return ExpectColumnValuesToNotBeNull(column=column, meta=meta)
+        case "range":
+            return ExpectColumnValuesToBeBetween(
+                column=column, min_value=rule.min, max_value=rule.max, meta=meta
+            )
+        case "set":
+            return ExpectColumnValuesToBeInSet(column=column, value_set=list(rule.one_of), meta=meta)
+        case "pattern":
+            whole = rf"^(?:{rule.pattern})\Z"
+            return ExpectColumnValuesToMatchRegex(column=column, regex=whole, meta=meta)
+    raise AssertionError(f"no expectation for {declared.code}")
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+def _verdict(
+    file: LandedTable, columns: _Columns, broken: _Broken, contract: Contract, arrived: str | None
+) -> Judged | BadBatchError:
+    import pyarrow as pa
+
+    rejected = (*_rejected(file, columns, broken, arrived), *_unparsed(file))
+    if len(rejected) > max(contract.reject_rows_allowed, contract.reject_share_halts * file.rows):
+        return _too_many(file, rejected, contract)
+    places = pa.array(file.file_rows, pa.int64())
+    accepted = columns.table.append_column("file_row", places)
+    if broken:
+        keep = [position for position in range(accepted.num_rows) if position not in broken]
+        accepted = accepted.take(pa.array(keep, pa.int64()))
+    return Judged(accepted, tuple(sorted(rejected, key=lambda row: row.file_row)), columns.extra)
+
+
+def _rejected(
+    file: LandedTable, columns: _Columns, broken: _Broken, arrived: str | None
+) -> Iterator[RejectedRow]:
+    positions = sorted(broken)
+    rows = file.table.take(positions).to_pylist() if positions else []
+    arrivals = columns.table[arrived] if arrived else None
+    for position, row in zip(positions, rows, strict=True):
+        at = arrivals[position].as_py() if arrivals is not None else None
+        yield RejectedRow(file.file_rows[position], row_json(row), tuple(broken[position]), at)
+
+
+def _unparsed(file: LandedTable) -> Iterator[RejectedRow]:
+    for row in file.unparsed:
+        reason = Reason("unparsed", "is a row", value=row.problem)
+        yield RejectedRow(row.file_row, row_json({"text": row.text}), (reason,))
+
+
+def _too_many(file: LandedTable, rejected: Sequence[RejectedRow], contract: Contract) -> BadBatchError:
+    """The refusal, naming what is wrong most often."""
+    counts = Counter((reason.column, reason.rule) for row in rejected for reason in row.reasons)
+    examples = {(one.column, one.rule): one.value for row in rejected for one in row.reasons}
+    worst = [
+        f"{f'{column} ' if column else ''}{rule} fails in {count:,} rows"
+        + (f", such as {examples[column, rule]!r}" if examples[column, rule] is not None else "")
+        for (column, rule), count in counts.most_common(_REASONS_NAMED)
+    ]
+    return BadBatchError(
+        f"{file.path}: {len(rejected):,} of {file.rows:,} rows break the contract: {'; '.join(worst)}",
+        expected=f"at most {contract.reject_share_halts:.0%} of the rows, or {contract.reject_rows_allowed}",
+        remedy="land the file again, corrected, or change the contract; no row of it was taken in",
+    )

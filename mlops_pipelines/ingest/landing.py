@@ -1,0 +1,248 @@
+"""The landing zone: what producers have dropped, and how a file is read.
+
+A stream's folder holds one folder per UTC day of arrival, `YYYY-MM-DD`. Producers write under a name
+that starts with `.` or `_`, or elsewhere, and rename: a file that is seen is finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ledger.landing import FileFact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pyarrow as pa
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class UnparsedRow:
+    """A line of a text file that is not a row.
+
+    file_row: its place among the file's rows, from 0. text: the line as it is. problem: what is wrong.
+    """
+
+    file_row: int
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class LandedTable:
+    """What a landed file says.
+
+    table: columns as the file types them; those of text formats are strings. file_rows: place of each
+    row in the file, from 0. digest: sha256 of the file's bytes, hexadecimal.
+    """
+
+    path: Path
+    digest: str
+    table: pa.Table
+    file_rows: tuple[int, ...] | range
+    unparsed: tuple[UnparsedRow, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file, those that could not be parsed included."""
+        return int(self.table.num_rows) + len(self.unparsed)
+
+
+class UnreadableFileError(TerminalError):
+    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal."""
+
+    def __init__(self, path: Path, problem: str, digest: str):
+        self.path = path
+        self.digest = digest
+        super().__init__(
+            f"{path} cannot be read: {problem}",
+            expected=f"a file that is what its name says, one of {', '.join(_READERS)}",
+            remedy="land the file again, whole; this one is left where it is",
+        )
+
+
+def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
+    """Files that arrived on `since_day` or later (all without it), by day and path.
+
+    Paths are relative to the stream's folder, with `/`; modification times to the microsecond.
+    Names that start with `.` or `_` are unfinished and left out.
+    Raises UserError if the folder is missing, holds something that is neither unfinished nor a folder
+    named by a date, or links to anything but a file within.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no landing folder {folder}", remedy=f"mkdir -p {folder}")
+    zone = folder.resolve()
+    days = [day for day in _days(folder) if since_day is None or day >= since_day.isoformat()]
+    facts = [_fact(path, folder, zone, day) for day in days for path in _finished(folder / day)]
+    return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
+
+
+def read_file(path: Path) -> LandedTable:
+    """The rows of a landed file: Parquet, CSV with a header, or one JSON object a line; `.gz` of these two.
+
+    A line that is not a row does not fail the file: it is among `unparsed`.
+    Raises UnreadableFileError if the file is not what its name says.
+    """
+    reader = next((read for suffix, read in _READERS.items() if path.name.endswith(suffix)), None)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if reader is None:
+        raise UnreadableFileError(path, "its name does not say what it is", digest)
+    try:
+        if path.name.endswith(".gz"):
+            content = gzip.decompress(content)
+        table, file_rows, unparsed = reader(content)
+    except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
+        problem = str(error).splitlines()[0] if str(error) else repr(error)
+        raise UnreadableFileError(path, problem, digest) from error
+    return LandedTable(path, digest, table, file_rows, unparsed)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _days(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_unfinished(entry.name):
+                continue
+            if not (entry.is_dir() and _is_day(entry.name)):
+                raise UserError(
+                    f"{entry.path} is not a folder named by a day of arrival",
+                    expected=f"files in folders such as {folder.name}/2013-01-05",
+                    remedy="move it into the folder of the day it arrived on; "
+                    "what is not to be taken in starts with _",
+                )
+            yield entry.name
+
+
+def _is_day(name: str) -> bool:
+    try:
+        return date.fromisoformat(name).isoformat() == name
+    except ValueError:
+        return False
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_unfinished(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder might lead round in a circle
+                yield from _finished(folder / entry.name)
+            else:
+                yield folder / entry.name
+
+
+def _fact(path: Path, folder: Path, zone: Path, day: str) -> FileFact:
+    real = path.resolve()
+    if not (real.is_relative_to(zone) and real.is_file()):
+        raise UserError(
+            f"{path} is {real}, which is not a file in the landing zone", remedy="land the file itself"
+        )
+    facts = path.stat()
+    modified = _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
+    return FileFact(path.relative_to(folder).as_posix(), facts.st_size, modified, day)
+
+
+_Read = tuple["pa.Table", "tuple[int, ...] | range", tuple[UnparsedRow, ...]]
+
+
+def _read_parquet(content: bytes) -> _Read:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        table.validate(full=True)
+    except pa.ArrowException as error:  # some of them are neither ValueError nor OSError
+        raise ValueError(str(error)) from error
+    _no_name_twice(table.column_names)
+    return table, range(table.num_rows), ()
+
+
+def _read_csv(content: bytes) -> _Read:
+    lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    header = next(lines, None)
+    if not header:
+        raise ValueError("it has no header line")
+    _no_name_twice(header)
+    rows: list[dict[str, str | None]] = []
+    places, unparsed = [], []
+    for place, fields in enumerate(fields for fields in lines if fields):
+        if len(fields) == len(header):
+            rows.append({name: field or None for name, field in zip(header, fields, strict=True)})
+            places.append(place)
+        else:
+            problem = f"{len(fields)} fields under a header of {len(header)}"
+            unparsed.append(UnparsedRow(place, ",".join(fields), problem))
+    return _text_table(header, rows), tuple(places), tuple(unparsed)
+
+
+def _read_jsonl(content: bytes) -> _Read:
+    rows: list[dict[str, str | None]] = []
+    places, unparsed = [], []
+    lines = (line for line in content.decode("utf-8-sig").split("\n") if line.strip())
+    for place, line in enumerate(lines):
+        try:
+            rows.append({name: _as_text(value) for name, value in _json_object(line).items()})
+            places.append(place)
+        except ValueError as error:
+            unparsed.append(UnparsedRow(place, line, f"not a JSON object: {error}"))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if unparsed and not rows:
+        raise ValueError(f"no line is a JSON object; the first: {unparsed[0].problem}")
+    return _text_table(names, rows), tuple(places), tuple(unparsed)
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _no_name_twice([name for name, _ in pairs])
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    value = json.loads(line, object_pairs_hook=unique, parse_constant=refuse)
+    if not isinstance(value, dict):
+        raise ValueError(f"a {type(value).__name__}")
+    return value
+
+
+def _as_text(value: Any) -> str | None:
+    """The value as a CSV file would carry it, so that text formats are read by the same rules."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _no_name_twice(names: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"it has more than one column {', '.join(twice)}")
+
+
+def _text_table(names: list[str], rows: list[dict[str, str | None]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})
+
+
+_READERS: dict[str, Callable[[bytes], _Read]] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".csv.gz": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
+}

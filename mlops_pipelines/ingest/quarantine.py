@@ -1,0 +1,142 @@
+"""The quarantine: rejected rows, each kept whole with its reasons."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+ReasonCode = Literal["unparsed", "type", "missing", "range", "set", "pattern", "partition", "conflict"]
+
+# A value is shown to be recognised; the row beside it holds all of it.
+_VALUE_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a row was rejected.
+
+    rule: what would have been right. column, value: where it is one column's value that is wrong.
+    """
+
+    code: ReasonCode
+    rule: str
+    column: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that is not taken in.
+
+    file_row: place in its file, from 0. row: the whole row, JSON. arrived_at: UTC, None if the row does
+    not say.
+    """
+
+    file_row: int
+    row: str
+    reasons: tuple[Reason, ...]
+    arrived_at: datetime | None = None
+
+
+def shown(value: Any) -> str:
+    """The value as text, cut short."""
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return text if len(text) <= _VALUE_SHOWN else f"{text[:_VALUE_SHOWN]}…"
+
+
+def row_json(row: Mapping[str, Any]) -> str:
+    """The row as JSON: times in ISO 8601, what JSON cannot hold as text."""
+    return json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False)
+
+
+def quarantine_table(
+    rejected: Sequence[RejectedRow], *, stream: str, file_digest: str, arrival_day: date
+) -> pa.Table:
+    """Rows of the quarantine table, from one file.
+
+    Columns day (of the folder the file arrived in), stream, file_digest, file_row, reasons (JSON list),
+    row (JSON), arrived_at (the row's own; the first moment of the day where the row has none).
+    """
+    unsaid = datetime.combine(arrival_day, time(), tzinfo=UTC)
+    return _table(
+        [
+            {
+                "day": arrival_day.isoformat(),
+                "stream": stream,
+                "file_digest": file_digest,
+                "file_row": one.file_row,
+                "reasons": _reasons_json(one.reasons),
+                "row": one.row,
+                "arrived_at": one.arrived_at or unsaid,
+            }
+            for one in rejected
+        ]
+    )
+
+
+def quarantine_canonical(rows: pa.Table, reason: Reason, *, stream: str) -> pa.Table:
+    """Rows of the quarantine table, from rows of a canonical table that were set aside for one reason.
+
+    Their day is that of `arrived_at`; the rows' origin is in their own file_digest and file_row.
+    """
+    own = [name for name in rows.column_names if name not in ("day", "file_digest", "file_row", "known_at")]
+    return _table(
+        [
+            {
+                "day": row["arrived_at"].date().isoformat(),
+                "stream": stream,
+                "file_digest": row["file_digest"],
+                "file_row": row["file_row"],
+                "reasons": _reasons_json([reason]),
+                "row": row_json({name: row[name] for name in own}),
+                "arrived_at": row["arrived_at"],
+            }
+            for row in rows.to_pylist()
+        ]
+    )
+
+
+def reason_counts(quarantined: pa.Table) -> dict[str, int]:
+    """How often each reason was given, most frequent first, as `column: rule`."""
+    counts: Counter[str] = Counter()
+    for reasons in quarantined["reasons"].to_pylist():
+        counts.update(
+            f"{one['column']}: {one['rule']}" if one["column"] else one["rule"] for one in json.loads(reasons)
+        )
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _reasons_json(reasons: Sequence[Reason]) -> str:
+    return json.dumps([asdict(reason) for reason in reasons], ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return str(value)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    text = ("day", "stream", "file_digest", "file_row", "reasons", "row", "arrived_at")
+    types: dict[str, pa.DataType] = dict.fromkeys(text, pa.string())
+    types |= {"file_row": pa.int64(), "arrived_at": pa.timestamp("us", tz="UTC")}
+    return pa.Table.from_pylist(rows, schema=pa.schema(types))

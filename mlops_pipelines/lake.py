@@ -1,0 +1,906 @@
+"""Delta tables cut by day: replace the rows of some days atomically, read as of a version.
+
+One Parquet file holds one day of one version, its rows sorted. A commit names the content hash of every
+day it wrote; content that is there already makes no commit. Commits are compare-and-swap: one that was
+based on version v becomes v + 1 or is refused, and a refused one is read and computed again. So readers
+and writers in any number of processes see whole versions only, and no writer undoes another's work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from mlops_pipelines.errors import TerminalError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+    from deltalake import CommitProperties, DeltaTable
+    from deltalake.transaction import AddAction
+    from numpy.typing import NDArray
+
+Bound = datetime | date | int | str | None
+Where = tuple[str, Bound, Bound]
+
+STATIC_DAY = "static"  # the day of rows that have no time of their own
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,127}(/[a-z][a-z0-9_]{0,127})?")
+_HASH_FORMAT = b"mlops-content-1\n"
+_ATTEMPTS = 10
+_FIRST_PAUSE = 0.02  # seconds; a commit takes about as long
+_LONGEST_PAUSE = 2.0
+# A checkpoint makes opening a table and every old version cheap, and costs about two commits.
+_CHECKPOINT_EVERY = 50
+# Pinned versions that a run goes on reading; a snapshot is a list of file names, a few hundred KB at most.
+_SNAPSHOTS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one day holds after an update.
+
+    version: a table version that holds this content. rows: of the day. changed: whether this update
+    committed it, or found it there.
+    """
+
+    day: str
+    content_hash: str
+    rows: int
+    changed: bool
+    version: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One entry of a table's history.
+
+    hashes: content hash by day written in it. at: the machine's clock, UTC.
+    """
+
+    version: int
+    at: datetime
+    hashes: Mapping[str, str]
+    provenance: Mapping[str, object]
+
+
+class _Conflict(Exception):  # noqa: N818 - a turn of the retry loop, not an error
+    """Another writer committed first."""
+
+
+class Lake:
+    """The tables under one folder, named `events` or `feature_tiles/x`, each with a string column `day`.
+
+    Arrow tables that come out hold plain types: string, int8 to int64, float, double, bool, binary, date32
+    and timestamp[us, UTC]. Tables that go in may use their other encodings (dictionary, large_string, ...).
+    All methods raise TerminalError for a name that is no table name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a table."""
+        return _first_commit(self._path(name)).exists()
+
+    def version(self, name: str) -> int | None:
+        """Newest version of the table, or None if there is no such table."""
+        snapshot = self._snapshot(name)
+        return None if snapshot is None else snapshot.version
+
+    def read(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        days: Sequence[str] | None = None,
+        version: int | None = None,
+        where: Where | None = None,
+    ) -> pa.Table:
+        """Rows of the table as of a version (by default the newest), in the order day, then as sorted.
+
+        columns: those to read, in this order. days: those to read; a day without rows adds none.
+        where: (column, lo, hi) keeps rows with lo <= column < hi, None is unbounded, a null never qualifies;
+        files whose minimum and maximum lie outside are not opened.
+        Raises TerminalError if there is no such table, version or column.
+        """
+        return self._existing(name, version).read(columns=columns, days=days, where=where)
+
+    def files(
+        self,
+        name: str,
+        *,
+        days: Sequence[str] | None = None,
+        version: int | None = None,
+        where: Where | None = None,
+    ) -> list[str]:
+        """Absolute paths of the Parquet files that hold those rows, [] if there is no such table.
+
+        With `where`, a file may hold other rows too: filter again. The column `day` is in the path only, so
+        DuckDB reads them with `read_parquet($files, hive_partitioning=true, hive_types={'day': VARCHAR},
+        union_by_name=true)`; the last for columns that were added later.
+        """
+        snapshot = self._snapshot(name, version)
+        return [] if snapshot is None else [f.path for f in snapshot.select(days, where)]
+
+    def days(self, name: str, *, version: int | None = None) -> list[str]:
+        """Days that have rows, sorted; [] if there is no such table."""
+        snapshot = self._snapshot(name, version)
+        return [] if snapshot is None else sorted({f.day for f in snapshot.files})
+
+    def row_counts(self, name: str, *, version: int | None = None) -> dict[str, int]:
+        """Rows by day, from the table's statistics alone; {} if there is no such table."""
+        snapshot = self._snapshot(name, version)
+        if snapshot is None:
+            return {}
+        rows = snapshot.statistics["num_records"].to_pylist() if snapshot.files else []
+        counts: dict[str, int] = {}
+        for file in snapshot.files:
+            counts[file.day] = counts.get(file.day, 0) + rows[file.index]
+        return counts
+
+    def update(
+        self,
+        name: str,
+        days: Sequence[str],
+        change: Callable[[pa.Table | None], pa.Table],
+        *,
+        sort_by: Sequence[str],
+        unhashed: Sequence[str] = (),
+        provenance: Mapping[str, object] | None = None,
+    ) -> list[Written]:
+        """Replaces the rows of `days` by what `change` makes of them; one entry a day, sorted by day.
+
+        change: given the rows of those days (None if there is no such table), returns all they shall hold.
+        It is called again when another writer was faster, so it must be a function of what it is given.
+        Days whose content hash is as before are left alone; the others are committed together or not at all.
+        A column that the table lacks is added to it; one that `change` leaves out is null in these days.
+        unhashed: columns of provenance, which do not count as content. provenance: JSON values kept in the
+        commit.
+        Raises TerminalError for a row of another day or a column of another type than the table's,
+        TransientError when other writers were faster 10 times.
+        """
+        wanted = _valid_days(days)
+        conflict: _Conflict | None = None
+        for attempt in range(_ATTEMPTS):
+            snapshot = self._snapshot(name)
+            current = None if snapshot is None else snapshot.read(days=wanted)
+            content = partial(
+                _Content.of, days=wanted, sort_by=sort_by, unhashed=unhashed, name=name, snapshot=snapshot
+            )
+            try:
+                return self._commit(
+                    name, snapshot, content(current), content(change(current)), provenance or {}
+                )
+            except _Conflict as error:
+                conflict = error
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
+        raise TransientError(
+            f"Other writers changed the table {name} {_ATTEMPTS} times while {_span(wanted)} was computed.",
+            remedy="run the same again once the other run has ended",
+        ) from conflict
+
+    def replace(
+        self,
+        name: str,
+        table: pa.Table,
+        *,
+        days: Sequence[str],
+        sort_by: Sequence[str],
+        unhashed: Sequence[str] = (),
+        provenance: Mapping[str, object] | None = None,
+    ) -> list[Written]:
+        """Makes `table` the content of `days`; as `update` otherwise."""
+        return self.update(
+            name, days, lambda _: table, sort_by=sort_by, unhashed=unhashed, provenance=provenance
+        )
+
+    def append_new(
+        self,
+        name: str,
+        table: pa.Table,
+        *,
+        key: Sequence[str],
+        sort_by: Sequence[str],
+        unhashed: Sequence[str] = (),
+        provenance: Mapping[str, object] | None = None,
+    ) -> list[Written]:
+        """Adds the rows whose key the same day does not hold yet; rows that are there stay as they are.
+
+        One entry for each day of `table`. Raises TerminalError if two rows of `table` have the same day and
+        key, or a key is null; otherwise as `update`.
+        """
+        import pyarrow as pa
+
+        new = plain(table)
+        _require_keys(new, ["day", *key], name)
+        days = new["day"].unique().to_pylist()
+        if not days:
+            return []
+
+        def add(current: pa.Table | None) -> pa.Table:
+            if current is None or current.num_rows == 0:
+                return new
+            fresh = _rows_without(new, current, ["day", *key])
+            return pa.concat_tables([current, fresh], promote_options="default")
+
+        return self.update(name, days, add, sort_by=sort_by, unhashed=unhashed, provenance=provenance)
+
+    def hashes(
+        self,
+        name: str,
+        *,
+        sort_by: Sequence[str],
+        unhashed: Sequence[str] = (),
+        days: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> dict[str, str]:
+        """Content hash by day, recomputed from the rows, of the days that have rows.
+
+        Raises TerminalError if there is no such table or version.
+        """
+        snapshot = self._existing(name, version)
+        present = sorted({f.day for f in snapshot.select(days, None)})
+        found: dict[str, str] = {}
+        for start in range(0, len(present), 32):  # some weeks at a time bound the memory
+            part = present[start : start + 32]
+            content = _Content.of(
+                snapshot.read(days=part),
+                part,
+                sort_by=sort_by,
+                unhashed=unhashed,
+                name=name,
+                snapshot=snapshot,
+            )
+            found.update(content.hashes)
+        return found
+
+    def history(self, name: str, limit: int) -> list[Commit]:
+        """The latest commits, newest first. Raises TerminalError if there is no such table."""
+        table = self._existing_table(name)
+        return [_commit_of(entry) for entry in table.history(limit)]
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise TerminalError(
+                f"{name!r} is no table name.",
+                expected="lower case letters, digits and _, beginning with a letter, with at most one /",
+            )
+        return (self.root / name).absolute()
+
+    def _snapshot(self, name: str, version: int | None = None) -> _Snapshot | None:
+        table = _open(self._path(name))
+        return None if table is None else table.snapshot(name, version)
+
+    def _existing(self, name: str, version: int | None = None) -> _Snapshot:
+        return self._existing_table(name).snapshot(name, version)
+
+    def _existing_table(self, name: str) -> _Table:
+        table = _open(self._path(name))
+        if table is None:
+            raise TerminalError(
+                f"There is no table {name} in {self.root}.",
+                remedy="materialize the asset that makes it first",
+            )
+        return table
+
+    def _commit(
+        self,
+        name: str,
+        snapshot: _Snapshot | None,
+        before: _Content,
+        target: _Content,
+        provenance: Mapping[str, object],
+    ) -> list[Written]:
+        """Commits the days that differ on top of the snapshot. Raises _Conflict if it is not the newest."""
+        changed = [d for d in target.days if before.hashes[d] != target.hashes[d]]
+        grows = snapshot is None or set(target.schema.names) - set(snapshot.schema.names)
+        rewritten = target.days if grows else changed
+        version = snapshot.version if snapshot else -1
+        if rewritten:
+            path = self._path(name)
+            schema = target.schema if snapshot is None else _widened(snapshot, target.schema)
+            adds = [_write_file(path, d, target.rows[d]) for d in rewritten if target.rows[d].num_rows]
+            message = _message({d: target.hashes[d] for d in rewritten}, provenance)
+            if snapshot is None:
+                _create(path, schema, adds, message)
+            else:
+                self._existing_table(name).commit(snapshot, schema, adds, rewritten, message)
+            version += 1
+        return [
+            Written(d, target.hashes[d], target.rows[d].num_rows, d in changed, version) for d in target.days
+        ]
+
+
+def content_hash(table: pa.Table, *, sort_by: Sequence[str], unhashed: Sequence[str] = ()) -> str:
+    """SHA-256, 64 hex digits, over column names, types and values of the rows in sorted order.
+
+    The same for any row order, column order, chunking and encoding of the same values. A column that is
+    null throughout is left out, so that adding one does not change the hash of what was there; -0.0 counts
+    as 0.0 and every NaN as the same. unhashed: columns left out.
+    Raises TerminalError for a column type the lake does not store.
+    """
+    return _hash_sorted(_sorted(plain(table), sort_by, unhashed), unhashed)
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table in the lake's types: dictionaries decoded, string for its variants, timestamps in us, UTC.
+
+    Raises TerminalError for a type the lake does not store, and for a timestamp finer than a microsecond.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema([pa.field(f.name, _plain_type(f.name, f.type)) for f in table.schema])
+    if table.schema.equals(schema, check_metadata=True):
+        return table
+    try:
+        return table.replace_schema_metadata(None).cast(schema)
+    except pa.ArrowInvalid as error:
+        raise TerminalError(f"A value does not fit the lake's types: {error}") from error
+
+
+@dataclass(frozen=True)
+class _File:
+    """One Parquet file of a snapshot. index: its row in the snapshot's statistics."""
+
+    path: str
+    day: str
+    index: int
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """One version of a table: its schema and files, sorted by day."""
+
+    name: str
+    version: int
+    schema: pa.Schema
+    files: tuple[_File, ...]
+    statistics: pa.Table
+
+    def select(self, days: Sequence[str] | None, where: Where | None) -> list[_File]:
+        files = list(self.files)
+        if days is not None:
+            wanted = set(_valid_days(days))
+            files = [f for f in files if f.day in wanted]
+        if where is None or not files:
+            return files
+        may_qualify = self._may_qualify(where)
+        return [f for f in files if may_qualify[f.index]]
+
+    def read(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        days: Sequence[str] | None = None,
+        where: Where | None = None,
+    ) -> pa.Table:
+        import pyarrow.dataset as pads
+        from pyarrow.fs import LocalFileSystem
+
+        names = self.schema.names if columns is None else list(columns)
+        self._require(names)
+        files = self.select(days, where)
+        dataset = pads.FileSystemDataset.from_paths(
+            [f.path for f in files],
+            schema=self.schema,
+            format=pads.ParquetFileFormat(),
+            filesystem=LocalFileSystem(),
+            partitions=[pads.field("day") == f.day for f in files],
+        )
+        return dataset.to_table(columns=names, filter=self._filter(where))
+
+    def _require(self, names: Sequence[str]) -> None:
+        unknown = [n for n in names if n not in self.schema.names]
+        if unknown:
+            raise TerminalError(
+                f"The table {self.name} has no column {', '.join(unknown)} at version {self.version}.",
+                expected=f"one of {', '.join(self.schema.names)}",
+            )
+
+    def _bounds(self, where: Where) -> tuple[str, pa.Scalar | None, pa.Scalar | None]:
+        import pyarrow as pa
+
+        column, *bounds = where
+        self._require([column])
+        kind = self.schema.field(column).type
+        for bound in bounds:
+            if isinstance(bound, datetime) and bound.tzinfo is None:
+                raise TerminalError(f"The bound {bound} of {column} has no time zone.", expected="UTC")
+        lo, hi = (None if b is None else pa.scalar(b, kind) for b in bounds)
+        return column, lo, hi
+
+    def _filter(self, where: Where | None) -> pads.Expression | None:
+        import pyarrow.dataset as pads
+
+        if where is None:
+            return None
+        column, lo, hi = self._bounds(where)
+        keep = pads.field(column).is_valid()
+        if lo is not None:
+            keep &= pads.field(column) >= lo
+        if hi is not None:
+            keep &= pads.field(column) < hi
+        return keep
+
+    def _may_qualify(self, where: Where) -> list[bool]:
+        """For each row of the statistics whether the file can hold a row with lo <= column < hi.
+
+        Without statistics (text has none, nor a file that is null throughout) it can.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column, lo, hi = self._bounds(where)
+        possible = pa.array([True] * self.statistics.num_rows)
+        names = self.statistics.schema.names
+        if lo is not None and f"max.{column}" in names:
+            highest = self.statistics[f"max.{column}"].cast(lo.type)
+            if pa.types.is_timestamp(lo.type):
+                # The Delta protocol lets writers cut timestamps in statistics down to milliseconds.
+                highest = pc.add(highest, pa.scalar(timedelta(milliseconds=1)))
+            possible = pc.and_(possible, pc.fill_null(pc.greater_equal(highest, lo), True))
+        if hi is not None and f"min.{column}" in names:
+            lowest = self.statistics[f"min.{column}"].cast(hi.type)
+            possible = pc.and_(possible, pc.fill_null(pc.less(lowest, hi), True))
+        return list(possible.to_pylist())
+
+
+@dataclass
+class _Table:
+    """One open Delta table, shared by all threads and lakes of the process.
+
+    identity: tells it from a table that was deleted and made again in the same place.
+    """
+
+    path: Path
+    identity: tuple[int, int]
+    delta: DeltaTable
+    newest: _Snapshot | None = None
+    older: OrderedDict[int, _Snapshot] = field(default_factory=OrderedDict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def snapshot(self, name: str, version: int | None) -> _Snapshot:
+        with self.lock:
+            newest = self._newest(name)
+            if version is None or version == newest.version:
+                return newest
+            if version not in self.older:
+                self._remember(self._load(name, version, newest.version))
+            self.older.move_to_end(version)
+            return self.older[version]
+
+    def commit(
+        self, base: _Snapshot, schema: pa.Schema, adds: list[AddAction], days: list[str], message: str
+    ) -> None:
+        """Replaces the files of `days` as version base + 1. Raises _Conflict if that is taken."""
+        from deltalake import Schema
+        from deltalake.exceptions import CommitFailedError
+
+        with self.lock:
+            if self._newest(base.name).version != base.version:
+                raise _Conflict
+            try:
+                self.delta.create_write_transaction(
+                    [*adds],
+                    "overwrite",
+                    Schema.from_arrow(schema),
+                    ["day"],
+                    [("day", "in", days)],
+                    commit_properties=_properties(message),
+                )
+            except CommitFailedError as error:
+                raise _Conflict from error
+
+    def history(self, limit: int) -> list[dict[str, Any]]:
+        with self.lock:
+            self.delta.update_incremental()
+            return self.delta.history(limit)
+
+    def _newest(self, name: str) -> _Snapshot:
+        # Commits are numbered without a gap: if the file of the next one is missing, this is the newest.
+        if self.newest is None or _commit_file(self.path, self.newest.version + 1).exists():
+            if self.newest is not None:
+                self._remember(self.newest)
+            self.delta.update_incremental()
+            self.newest = _snapshot_of(self.delta, self.path, name)
+        return self.newest
+
+    def _load(self, name: str, version: int, newest: int) -> _Snapshot:
+        from deltalake import DeltaTable
+
+        if not 0 <= version <= newest:
+            raise TerminalError(
+                f"The table {name} has no version {version}.", expected=f"a version from 0 to {newest}"
+            )
+        return _snapshot_of(DeltaTable(self.path, version=version), self.path, name)
+
+    def _remember(self, snapshot: _Snapshot) -> None:
+        self.older[snapshot.version] = snapshot
+        if len(self.older) > _SNAPSHOTS_KEPT:
+            self.older.popitem(last=False)
+
+
+_OPEN: dict[Path, _Table] = {}
+_OPEN_LOCK = threading.Lock()
+
+
+def _open(path: Path) -> _Table | None:
+    """The table in this folder, opened once a process (opening costs 10 to 40 ms, looking again 0.01)."""
+    try:
+        found = _first_commit(path).stat()
+    except FileNotFoundError:
+        return None
+    identity = (found.st_ino, found.st_mtime_ns)
+    with _OPEN_LOCK:
+        table = _OPEN.get(path)
+        if table is None or table.identity != identity:
+            from deltalake import DeltaTable
+
+            table = _OPEN[path] = _Table(path, identity, DeltaTable(path))
+        return table
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Sorted rows and content hash of each day; a day without rows is there with an empty table."""
+
+    days: list[str]
+    schema: pa.Schema
+    rows: Mapping[str, pa.Table]
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        table: pa.Table | None,
+        days: list[str],
+        *,
+        sort_by: Sequence[str],
+        unhashed: Sequence[str],
+        name: str,
+        snapshot: _Snapshot | None,
+    ) -> _Content:
+        import pyarrow as pa
+
+        if table is None:
+            table = pa.table({"day": pa.array([], pa.string())})
+        else:
+            table = plain(_fitted(table, snapshot))
+            _require_days(table, days, name)
+            table = _sorted(table, sort_by, unhashed)
+        rows = {day: table.slice(0, 0) for day in days} | dict(_by_day(table))
+        return cls(days, table.schema, rows, {d: _hash_sorted(rows[d], unhashed) for d in days})
+
+
+def _fitted(table: pa.Table, snapshot: _Snapshot | None) -> pa.Table:
+    """The table with columns of type null given the type the lake's table has for them."""
+    import pyarrow as pa
+
+    if not any(pa.types.is_null(t) for t in table.schema.types):
+        return table
+    known = {} if snapshot is None else {f.name: f.type for f in snapshot.schema}
+    fields = [f.with_type(known.get(f.name, f.type)) if pa.types.is_null(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _by_day(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Slices of a table that is sorted by day."""
+    import pyarrow.compute as pc
+
+    start = 0
+    for entry in pc.value_counts(table["day"]).to_pylist():  # in order of appearance
+        yield entry["values"], table.slice(start, entry["counts"])
+        start += entry["counts"]
+
+
+def _sorted(table: pa.Table, sort_by: Sequence[str], unhashed: Sequence[str]) -> pa.Table:
+    """Rows by day, then `sort_by`, ties by the remaining columns: one order whatever the order before.
+
+    Columns outside the hash come last, so that they never move hashed values.
+    """
+    import pyarrow as pa
+
+    missing = [n for n in sort_by if n not in table.column_names]
+    if missing:
+        raise TerminalError(f"No column {', '.join(missing)} to sort by among {table.column_names}.")
+    outside = set(unhashed)
+    table = _one_zero(table)
+    head = [n for n in ("day", *sort_by) if n in table.column_names and n not in outside]
+    hashed = [n for n in sorted(table.column_names) if n not in outside]
+    keys = list(dict.fromkeys([*head, *hashed, *sorted(table.column_names)]))
+    if not keys or table.num_rows < 2:
+        return table
+    order = pa.compute.sort_indices(table, [(k, "ascending") for k in keys])
+    return table.take(order)
+
+
+def _one_zero(table: pa.Table) -> pa.Table:
+    """The table with 0.0 for -0.0, which compare as equal and would leave the order of rows open."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [
+        pc.add(column, pa.scalar(0.0, column.type)) if pa.types.is_floating(column.type) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)
+
+
+def _hash_sorted(table: pa.Table, unhashed: Sequence[str]) -> str:
+    digest = hashlib.sha256(_HASH_FORMAT)
+    digest.update(str(table.num_rows).encode())
+    for name in sorted(set(table.column_names) - set(unhashed)):
+        column = table[name]
+        if column.null_count < table.num_rows:
+            digest.update(json.dumps([name, str(column.type)]).encode())
+            for block in _blocks(column):
+                digest.update(len(block).to_bytes(8, "little"))
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(column: pa.ChunkedArray) -> Iterator[bytes | memoryview]:
+    """Bytes that stand for a column's values and nothing else: validity, then values, nulls as zeros."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
+    yield np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes() if array.null_count else b""
+    if pa.types.is_string(array.type) or pa.types.is_binary(array.type):
+        filled = array.fill_null("" if pa.types.is_string(array.type) else b"")
+        yield pc.binary_length(filled).to_numpy(zero_copy_only=False).tobytes()
+        yield _characters(filled)
+    else:
+        yield _numbers(array).tobytes()
+
+
+def _characters(array: pa.Array) -> memoryview:
+    """The bytes of all strings, one after the other."""
+    import numpy as np
+
+    _, offsets, data = array.buffers()
+    if data is None:
+        return memoryview(b"")
+    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    return memoryview(data)[bounds[0] : bounds[-1]]
+
+
+def _numbers(array: pa.Array) -> NDArray[np.generic]:
+    """The values with zero for null and one bit pattern for NaN."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.int64())
+    elif pa.types.is_date32(array.type):
+        array = array.cast(pa.int32())
+    if array.null_count:
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type))
+    values: NDArray[np.generic] = array.to_numpy(zero_copy_only=False)
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)
+    return values
+
+
+def _plain_type(name: str, kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _plain_type(name, kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp("us", tz="UTC")
+    stored = (
+        pa.string(), pa.binary(), pa.bool_(), pa.date32(), pa.float32(), pa.float64(),
+        pa.int8(), pa.int16(), pa.int32(), pa.int64(),
+    )  # fmt: skip
+    if kind not in stored:
+        raise TerminalError(
+            f"The lake does not store the column {name} of type {kind}.",
+            expected=f"{', '.join(str(t) for t in stored)} or a timestamp with a time zone",
+            remedy="cast the column first",
+        )
+    return kind
+
+
+def _widened(snapshot: _Snapshot, new: pa.Schema) -> pa.Schema:
+    """The table's schema with the columns that are new behind it."""
+    schema = snapshot.schema
+    for column in new:
+        if column.name not in schema.names:
+            schema = schema.append(column)
+        elif column.type != schema.field(column.name).type:
+            raise TerminalError(
+                f"The column {column.name} for the table {snapshot.name} is {column.type}.",
+                expected=f"{schema.field(column.name).type}, as in the table",
+                remedy="cast it, or give the changed column a new name",
+            )
+    return schema
+
+
+def _valid_days(days: Sequence[str]) -> list[str]:
+    """The days, sorted, each once. Raises TerminalError for what is neither YYYY-MM-DD nor `static`."""
+    for day in days:
+        try:
+            valid = day == STATIC_DAY or date.fromisoformat(day).isoformat() == day
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise TerminalError(f"{day!r} is no day.", expected=f"YYYY-MM-DD or {STATIC_DAY}")
+    return sorted(set(days))
+
+
+def _span(days: list[str]) -> str:
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def _require_days(table: pa.Table, days: list[str], name: str) -> None:
+    if "day" not in table.column_names:
+        raise TerminalError(f"Rows for the table {name} have no column day.")
+    others = set(table["day"].unique().to_pylist()) - set(days)
+    if others:
+        shown = ", ".join(sorted(str(d) for d in others)[:5])
+        raise TerminalError(
+            f"Rows of {shown} were given for the table {name}.", expected=f"rows of {_span(days)}"
+        )
+
+
+def _require_keys(table: pa.Table, key: list[str], name: str) -> None:
+    missing = [n for n in key if n not in table.column_names]
+    if missing:
+        raise TerminalError(f"Rows for the table {name} have no column {', '.join(missing)}.")
+    nulls = [n for n in key if table[n].null_count]
+    if nulls:
+        raise TerminalError(f"Rows for the table {name} have a null in their key {', '.join(nulls)}.")
+    if table.group_by(key).aggregate([]).num_rows < table.num_rows:
+        raise TerminalError(f"Two rows for the table {name} have the same {', '.join(key)}.")
+
+
+def _rows_without(table: pa.Table, other: pa.Table, key: list[str]) -> pa.Table:
+    """Rows of the table whose key the other lacks."""
+    import numpy as np
+    import pyarrow as pa
+
+    numbered = table.select(key).append_column("row", pa.array(np.arange(table.num_rows)))
+    return table.take(numbered.join(other.select(key), key, join_type="left anti")["row"])
+
+
+def _first_commit(path: Path) -> Path:
+    return _commit_file(path, 0)
+
+
+def _commit_file(path: Path, version: int) -> Path:
+    """Where the Delta protocol puts the commit of a version."""
+    return path / "_delta_log" / f"{version:020d}.json"
+
+
+def _snapshot_of(delta: DeltaTable, path: Path, name: str) -> _Snapshot:
+    import pyarrow as pa
+
+    adds = pa.table(delta.get_add_actions(flatten=True))
+    schema = pa.schema(delta.schema().to_arrow())
+    schema = pa.schema([pa.field(f.name, _plain_type(f.name, f.type)) for f in schema])
+    paths = adds["path"].to_pylist()
+    days = adds["partition.day"].to_pylist() if adds.num_rows else []
+    files = [_File(f"{path}/{unquote(p)}", d, i) for i, (p, d) in enumerate(zip(paths, days, strict=True))]
+    files.sort(key=lambda f: (f.day, f.path))
+    return _Snapshot(name, delta.version(), schema, tuple(files), adds)
+
+
+def _write_file(path: Path, day: str, rows: pa.Table) -> AddAction:
+    """Writes the rows of a day under a name of its own; it belongs to the table once a commit names it."""
+    import pyarrow.parquet as pq
+    from deltalake.transaction import AddAction
+
+    relative = f"day={day}/part-{uuid.uuid4()}.parquet"
+    target = path / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows.drop_columns("day"), target, compression="zstd")
+    written = target.stat()
+    return AddAction(
+        path=relative,
+        size=written.st_size,
+        partition_values={"day": day},
+        modification_time=written.st_mtime_ns // 10**6,
+        data_change=True,
+        stats=json.dumps(_statistics(rows)),
+    )
+
+
+def _statistics(rows: pa.Table) -> dict[str, object]:
+    """Delta statistics of whole numbers and times; of other columns they are long and prune nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lowest: dict[str, object] = {}
+    highest: dict[str, object] = {}
+    nulls: dict[str, int] = {}
+    for column in rows.schema:
+        if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type):
+            nulls[column.name] = rows[column.name].null_count
+            found = pc.min_max(rows[column.name]).as_py()
+            if found["min"] is not None:
+                lowest[column.name] = _statistic(found["min"])
+                highest[column.name] = _statistic(found["max"], up=True)
+    return {"numRecords": rows.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls}
+
+
+def _statistic(value: int | datetime, *, up: bool = False) -> int | str:
+    """A bound as the Delta protocol writes it: times in milliseconds, here rounded outwards."""
+    if isinstance(value, int):
+        return value
+    below = value.replace(microsecond=value.microsecond // 1000 * 1000)
+    bound = below + timedelta(milliseconds=1) if up and below != value else below
+    return bound.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{bound.microsecond // 1000:03d}Z"
+
+
+def _message(hashes: Mapping[str, str], provenance: Mapping[str, object]) -> str:
+    return json.dumps({"hashes": dict(hashes), "provenance": dict(provenance)}, sort_keys=True)
+
+
+def _properties(message: str) -> CommitProperties:
+    from deltalake import CommitProperties
+
+    # No retries inside: a commit becomes the version after the one it read, or it is refused. Delta's own
+    # conflict check lets a commit through that only read, and did not write, a day another one changed.
+    return CommitProperties(custom_metadata={"userMetadata": message}, max_commit_retries=0)
+
+
+def _create(path: Path, schema: pa.Schema, adds: list[AddAction], message: str) -> None:
+    """Makes the table with its first rows as version 0. Raises _Conflict if it is there meanwhile."""
+    from deltalake import Schema
+    from deltalake.exceptions import DeltaError
+    from deltalake.transaction import create_table_with_add_actions
+
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        create_table_with_add_actions(
+            str(path),
+            Schema.from_arrow(schema),
+            adds,
+            mode="error",
+            partition_by=["day"],
+            configuration={
+                "delta.checkpointInterval": str(_CHECKPOINT_EVERY),
+                # Old versions stay readable: predictions, training sets and models name them.
+                "delta.enableExpiredLogCleanup": "false",
+                "delta.logRetentionDuration": "interval 36500 days",
+                "delta.deletedFileRetentionDuration": "interval 36500 days",
+            },
+            commit_properties=_properties(message),
+        )
+    except DeltaError as error:
+        if _first_commit(path).exists():
+            raise _Conflict from error
+        raise
+
+
+def _commit_of(entry: Mapping[str, Any]) -> Commit:
+    message = json.loads(entry.get("userMetadata") or "{}")
+    return Commit(
+        version=entry["version"],
+        at=datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
+        hashes=message.get("hashes", {}),
+        provenance=message.get("provenance", {}),
+    )

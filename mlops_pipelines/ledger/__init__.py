@@ -1,0 +1,87 @@
+"""The ledger: SQL tables of landed files, triggers, retrains, verdicts and promotions.
+
+Facts are appended once, under keys made of content; a call that was interrupted can be repeated. What
+several durable steps depend on is one transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile, Landing
+from mlops_pipelines.ledger.promotions import (
+    Promotion,
+    PromotionConflictError,
+    Promotions,
+    RecordedVerdict,
+)
+from mlops_pipelines.ledger.retrains import (
+    MAX_LOSSES,
+    RETRAIN_STATUSES,
+    Admitted,
+    Held,
+    Retrain,
+    RetrainStatus,
+    StaleTokenError,
+)
+from mlops_pipelines.ledger.tables import promotions, retrains, triggers
+from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES, Trigger, Triggers, TriggerStatus
+from mlops_pipelines.ledger.watermark import Watermark
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "MAX_LOSSES",
+    "Admitted",
+    "Counts",
+    "FileCounts",
+    "FileFact",
+    "Held",
+    "LandedFile",
+    "Ledger",
+    "Promotion",
+    "PromotionConflictError",
+    "RecordedVerdict",
+    "Retrain",
+    "StaleTokenError",
+    "Trigger",
+]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many retrains and triggers are in each status, and how many promotions there were."""
+
+    retrains: Mapping[RetrainStatus, int]
+    triggers: Mapping[TriggerStatus, int]
+    promotions: int
+
+
+class Ledger(Watermark, Landing, Triggers, Promotions):
+    """The ledger of one home. Safe to use from several threads and processes at once."""
+
+    def counts(self, pipeline: str) -> Counts:
+        """How many rows of each kind a pipeline has."""
+        with self._reading() as connection:
+            by_retrain = connection.execute(
+                sa.select(retrains.c.status, sa.func.count())
+                .where(retrains.c.pipeline == pipeline)
+                .group_by(retrains.c.status)
+            ).all()
+            by_trigger = connection.execute(
+                sa.select(triggers.c.status, sa.func.count())
+                .where(triggers.c.pipeline == pipeline)
+                .group_by(triggers.c.status)
+            ).all()
+            promoted = connection.execute(
+                sa.select(sa.func.count()).where(promotions.c.pipeline == pipeline)
+            ).scalar_one()
+        return Counts(
+            retrains={**dict.fromkeys(RETRAIN_STATUSES, 0), **dict(by_retrain)},
+            triggers={**dict.fromkeys(TRIGGER_STATUSES, 0), **dict(by_trigger)},
+            promotions=promoted,
+        )

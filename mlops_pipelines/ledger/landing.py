@@ -1,0 +1,252 @@
+"""Landed files and what became of them; days reopened by late data."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import sqlalchemy as sa
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger.store import Store, insert_new
+from mlops_pipelines.ledger.tables import landed_files, reopened_days
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from mlops_pipelines.ledger.store import AnyRow
+
+Stage = Literal["tiles", "score", "drift", "monitor"]
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """A file in a landing folder.
+
+    path: as listed. size: bytes. modified_at: UTC. arrival_day: YYYY-MM-DD, UTC, the folder's name.
+    """
+
+    path: str
+    size: int
+    modified_at: datetime
+    arrival_day: str
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A registered file that waits to be taken in. registered_at: wall clock, UTC."""
+
+    id: int
+    stream: str
+    path: str
+    size: int
+    modified_at: datetime
+    arrival_day: str
+    registered_at: datetime
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """Sums over the files of a stream. files: all of them; pending, rejected: of these; the rest: rows."""
+
+    files: int = 0
+    pending: int = 0
+    rejected: int = 0
+    rows: int = 0
+    accepted: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+
+
+class Landing(Store):
+    """The landed file is the unit of ingest: registered once, finished once."""
+
+    def register_files(self, pipeline: str, stream: str, files: Sequence[FileFact]) -> int:
+        """Register files, known ones aside. How many were new.
+
+        A file is known by its path, size and modification time: one that was rewritten is a new file.
+        """
+        if not files:
+            return 0
+        with self._writing() as connection:
+            return sum(
+                insert_new(
+                    connection,
+                    landed_files,
+                    {
+                        "pipeline": pipeline,
+                        "stream": stream,
+                        "path": file.path,
+                        "size": file.size,
+                        "modified_at": file.modified_at,
+                        "arrival_day": file.arrival_day,
+                    },
+                )
+                for file in files
+            )
+
+    def pending_files(
+        self, pipeline: str, streams: Sequence[str] | None = None, limit: int | None = None
+    ) -> list[LandedFile]:
+        """Files that wait to be taken in, oldest first: by arrival day, then path."""
+        query = (
+            sa.select(landed_files)
+            .where(landed_files.c.pipeline == pipeline, landed_files.c.status == "pending")
+            .order_by(landed_files.c.arrival_day, landed_files.c.path, landed_files.c.id)
+            .limit(limit)
+        )
+        if streams is not None:
+            query = query.where(landed_files.c.stream.in_(streams))
+        with self._reading() as connection:
+            return [_landed_file(row) for row in connection.execute(query)]
+
+    def finish_file(
+        self,
+        file_id: int,
+        *,
+        status: Literal["taken", "rejected"],
+        digest: str,
+        rows: int,
+        accepted: int,
+        quarantined: int,
+        duplicates: int,
+        detail: str,
+        at: datetime,
+    ) -> bool:
+        """Record what became of a pending file. Whether this call did it; the first one counts.
+
+        at: the home's clock, UTC. Raises TerminalError if there is no such file.
+        """
+        update = (
+            landed_files.update()
+            .where(landed_files.c.id == file_id, landed_files.c.status == "pending")
+            .values(
+                status=status,
+                digest=digest,
+                rows=rows,
+                accepted=accepted,
+                quarantined=quarantined,
+                duplicates=duplicates,
+                detail=detail,
+                finished_at=at,
+            )
+        )
+        with self._writing() as connection:
+            if connection.execute(update).rowcount:
+                return True
+            known = connection.execute(sa.select(landed_files.c.id).where(landed_files.c.id == file_id))
+            if known.one_or_none() is None:
+                raise TerminalError(f"The ledger knows no landed file {file_id}.")
+            return False
+
+    def file_counts(self, pipeline: str) -> Mapping[str, FileCounts]:
+        """Sums over all registered files, by stream."""
+        columns = landed_files.c
+        query = (
+            sa.select(
+                columns.stream,
+                sa.func.count(),
+                sa.func.sum(sa.case((columns.status == "pending", 1), else_=0)),
+                sa.func.sum(sa.case((columns.status == "rejected", 1), else_=0)),
+                *(
+                    sa.func.coalesce(sa.func.sum(column), 0)
+                    for column in (columns.rows, columns.accepted, columns.quarantined, columns.duplicates)
+                ),
+            )
+            .where(columns.pipeline == pipeline)
+            .group_by(columns.stream)
+        )
+        counts: defaultdict[str, FileCounts] = defaultdict(FileCounts)
+        with self._reading() as connection:
+            for stream, *sums in connection.execute(query):
+                counts[stream] = FileCounts(*(int(n) for n in sums))
+        return counts
+
+    def newest_arrival(self, pipeline: str, stream: str) -> str | None:
+        """Latest arrival day (YYYY-MM-DD) of the stream's registered files; None if there are none."""
+        columns = landed_files.c
+        query = sa.select(sa.func.max(columns.arrival_day)).where(
+            columns.pipeline == pipeline, columns.stream == stream
+        )
+        with self._reading() as connection:
+            newest: str | None = connection.execute(query).scalar_one_or_none()
+            return newest
+
+    def refused_files(self, pipeline: str) -> list[str]:
+        """What was wrong with each file that was refused as a whole, in the order of their arrival."""
+        columns = landed_files.c
+        query = (
+            sa.select(columns.detail)
+            .where(columns.pipeline == pipeline, columns.status == "rejected")
+            .order_by(columns.arrival_day, columns.path)
+        )
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def known_paths(self, pipeline: str, stream: str, since_day: str) -> set[tuple[str, int, datetime]]:
+        """Path, size and modification time of registered files that arrived on `since_day` or later."""
+        columns = landed_files.c
+        query = sa.select(columns.path, columns.size, columns.modified_at).where(
+            columns.pipeline == pipeline, columns.stream == stream, columns.arrival_day >= since_day
+        )
+        with self._reading() as connection:
+            return {(path, size, modified_at) for path, size, modified_at in connection.execute(query)}
+
+    def reopen_days(self, pipeline: str, days: Iterable[str], stage: Stage, at: datetime) -> None:
+        """Mark days (YYYY-MM-DD) whose data came late: `stage` has to look at them again."""
+        days = sorted(set(days))
+        if not days:
+            return
+        with self._writing() as connection:
+            for day in days:
+                row = {"pipeline": pipeline, "stage": stage, "day": day}
+                insert_new(connection, reopened_days, {**row, "revision": 0, "reopened_at": at})
+                connection.execute(
+                    reopened_days.update()
+                    .where(*(reopened_days.c[name] == value for name, value in row.items()))
+                    .values(revision=reopened_days.c.revision + 1, reopened_at=at)
+                )
+
+    def reopened_days(self, pipeline: str, stage: Stage) -> dict[str, int]:
+        """Days (YYYY-MM-DD) that `stage` has to look at again, in order, each with its revision.
+
+        Hand what was worked on to `close_days`: a day reopened in the meantime stays open.
+        """
+        columns = reopened_days.c
+        query = (
+            sa.select(columns.day, columns.revision)
+            .where(
+                columns.pipeline == pipeline,
+                columns.stage == stage,
+                sa.text("revision > closed_revision"),
+            )
+            .order_by(columns.day)
+        )
+        with self._reading() as connection:
+            return dict(connection.execute(query).all())
+
+    def close_days(self, pipeline: str, days: Mapping[str, int], stage: Stage) -> None:
+        """Close days at the revisions that `reopened_days` gave."""
+        if not days:
+            return
+        columns = reopened_days.c
+        with self._writing() as connection:
+            for day, revision in days.items():
+                connection.execute(
+                    reopened_days.update()
+                    .where(
+                        columns.pipeline == pipeline,
+                        columns.stage == stage,
+                        columns.day == day,
+                        columns.closed_revision < revision,
+                    )
+                    .values(closed_revision=revision)
+                )
+
+
+def _landed_file(row: AnyRow) -> LandedFile:
+    return LandedFile(
+        row.id, row.stream, row.path, row.size, row.modified_at, row.arrival_day, row.recorded_at
+    )

@@ -1,0 +1,517 @@
+"""Retrains: admitted once, carried through by the holder of the live token, finished once."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import sqlalchemy as sa
+
+from mlops_pipelines import policy as policies
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger.store import Store, insert_new
+from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers
+from mlops_pipelines.ledger.triggers import pending_triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Connection
+
+    from mlops_pipelines.ledger.store import AnyRow
+    from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
+    from mlops_pipelines.spec import Policy
+
+    Decide = Callable[[Sequence[PendingTrigger], State, Policy, datetime], Admit | Hold]
+
+RetrainStatus = Literal["running", "lost", "promoted", "rejected", "failed", "nothing"]
+RETRAIN_STATUSES: tuple[RetrainStatus, ...] = (
+    "running", "lost", "promoted", "rejected", "failed", "nothing",
+)  # fmt: skip
+Ending = Literal["promoted", "rejected", "failed", "nothing"]
+
+UNFINISHED = ("running", "lost")
+# A run that is lost three times over is more likely the cause than the victim.
+MAX_LOSSES = 3
+
+
+class StaleTokenError(TerminalError):
+    """Another attempt carries the retrain on, or it has ended: this one has no authority left."""
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """A retrain from its admission to its end.
+
+    seq: its number in the pipeline, from 1. status: running, lost (its run died; the next run takes it
+    up), or its ending. watermark: the home's clock at admission, UTC; what it may look at.
+    token: authority of the attempt that runs now, or ran last. started_at: the home's clock when that
+    attempt began. losses: attempts whose run was lost. data_mark: names the data it was admitted on.
+    reason: why it was admitted, a sentence. trigger_ids, trigger_kinds: what it answers, the served one
+    first. dataset_version ... mlflow_run_id: the candidate, None until there is one; cutoff: UTC.
+    outcome, finished_at: how and when it ended.
+    """
+
+    id: str
+    pipeline: str
+    seq: int
+    status: RetrainStatus
+    watermark: datetime
+    token: str
+    run_id: str
+    started_at: datetime
+    losses: int
+    data_mark: str
+    reason: str
+    trigger_ids: tuple[int, ...]
+    trigger_kinds: tuple[str, ...]
+    dataset_version: str | None
+    matured_rows: int | None
+    cutoff: datetime | None
+    model_hash: str | None
+    mlflow_version: str | None
+    mlflow_run_id: str | None
+    outcome: str | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The run may go on with this retrain. taken_up: an earlier run began it and was lost."""
+
+    retrain: Retrain
+    taken_up: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """The run ends at once as a success that did nothing."""
+
+    hold: Hold
+
+    @property
+    def sentence(self) -> str:
+        return self.hold.sentence
+
+
+class Retrains(Store):
+    """Admission, fencing, loss and end of retrains."""
+
+    def state(self, pipeline: str, *, data_mark: str | None = None) -> State:
+        """What the policy asks about a pipeline, in a fixed number of statements.
+
+        data_mark: names the data a retrain admitted now would see; None leaves `tried_by` empty.
+        """
+        with self._reading() as connection:
+            return _state(connection, pipeline, data_mark)
+
+    def decision(
+        self,
+        pipeline: str,
+        *,
+        now: datetime,
+        policy: Policy,
+        data_mark: str,
+        decide: Decide = policies.decide,
+    ) -> Admit | Hold:
+        """What `admit` would decide now; nothing is written."""
+        with self._reading() as connection:
+            state = _state(connection, pipeline, data_mark)
+            return decide(pending_triggers(connection, pipeline), state, policy, now)
+
+    def admit(
+        self,
+        pipeline: str,
+        *,
+        now: datetime,
+        policy: Policy,
+        run_id: str,
+        data_mark: str,
+        decide: Decide = policies.decide,
+    ) -> Admitted | Held:
+        """Admit a retrain for this run, or say what holds it. One transaction.
+
+        A lost retrain is taken up again: same id and watermark, new token, no new charge to the budget.
+        The run that already carries the retrain in flight gets it again.
+        now: the home's clock, UTC. data_mark: names the data the retrain would see.
+        """
+        with self._writing() as connection:
+            _lock(connection, pipeline)
+            unfinished = _unfinished(connection, pipeline)
+            if unfinished is not None and (unfinished.status, unfinished.run_id) == ("running", run_id):
+                taken_up = unfinished.losses > 0
+                return Admitted(_retrain(connection, unfinished.id), taken_up, unfinished.reason)
+            state = _state(connection, pipeline, data_mark)
+            decision = decide(pending_triggers(connection, pipeline), state, policy, now)
+            if isinstance(decision, policies.Hold):
+                return Held(decision)
+            if decision.takes_up is not None:
+                _take_up(connection, decision.takes_up, run_id, now)
+                return Admitted(_retrain(connection, decision.takes_up), True, decision.sentence)
+            retrain_id = _begin(connection, pipeline, decision, run_id=run_id, data_mark=data_mark, now=now)
+            bucket = policies.charge(state.bucket, policy.budget, now)
+            connection.execute(
+                pipelines.update()
+                .where(pipelines.c.name == pipeline)
+                .values(budget_spent=str(bucket.spent), budget_as_of=bucket.as_of)
+            )
+            return Admitted(_retrain(connection, retrain_id), False, decision.sentence)
+
+    def check_token(self, retrain_id: str, token: str) -> None:
+        """Raises StaleTokenError unless `token` is the retrain's live one."""
+        with self._reading() as connection:
+            _check(_row(connection, retrain_id), token)
+
+    def mark_lost(self, run_id: str, at: datetime) -> Retrain | None:
+        """Record that a run is gone. The retrain it carried, or None if it carried none any more.
+
+        The third loss ends the retrain: as failed, or as promoted where its promotion stands.
+        at: the home's clock, UTC.
+        """
+        with self._writing() as connection:
+            row = connection.execute(
+                sa.select(retrains.c.id, retrains.c.pipeline).where(
+                    retrains.c.run_id == run_id, retrains.c.status == "running"
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            _lock(connection, row.pipeline)
+            retrain = _row(connection, row.id)
+            if (retrain.run_id, retrain.status) != (run_id, "running"):
+                return None
+            _lose(connection, retrain, at)
+            return _retrain(connection, retrain.id)
+
+    def record_candidate(
+        self,
+        retrain_id: str,
+        token: str,
+        *,
+        dataset_version: str,
+        model_hash: str,
+        mlflow_version: str,
+        mlflow_run_id: str,
+        cutoff: datetime,
+        matured_rows: int,
+    ) -> None:
+        """Record the candidate a retrain made. A later attempt's candidate takes its place.
+
+        cutoff: moment of the last training row, UTC. matured_rows: labelled rows the window held.
+        Raises StaleTokenError; TerminalError if another model was already promoted for this retrain.
+        """
+        with self._writing() as connection:
+            authority(connection, retrain_id, token)
+            promoted = _promoted_hash(connection, retrain_id)
+            if promoted not in (None, model_hash):
+                raise TerminalError(
+                    f"Retrain {retrain_id} has promoted the model {promoted} and made another, {model_hash}.",
+                    expected="the same data and seed to give the same model",
+                )
+            connection.execute(
+                retrains.update()
+                .where(retrains.c.id == retrain_id)
+                .values(
+                    dataset_version=dataset_version,
+                    model_hash=model_hash,
+                    mlflow_version=mlflow_version,
+                    mlflow_run_id=mlflow_run_id,
+                    cutoff=cutoff,
+                    matured_rows=matured_rows,
+                )
+            )
+
+    def finish_retrain(
+        self, retrain_id: str, token: str, *, status: Ending, reason: str, at: datetime
+    ) -> None:
+        """End a retrain. Its last attempt may repeat the call with the same status.
+
+        reason: a sentence. at: the home's clock, UTC.
+        Raises StaleTokenError; TerminalError unless `promoted` goes with a promotion, and only that.
+        """
+        with self._writing() as connection:
+            row = locked_row(connection, retrain_id)
+            if (row.token, row.status) == (token, status):
+                return
+            _check(row, token)
+            if (status == "promoted") != (_promoted_hash(connection, retrain_id) is not None):
+                has = "has no promotion" if status == "promoted" else "has been promoted"
+                raise TerminalError(f"Retrain {retrain_id} {has} and cannot end as {status}.")
+            _end(connection, retrain_id, status, reason, at)
+
+    def in_flight(self, pipeline: str) -> Retrain | None:
+        """The retrain that is running or lost; None if there is none."""
+        with self._reading() as connection:
+            row = _unfinished(connection, pipeline)
+            return None if row is None else _retrain(connection, row.id)
+
+    def last_candidate(self, pipeline: str) -> Retrain | None:
+        """The latest retrain that got as far as a candidate; None if none did."""
+        query = (
+            sa.select(retrains)
+            .where(retrains.c.pipeline == pipeline, retrains.c.model_hash.is_not(None))
+            .order_by(retrains.c.seq.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            return next(iter(_retrains(connection, query)), None)
+
+    def retrain(self, retrain_id: str) -> Retrain:
+        """The retrain with this id. Raises TerminalError if there is none."""
+        with self._reading() as connection:
+            return _retrain(connection, retrain_id)
+
+    def retrains(self, pipeline: str, limit: int | None = None) -> list[Retrain]:
+        """Retrains in the order of their admission; with `limit` the latest ones."""
+        query = (
+            sa.select(retrains)
+            .where(retrains.c.pipeline == pipeline)
+            .order_by(retrains.c.seq.desc())
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return _retrains(connection, query)[::-1]
+
+    def pause(self, pipeline: str, on: bool) -> None:
+        """Hold all retrains of a pipeline back, or let them go on."""
+        with self._writing() as connection:
+            _lock(connection, pipeline)
+            connection.execute(pipelines.update().where(pipelines.c.name == pipeline).values(paused=on))
+
+    def paused(self, pipeline: str) -> bool:
+        """Whether a person holds the pipeline's retrains back."""
+        with self._reading() as connection:
+            query = sa.select(pipelines.c.paused).where(pipelines.c.name == pipeline)
+            return bool(connection.execute(query).scalar_one_or_none())
+
+
+def _lock(connection: Connection, pipeline: str) -> None:
+    """Hold the pipeline's row until the transaction ends: what is decided on stays as it was read."""
+    insert_new(connection, pipelines, {"name": pipeline})
+    connection.execute(sa.select(pipelines.c.name).where(pipelines.c.name == pipeline).with_for_update())
+
+
+def _state(connection: Connection, pipeline: str, data_mark: str | None) -> policies.State:
+    columns = retrains.c
+    mine = columns.pipeline == pipeline
+    handles = connection.execute(sa.select(pipelines).where(pipelines.c.name == pipeline)).one_or_none()
+    unfinished = _unfinished(connection, pipeline)
+    finished = connection.execute(
+        sa.select(columns.id, columns.finished_at)
+        .where(mine, columns.finished_at.is_not(None))
+        .order_by(columns.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    failure = _last_failure(connection, pipeline)
+    return policies.State(
+        paused=handles is not None and handles.paused,
+        in_flight=unfinished.id if unfinished is not None and unfinished.status == "running" else None,
+        lost=unfinished.id if unfinished is not None and unfinished.status == "lost" else None,
+        last_retrain=None if finished is None else finished.id,
+        last_finished_at=None if finished is None else finished.finished_at,
+        bucket=policies.Bucket()
+        if handles is None
+        else policies.Bucket(Fraction(handles.budget_spent), handles.budget_as_of),
+        failures=0 if failure is None else failure.failures,
+        last_failed=None if failure is None else failure.id,
+        last_failed_at=None if failure is None else failure.finished_at,
+        tried_by=None if data_mark is None else _tried_by(connection, pipeline, data_mark),
+    )
+
+
+def _last_failure(connection: Connection, pipeline: str) -> AnyRow | None:
+    """The latest failed or rejected retrain since the last promoted one, and how many `failures` there are.
+
+    A retrain that ended with nothing to do is neither good nor bad.
+    """
+    columns = retrains.c
+    last_promoted = (
+        sa.select(sa.func.coalesce(sa.func.max(columns.seq), 0))
+        .where(columns.pipeline == pipeline, columns.status == "promoted")
+        .scalar_subquery()
+    )
+    query = (
+        sa.select(columns.id, columns.finished_at, sa.func.count().over().label("failures"))
+        .where(
+            columns.pipeline == pipeline,
+            columns.status.in_(("failed", "rejected")),
+            columns.seq > last_promoted,
+        )
+        .order_by(columns.seq.desc())
+        .limit(1)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def _tried_by(connection: Connection, pipeline: str, data_mark: str) -> str | None:
+    """The latest retrain carried through on this data.
+
+    A failed one does not count: it proved nothing about the data, and the breaker paces what follows.
+    """
+    columns = retrains.c
+    query = (
+        sa.select(columns.id)
+        .where(
+            columns.pipeline == pipeline,
+            columns.data_mark == data_mark,
+            columns.status.in_(("promoted", "rejected", "nothing")),
+        )
+        .order_by(columns.seq.desc())
+        .limit(1)
+    )
+    tried_by: str | None = connection.execute(query).scalar_one_or_none()
+    return tried_by
+
+
+def _unfinished(connection: Connection, pipeline: str) -> AnyRow | None:
+    return connection.execute(
+        sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.status.in_(UNFINISHED))
+    ).one_or_none()
+
+
+def _begin(
+    connection: Connection, pipeline: str, decision: Admit, *, run_id: str, data_mark: str, now: datetime
+) -> str:
+    """Insert the admitted retrain and end its triggers. Its id."""
+    last = sa.select(sa.func.coalesce(sa.func.max(retrains.c.seq), 0)).where(retrains.c.pipeline == pipeline)
+    seq = connection.execute(last).scalar_one() + 1
+    # Numbered, not random: a replay that is killed and repeated gives the same ids.
+    retrain_id = f"{pipeline}-{seq:05d}"
+    connection.execute(
+        retrains.insert().values(
+            id=retrain_id,
+            pipeline=pipeline,
+            seq=seq,
+            status="running",
+            watermark=now,
+            token=secrets.token_hex(16),
+            run_id=run_id,
+            started_at=now,
+            data_mark=data_mark,
+            reason=decision.sentence,
+        )
+    )
+    served, *folded = decision.trigger_ids
+    for ids, status, reason in (
+        ([served], "served", f"served by retrain {retrain_id}"),
+        (folded, "folded", f"folded into retrain {retrain_id}"),
+    ):
+        connection.execute(
+            triggers.update()
+            .where(triggers.c.pipeline == pipeline, triggers.c.id.in_(ids), triggers.c.status == "pending")
+            .values(status=status, reason=reason, retrain_id=retrain_id, ended_at=now)
+        )
+    return retrain_id
+
+
+def _take_up(connection: Connection, retrain_id: str, run_id: str, now: datetime) -> None:
+    connection.execute(
+        retrains.update()
+        .where(retrains.c.id == retrain_id)
+        .values(status="running", token=secrets.token_hex(16), run_id=run_id, started_at=now)
+    )
+
+
+def _lose(connection: Connection, row: AnyRow, at: datetime) -> None:
+    losses = row.losses + 1
+    connection.execute(retrains.update().where(retrains.c.id == row.id).values(status="lost", losses=losses))
+    if losses < MAX_LOSSES:
+        return
+    if _promoted_hash(connection, row.id) is not None:
+        outcome = f"promoted; its run was lost {losses} times before it could end the retrain itself"
+        _end(connection, row.id, "promoted", outcome, at)
+    else:
+        _end(connection, row.id, "failed", f"its run was lost {losses} times, the last {row.run_id}", at)
+
+
+def _end(connection: Connection, retrain_id: str, status: Ending, outcome: str, at: datetime) -> None:
+    connection.execute(
+        retrains.update()
+        .where(retrains.c.id == retrain_id)
+        .values(status=status, outcome=outcome, finished_at=at)
+    )
+
+
+def authority(connection: Connection, retrain_id: str, token: str) -> AnyRow:
+    """The retrain's row, locked, if `token` is its live one; StaleTokenError otherwise."""
+    row = locked_row(connection, retrain_id)
+    _check(row, token)
+    return row
+
+
+def locked_row(connection: Connection, retrain_id: str) -> AnyRow:
+    _lock(connection, _row(connection, retrain_id).pipeline)
+    return _row(connection, retrain_id)
+
+
+def _check(row: AnyRow, token: str) -> None:
+    if (row.status, row.token) == ("running", token):
+        return
+    now = f"is {row.status}" if row.status != "running" else f"is carried on by run {row.run_id}"
+    raise StaleTokenError(
+        f"This attempt has lost its authority over retrain {row.id}, which {now}.",
+        remedy="let this run end; `mlops status` shows what became of the retrain",
+    )
+
+
+def _row(connection: Connection, retrain_id: str) -> AnyRow:
+    row = connection.execute(sa.select(retrains).where(retrains.c.id == retrain_id)).one_or_none()
+    if row is None:
+        raise TerminalError(f"The ledger knows no retrain {retrain_id}.")
+    return row
+
+
+def _promoted_hash(connection: Connection, retrain_id: str) -> str | None:
+    query = sa.select(promotions.c.model_hash).where(promotions.c.retrain_id == retrain_id)
+    model_hash: str | None = connection.execute(query).scalar_one_or_none()
+    return model_hash
+
+
+def _retrain(connection: Connection, retrain_id: str) -> Retrain:
+    found = _retrains(connection, sa.select(retrains).where(retrains.c.id == retrain_id))
+    if not found:
+        raise TerminalError(f"The ledger knows no retrain {retrain_id}.")
+    return found[0]
+
+
+def _retrains(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Retrain]:
+    rows = connection.execute(query).all()
+    answered: dict[str, list[AnyRow]] = {row.id: [] for row in rows}
+    # Served before folded, folded in the order they came.
+    order = (triggers.c.status == "folded", triggers.c.created_at, triggers.c.kind, triggers.c.key)
+    for trigger in connection.execute(
+        sa.select(triggers.c.id, triggers.c.kind, triggers.c.retrain_id)
+        .where(triggers.c.retrain_id.in_(answered))
+        .order_by(*order)
+    ):
+        answered[trigger.retrain_id].append(trigger)
+    return [
+        Retrain(
+            id=row.id,
+            pipeline=row.pipeline,
+            seq=row.seq,
+            status=row.status,
+            watermark=row.watermark,
+            token=row.token,
+            run_id=row.run_id,
+            started_at=row.started_at,
+            losses=row.losses,
+            data_mark=row.data_mark,
+            reason=row.reason,
+            trigger_ids=tuple(trigger.id for trigger in answered[row.id]),
+            trigger_kinds=tuple(trigger.kind for trigger in answered[row.id]),
+            dataset_version=row.dataset_version,
+            matured_rows=row.matured_rows,
+            cutoff=row.cutoff,
+            model_hash=row.model_hash,
+            mlflow_version=row.mlflow_version,
+            mlflow_run_id=row.mlflow_run_id,
+            outcome=row.outcome,
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,168 @@
+"""The ledger's database: connections, transactions, schema version, errors."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+
+from mlops_pipelines.errors import MlopsError, TerminalError, TransientError, UserError
+from mlops_pipelines.ledger.tables import SCHEMA_VERSION, ledger_schema, metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from sqlalchemy.engine import URL, Connection, Engine, Row
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+    AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+
+# SQLite's wait for its one writer is unfair: with eight busy processes the unluckiest waits seconds.
+BUSY_TIMEOUT = timedelta(seconds=60)
+
+
+class Store:
+    """Transactions on the ledger's database. Tables are made on first use."""
+
+    def __init__(self, url: str | URL, *, busy_timeout: timedelta = BUSY_TIMEOUT):
+        """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`."""
+        try:
+            self._engine = sa.create_engine(url)
+        except (ArgumentError, ImportError, ValueError) as error:
+            # The address itself may hold a password.
+            raise UserError(
+                f"The ledger's address cannot be used: {type(error).__name__}.",
+                expected="an SQLAlchemy URL whose driver is installed, such as sqlite:////home/me/ledger.db",
+            ) from error
+        if self._engine.dialect.name == "sqlite":
+            _set_up_sqlite(self._engine, busy_timeout)
+        # A transaction that reads before it writes must be a writer from its start: SQLite refuses to
+        # turn a reader into a writer once another has written, and no waiting cures that.
+        self._writer = self._engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._prepared = False
+        self._preparing = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make the tables if they are missing.
+
+        Raises TerminalError if a newer version of the library made them.
+        """
+        with self._preparing:
+            if self._prepared:
+                return
+            with _errors_translated():
+                with self._engine.begin() as connection:
+                    version = _schema_version(connection)
+                if version is None:
+                    version = self._create()
+            if version > SCHEMA_VERSION:
+                raise TerminalError(
+                    f"The ledger {self._address} has schema version {version}.",
+                    expected=f"version {SCHEMA_VERSION} or older",
+                    remedy="upgrade mlops-pipelines, or point it at another home",
+                )
+            self._prepared = True
+
+    def close(self) -> None:
+        """Close all connections. The ledger can be used again afterwards."""
+        self._engine.dispose()
+
+    def _create(self) -> int:
+        with self._writer.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # CREATE TABLE IF NOT EXISTS races there; the number only has to be the ledger's own.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C6564676572)))
+            version = _schema_version(connection)
+            if version is None:
+                metadata.create_all(connection)
+                connection.execute(ledger_schema.insert().values(version=SCHEMA_VERSION))
+                version = SCHEMA_VERSION
+            return version
+
+    @property
+    def _address(self) -> str:
+        return self._engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database throughout (SQLite)."""
+        self.prepare()
+        with _errors_translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that writes, alone on SQLite; elsewhere it locks the rows it decides on."""
+        self.prepare()
+        with _errors_translated(), self._writer.begin() as connection:
+            yield connection
+
+
+def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+    """Insert a row unless one with its unique key is there. Whether it was inserted."""
+    on_postgresql = connection.dialect.name == "postgresql"
+    insert = postgresql.insert(table) if on_postgresql else sqlite.insert(table)
+    return connection.execute(insert.values(**values).on_conflict_do_nothing()).rowcount == 1
+
+
+def _schema_version(connection: Connection) -> int | None:
+    if not sa.inspect(connection).has_table(ledger_schema.name):
+        return None
+    version: int = connection.execute(sa.select(ledger_schema.c.version)).scalar_one()
+    return version
+
+
+def _set_up_sqlite(engine: Engine, busy_timeout: timedelta) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _: ConnectionPoolEntry) -> None:
+        # The driver's own transactions leave SELECTs outside; BEGIN is issued below instead.
+        connection.isolation_level = None
+        # First, so that the others wait as well.
+        connection.execute(f"PRAGMA busy_timeout = {busy_timeout // timedelta(milliseconds=1)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A promotion that was reported must survive a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(
+            f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}"
+        )
+
+
+@contextmanager
+def _errors_translated() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        translated = _translate(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: DatabaseError) -> MlopsError | None:
+    """The database's error as transient or terminal; None where it is a fault of the program."""
+    text = str(error.orig)
+    if "file is not a database" in text or "malformed" in text:
+        return TerminalError(
+            f"The ledger's file is damaged: {text}.", remedy="put back a copy of ledger.db from a backup"
+        )
+    if not isinstance(error, OperationalError):
+        return None
+    if any(word in text for word in ("unable to open", "readonly", "disk is full", "disk I/O error")):
+        return TerminalError(
+            f"The ledger cannot be opened or written: {text}.",
+            expected="a file this user may write, on a disk with room",
+        )
+    if "locked" in text or error.connection_invalidated or "connection" in text:
+        return TransientError(f"The ledger is busy or away: {text}.", remedy="try again")
+    return None

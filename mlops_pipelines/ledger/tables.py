@@ -1,0 +1,217 @@
+"""The ledger's tables. Times are stored as UTC and come back timezone-aware."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+SCHEMA_VERSION = 1
+
+metadata = sa.MetaData()
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """A moment. A naive datetime is refused: it could mean any time zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; the ledger takes aware datetimes")
+        value = value.astimezone(UTC)
+        # SQLite keeps text: without an offset it sorts by time.
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _recorded_at() -> sa.Column[datetime]:
+    """Wall-clock time of the row, for a person who looks; nothing is decided on it."""
+    return sa.Column("recorded_at", UtcTime, nullable=False, server_default=sa.func.current_timestamp())
+
+
+def _one_of(column: str, *values: str) -> sa.CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({allowed})", name=f"{column}_is_known")
+
+
+# BIGINT primary keys do not count up by themselves on SQLite; INTEGER ones are 64 bits wide there.
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+ledger_schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+home_clock = sa.Table(
+    "home_clock",
+    metadata,
+    sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
+    sa.Column("watermark", UtcTime),
+    sa.Column("target", UtcTime),
+)
+
+pipelines = sa.Table(
+    "pipelines",
+    metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The budget's token bucket; a fraction such as 7/3 as text, so that no rounding piles up.
+    sa.Column("budget_spent", sa.String, nullable=False, server_default="0"),
+    sa.Column("budget_as_of", UtcTime),
+)
+
+landed_files = sa.Table(
+    "landed_files",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("stream", sa.String, nullable=False),
+    sa.Column("path", sa.String, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", UtcTime, nullable=False),
+    sa.Column("arrival_day", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False, server_default="pending"),
+    sa.Column("digest", sa.String),
+    sa.Column("rows", sa.BigInteger),
+    sa.Column("accepted", sa.BigInteger),
+    sa.Column("quarantined", sa.BigInteger),
+    sa.Column("duplicates", sa.BigInteger),
+    sa.Column("detail", sa.String),
+    sa.Column("finished_at", UtcTime),
+    _recorded_at(),
+    _one_of("status", "pending", "taken", "rejected"),
+    sa.UniqueConstraint("pipeline", "stream", "path", "size", "modified_at"),
+    sa.Index("landed_files_by_status", "pipeline", "status", "arrival_day", "path"),
+    sa.Index("landed_files_by_day", "pipeline", "stream", "arrival_day"),
+)
+
+# A day is open while it was reopened more often than closed; counting up, instead of deleting the row,
+# keeps a close from hiding a reopening that came while the day was being worked on.
+reopened_days = sa.Table(
+    "reopened_days",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, primary_key=True),
+    sa.Column("day", sa.String, primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("closed_revision", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("reopened_at", UtcTime, nullable=False),
+    _one_of("stage", "tiles", "score", "drift", "monitor"),
+    sa.Index(
+        "days_still_open",
+        "pipeline",
+        "stage",
+        "day",
+        sqlite_where=sa.text("revision > closed_revision"),
+        postgresql_where=sa.text("revision > closed_revision"),
+    ),
+)
+
+retrains = sa.Table(
+    "retrains",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("watermark", UtcTime, nullable=False),
+    sa.Column("token", sa.String, nullable=False),
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("started_at", UtcTime, nullable=False),
+    sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("data_mark", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("dataset_version", sa.String),
+    sa.Column("matured_rows", sa.BigInteger),
+    sa.Column("cutoff", UtcTime),
+    sa.Column("model_hash", sa.String),
+    sa.Column("mlflow_version", sa.String),
+    sa.Column("mlflow_run_id", sa.String),
+    sa.Column("judged_model_hash", sa.String),
+    sa.Column("outcome", sa.String),
+    sa.Column("finished_at", UtcTime),
+    _recorded_at(),
+    _one_of("status", "running", "lost", "promoted", "rejected", "failed", "nothing"),
+    sa.CheckConstraint("(status IN ('running', 'lost')) = (finished_at IS NULL)", name="finished_has_time"),
+    sa.UniqueConstraint("pipeline", "seq"),
+    sa.Index("retrains_by_status", "pipeline", "status", "seq"),
+    sa.Index("retrains_by_data_mark", "pipeline", "data_mark"),
+    sa.Index("retrains_by_run", "run_id"),
+    # The backstop of the admission transaction: whatever the code does, never two in flight.
+    sa.Index(
+        "one_retrain_in_flight",
+        "pipeline",
+        unique=True,
+        sqlite_where=sa.text("status IN ('running', 'lost')"),
+        postgresql_where=sa.text("status IN ('running', 'lost')"),
+    ),
+)
+
+triggers = sa.Table(
+    "triggers",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("evidence", sa.JSON, nullable=False),
+    sa.Column("urgent", sa.Boolean, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("status", sa.String, nullable=False, server_default="pending"),
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id")),
+    sa.Column("ended_at", UtcTime),
+    sa.Column("reason", sa.String),
+    _recorded_at(),
+    _one_of("status", "pending", "served", "folded", "expired"),
+    sa.CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_has_time"),
+    sa.CheckConstraint(
+        "(status IN ('served', 'folded')) = (retrain_id IS NOT NULL)", name="answered_has_retrain"
+    ),
+    sa.UniqueConstraint("pipeline", "key"),
+    sa.Index("triggers_by_status", "pipeline", "status", "created_at"),
+    sa.Index("triggers_by_retrain", "retrain_id"),
+)
+
+# Verdicts belong to a model, not only to a retrain: a later attempt that trains another model cannot be
+# promoted on the verdicts of the first.
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id"), primary_key=True),
+    sa.Column("model_hash", sa.String, primary_key=True),
+    sa.Column("gate", sa.String, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("figure", sa.Float),
+    sa.Column("bound", sa.Float),
+    sa.Column("interval_low", sa.Float),
+    sa.Column("interval_high", sa.Float),
+    sa.Column("sentence", sa.String, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    _recorded_at(),
+    _one_of("outcome", "pass", "fail", "not_applicable"),
+)
+
+# The key is the compare-and-swap: of two promotions to the same sequence one is refused.
+promotions = sa.Table(
+    "promotions",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id"), nullable=False, unique=True),
+    sa.Column("model_hash", sa.String, nullable=False),
+    sa.Column("mlflow_version", sa.String, nullable=False),
+    sa.Column("previous", sa.String),
+    sa.Column("at", UtcTime, nullable=False),
+    _recorded_at(),
+)

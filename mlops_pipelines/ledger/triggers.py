@@ -1,0 +1,129 @@
+"""Triggers: reasons to retrain, appended by sensors, ended by admissions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import sqlalchemy as sa
+
+from mlops_pipelines.ledger.store import Store, insert_new
+from mlops_pipelines.ledger.tables import triggers
+from mlops_pipelines.policy import PendingTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Connection
+
+    from mlops_pipelines.ledger.store import AnyRow
+
+TriggerStatus = Literal["pending", "served", "folded", "expired"]
+TRIGGER_STATUSES: tuple[TriggerStatus, ...] = ("pending", "served", "folded", "expired")
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A reason to retrain and what became of it.
+
+    created_at, ended_at: the home's clock, UTC. retrain_id: the retrain that served it or folded it in.
+    reason: why it ended, a sentence.
+    """
+
+    id: int
+    kind: str
+    key: str
+    evidence: dict[str, Any]
+    urgent: bool
+    created_at: datetime
+    status: TriggerStatus
+    retrain_id: str | None
+    ended_at: datetime | None
+    reason: str | None
+
+
+class Triggers(Store):
+    """A trigger is appended once, under a key made of content, and ends once."""
+
+    def append_trigger(
+        self,
+        pipeline: str,
+        kind: str,
+        key: str,
+        evidence: Mapping[str, Any],
+        at: datetime,
+        *,
+        urgent: bool = False,
+    ) -> bool:
+        """Append a trigger unless the pipeline has one with this key. Whether it was appended.
+
+        evidence: what JSON can hold. at: the home's clock, UTC.
+        """
+        row = {
+            "pipeline": pipeline,
+            "kind": kind,
+            "key": key,
+            "evidence": dict(evidence),
+            "urgent": urgent,
+            "created_at": at,
+        }
+        with self._writing() as connection:
+            return insert_new(connection, triggers, row)
+
+    def triggers(
+        self, pipeline: str, status: TriggerStatus | None = None, limit: int | None = None
+    ) -> list[Trigger]:
+        """Triggers in the order they came; with `limit` the latest ones."""
+        query = sa.select(triggers).where(triggers.c.pipeline == pipeline)
+        if status is not None:
+            query = query.where(triggers.c.status == status)
+        query = query.order_by(triggers.c.created_at.desc(), triggers.c.id.desc()).limit(limit)
+        with self._reading() as connection:
+            return [_trigger(row) for row in connection.execute(query)][::-1]
+
+    def pending_triggers(self, pipeline: str) -> list[PendingTrigger]:
+        """The triggers that still wait, as the policy takes them."""
+        with self._reading() as connection:
+            return pending_triggers(connection, pipeline)
+
+    def expire_triggers(self, pipeline: str, ids: Sequence[int], reason: str, at: datetime) -> int:
+        """End pending triggers that no retrain will answer. How many ended; ended ones stay as they are."""
+        if not ids:
+            return 0
+        with self._writing() as connection:
+            return connection.execute(
+                triggers.update()
+                .where(
+                    triggers.c.pipeline == pipeline,
+                    triggers.c.id.in_(ids),
+                    triggers.c.status == "pending",
+                )
+                .values(status="expired", reason=reason, ended_at=at)
+            ).rowcount
+
+
+def pending_triggers(connection: Connection, pipeline: str) -> list[PendingTrigger]:
+    """The triggers that still wait, in the order they came."""
+    columns = triggers.c
+    query = (
+        sa.select(columns.id, columns.kind, columns.key, columns.created_at, columns.urgent)
+        .where(columns.pipeline == pipeline, columns.status == "pending")
+        .order_by(columns.created_at, columns.id)
+    )
+    return [PendingTrigger(*row) for row in connection.execute(query)]
+
+
+def _trigger(row: AnyRow) -> Trigger:
+    return Trigger(
+        row.id,
+        row.kind,
+        row.key,
+        row.evidence,
+        row.urgent,
+        row.created_at,
+        row.status,
+        row.retrain_id,
+        row.ended_at,
+        row.reason,
+    )

@@ -1,0 +1,91 @@
+"""A page to look at: Evidently's drift report of a day beside the training set.
+
+It shows; it does not decide. The decision is `monitoring.drift`, on the bins stored with the champion.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from mlops_pipelines.features.views import FeatureColumn
+
+# Enough to see every shape; a report on 200,000 rows takes nine times as long and looks the same.
+_ROWS = 5_000
+_SEED = 17
+
+
+def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColumn], path: Path) -> None:
+    """Write the page to `path` (HTML that needs no network, about 4 MB), all of it or nothing.
+
+    reference, current: training rows and a day's rows, one column a feature; at most 5,000 of each are
+    drawn, the same ones each time. A feature without any value in either has nothing to show and is left
+    out. Raises TerminalError if a table has no rows or no feature has values in both.
+    """
+    before, now = _sample(reference, features), _sample(current, features)
+    shown = [f for f in features if before[f.name].notna().any() and now[f.name].notna().any()]
+    if not shown:
+        raise TerminalError(
+            f"There is nothing to draw on {path.name}: no feature has values in both tables.",
+            expected=f"rows in both; there are {reference.num_rows} and {current.num_rows}",
+        )
+    html = _report(before, now, shown)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sample(table: pa.Table, features: Sequence[FeatureColumn]) -> pd.DataFrame:
+    """At most 5,000 rows of the features, in the table's order."""
+    import numpy as np
+    import pyarrow as pa
+
+    columns = table.select([feature.name for feature in features])
+    if columns.num_rows > _ROWS:
+        drawn = np.random.default_rng(_SEED).choice(columns.num_rows, _ROWS, replace=False)
+        columns = columns.take(pa.array(np.sort(drawn)))
+    frame: pd.DataFrame = columns.to_pandas()
+    return frame
+
+
+def _report(before: pd.DataFrame, now: pd.DataFrame, features: Sequence[FeatureColumn]) -> str:
+    evidently, presets = _evidently()
+    definition = evidently.DataDefinition(
+        numerical_columns=[feature.name for feature in features if feature.kind == "number"],
+        categorical_columns=[feature.name for feature in features if feature.kind == "category"],
+    )
+    names = [feature.name for feature in features]
+    reference, current = (
+        evidently.Dataset.from_pandas(frame[names], data_definition=definition) for frame in (before, now)
+    )
+    report = evidently.Report([presets.DataDriftPreset(num_method="psi", cat_method="psi")])
+    html: str = report.run(current, reference).get_html_str(as_iframe=False)
+    return html
+
+
+def _evidently() -> tuple[Any, Any]:
+    # Evidently reports its use unless this is set before it is imported.
+    os.environ["DO_NOT_TRACK"] = "1"
+    with warnings.catch_warnings():
+        # evidently 0.7.23 imports `numpy.core`, and a web server that decorates itself with names
+        # litestar 2.23 has deprecated; neither is used here. Can go when an import is silent.
+        warnings.filterwarnings("ignore", message="numpy.core is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*deprecated.*litestar 2", category=DeprecationWarning)
+        import evidently
+        import evidently.presets
+
+    return evidently, evidently.presets

@@ -1,0 +1,403 @@
+"""The daily reports: drift of the inputs, and what the scores were worth; and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.monitoring import drift as drifting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.lake import Written
+    from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.monitoring.drift import DriftReport
+    from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance
+    from mlops_pipelines.spec import DriftTrigger
+
+OVERALL = "*"
+DRIFT_COLUMNS = {
+    "model_version": "string",
+    "model_hash": "string",
+    "feature": "string",
+    "rows": "int",
+    "importance": "float",
+    "psi": "float",
+    "explained": "float",
+    "excess": "float",
+    "missing": "float",
+    "missing_before": "float",
+    "level": "string",
+    "sentence": "string",
+}
+PERFORMANCE_COLUMNS = {
+    "model_version": "string",
+    "model_hash": "string",
+    "rows": "int",
+    "labelled": "int",
+    "matured": "bool",
+    "prevalence": "float",
+    "log_loss": "float",
+    "log_loss_skill": "float",
+    "brier": "float",
+    "brier_skill": "float",
+    "roc_auc": "float",
+    "average_precision": "float",
+    "reason": "string",
+}
+# Evidently's page is 5 MB: it is drawn when something alarms, and once a week on this day.
+PAGE_WEEKDAY = 6
+# Days of the training window its page compares with, spread evenly: enough rows to sample from.
+PAGE_REFERENCE_DAYS = 14
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What became of the drift reports of some days."""
+
+    written: list[Written]
+    levels: Sequence[Mapping[str, Any]]
+    features: Sequence[Mapping[str, Any]]
+    picture: bytes | None = None
+    page: Path | None = None
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What became of the performance reports of some days."""
+
+    written: list[Written]
+    days: Sequence[Mapping[str, Any]]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def days_to_measure(place: PipelineHome, now: datetime) -> list[str]:
+    """Closed days that were scored and whose drift has not been measured since."""
+    return [day for day in place.ledger.reopened_days(place.name, "drift") if _closes(day) <= now]
+
+
+def days_to_judge(place: PipelineHome, now: datetime) -> list[str]:
+    """Days with new scores or labels, and days that matured since they were last judged."""
+    from mlops_pipelines.retraining import matured_through
+
+    open_days = set(place.ledger.reopened_days(place.name, "monitor"))
+    last = matured_through(place, now).isoformat()
+    lake = place.lake
+    if lake.exists("performance_report"):
+        recent = [day for day in lake.days("performance_report") if day <= last][-MATURING_DAYS:]
+        rows = lake.read("performance_report", days=recent, columns=["day", "matured"])
+        open_days |= {row["day"] for row in rows.to_pylist() if not row["matured"]}
+    return sorted(open_days)
+
+
+# A day that has not matured lies this near to the last one that has: further back all are final.
+MATURING_DAYS = 60
+
+
+def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
+    """Measure the drift of `days`, and of days that were scored and not measured yet."""
+    reopened = {
+        day: revision
+        for day, revision in place.ledger.reopened_days(place.name, "drift").items()
+        if _closes(day) <= place.clock.now() or day in days
+    }
+    wanted = sorted({*days, *reopened})
+    reports = {day: report for day in wanted if (report := _drift_of(place, day)) is not None}
+    written: list[Written] = []
+    if reports or place.lake.exists("drift_report"):
+        rows = [
+            row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)
+        ]
+        written = place.lake.replace(
+            "drift_report",
+            _table(rows, DRIFT_COLUMNS),
+            days=wanted,
+            sort_by=["feature"],
+            unhashed=("model_version",),
+        )
+    page = _page(place, reports)
+    place.ledger.close_days(place.name, reopened, "drift")
+    latest = reports[max(reports)][1] if reports else None
+    return Drift(
+        written,
+        levels=[
+            {"day": day, "model": f"v{champion.mlflow_version}", "rows": report.rows, "level": report.level,
+             "finding": report.sentence}
+            for day, (champion, report) in reports.items()
+        ],
+        features=[
+            {"feature": f.name, "psi": f"{f.psi:.3f}", "explained": f"{f.explained:.3f}",
+             "importance": f"{f.importance:.3f}", "missing": f"{f.missing:.1%}"}
+            for f in (latest.features if latest else ())
+        ],
+        picture=_drift_picture(latest),
+        page=page,
+    )  # fmt: skip
+
+
+def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
+    """Judge the scores of `days`, and of days with scores or labels that were not judged since."""
+    import pyarrow.compute as pc
+
+    from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
+
+    reopened = place.ledger.reopened_days(place.name, "monitor")
+    wanted = sorted({*days, *reopened})
+    lake = place.lake
+    if not lake.exists("events") or not wanted:
+        return Performance([], [])
+    now = place.clock.now()
+    events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
+    labels = _read(place, "labels", wanted, {"event_id": "string", "label": "int8", "label_time": "timestamp",
+                                             "known_at": "timestamp"})  # fmt: skip
+    predictions = _read(place, "predictions", wanted,
+                        {"day": "string", "event_id": "string", "decided_at": "timestamp",
+                         "model_version": "string", "model_hash": "string", "score": "float"})  # fmt: skip
+    matured = maturity(events, labels, now, place.spec.labels.matures_after)
+    scored = scored_labels(predictions, labels, now)
+    rows: list[dict[str, Any]] = []
+    judged = []
+    for promotion in place.ledger.promotions(place.name):
+        mine = predictions.filter(pc.equal(predictions["model_hash"], promotion.model_hash))
+        its_days = set(mine["day"].unique().to_pylist())
+        with_label = scored.filter(pc.equal(scored["model_hash"], promotion.model_hash))
+        found = performance_by_day(with_label, [one for one in matured if one.day in its_days])
+        judged += found
+        rows += [_performance_row(one, promotion) for one in found]
+    unscored = {one.day for one in matured} - {row["day"] for row in rows}
+    rows += [_maturity_row(one) for one in matured if one.day in unscored]
+    written = lake.replace(
+        "performance_report",
+        _table(rows, PERFORMANCE_COLUMNS),
+        days=wanted,
+        sort_by=["model_hash"],
+        unhashed=("model_version",),
+    )
+    place.ledger.close_days(place.name, reopened, "monitor")
+    return Performance(written, [_shown(row) for row in rows], _performance_pictures(rows))
+
+
+def quality_drop_of(
+    place: PipelineHome, champion: Promotion, trigger: PerformanceTrigger, now: datetime
+) -> dict[str, Any] | None:
+    """Evidence that the champion's quality has surely fallen by more than is borne, or None."""
+    from mlops_pipelines.monitoring.performance import DaySums, quality_drop
+
+    lake = place.lake
+    skill = next((v.figure for v in place.ledger.verdicts(champion.retrain_id) if v.gate == "skill"), None)
+    if skill is None or not lake.exists("performance_report"):
+        return None
+    first = max(champion.at, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
+    days = [day for day in lake.days("performance_report") if day >= first]
+    rows = lake.read("performance_report", days=days).to_pylist()
+    sums = [
+        DaySums(
+            row["day"],
+            row["labelled"],
+            round(row["prevalence"] * row["labelled"]),
+            row["log_loss"] * row["labelled"],
+            row["brier"] * row["labelled"],
+            row["matured"],
+        )
+        for row in rows
+        if row["model_hash"] == champion.model_hash and row["labelled"]
+    ]
+    drop = quality_drop(sums, skill, trigger)
+    if drop is None:
+        return None
+    return {"champion": champion.mlflow_version, "value": round(drop.value, 4), "finding": drop.sentence}
+
+
+def _performance_row(found: DayPerformance, promotion: Promotion) -> dict[str, Any]:
+    one = found.performance
+    return {
+        **_maturity_row(found.maturity),
+        "model_version": promotion.mlflow_version,
+        "model_hash": promotion.model_hash,
+        "labelled": one.rows,
+        "prevalence": one.prevalence,
+        **one.figures,
+        "reason": "; ".join(sorted(set(one.reasons.values()))),
+    }
+
+
+def _maturity_row(found: DayMaturity) -> dict[str, Any]:
+    return {
+        "day": found.day,
+        "model_version": "",
+        "model_hash": "",
+        "rows": found.events,
+        "labelled": 0,
+        "matured": found.matured,
+        "reason": "no champion has scored this day",
+    }
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    def figure(name: str) -> str:
+        value = row.get(name)
+        return "–" if value is None else f"{value:.3f}"
+
+    return {
+        "day": row["day"],
+        "model": f"v{row['model_version']}" if row["model_version"] else "–",
+        "events": row["rows"],
+        "labelled scores": row["labelled"],
+        "matured": "yes" if row["matured"] else "not yet",
+        **{name: figure(name) for name in ("log_loss", "log_loss_skill", "roc_auc", "average_precision")},
+        "note": row["reason"],
+    }
+
+
+def _performance_pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    skills = {row["day"]: row["log_loss_skill"] for row in rows if row.get("log_loss_skill") is not None}
+    if not skills:
+        return {}
+    from mlops_pipelines.figures import bars
+
+    return {"skill_by_day": bars(skills, title="Log loss skill by day", unit="1 - loss / loss of the base rate")}
+
+
+def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[str, str]) -> pa.Table:
+    """Columns of a table in some days; no rows where there is no such table yet."""
+    import pyarrow as pa
+
+    if place.lake.exists(name):
+        return place.lake.read(name, days=days, columns=list(columns))
+    types = {"string": pa.string(), "int8": pa.int8(), "float": pa.float64(),
+             "timestamp": pa.timestamp("us", tz="UTC")}  # fmt: skip
+    return pa.schema([(column, types[kind]) for column, kind in columns.items()]).empty_table()
+
+
+def persistent_drift(
+    place: PipelineHome, champion: Promotion, trigger: DriftTrigger
+) -> dict[str, Any] | None:
+    """Evidence that drift against this champion persists, or None."""
+    _, window = trigger.persists
+    lake = place.lake
+    if not lake.exists("drift_report"):
+        return None
+    days = lake.days("drift_report")[-window:]
+    rows = lake.read("drift_report", days=days, columns=["day", "feature", "model_hash", "level", "sentence"])
+    overall = sorted(
+        (row for row in rows.to_pylist()
+         if row["feature"] == OVERALL and row["model_hash"] == champion.model_hash),
+        key=lambda row: row["day"],
+    )  # fmt: skip
+    if not drifting.persistent([row["level"] for row in overall], trigger.persists):
+        return None
+    return {
+        "champion": champion.mlflow_version,
+        "days": [row["day"] for row in overall if row["level"] == "alarm"],
+        "finding": overall[-1]["sentence"],
+    }
+
+
+def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | None:
+    """The day against the reference of the champion that scored last on it; None if none scored."""
+    trigger = place.spec.triggers.drift
+    lake = place.lake
+    if trigger is None or not lake.exists("predictions"):
+        return None
+    scored = lake.read("predictions", days=[day], columns=["event_id", "model_hash", "score"])
+    if scored.num_rows == 0:
+        return None
+    champion = _promotion_of(place, scored["model_hash"][-1].as_py())
+    examples = lake.read("examples", days=[day])
+    reference = place.home.registry.load(place.name, champion.mlflow_version).reference
+    import pyarrow.compute as pc
+
+    by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
+    return champion, drifting.drift_of(reference, examples, trigger, by_it["score"].to_numpy())
+
+
+def _promotion_of(place: PipelineHome, model_hash: str) -> Promotion:
+    return next(p for p in reversed(place.ledger.promotions(place.name)) if p.model_hash == model_hash)
+
+
+def _drift_rows(day: str, champion: Promotion, report: DriftReport) -> list[dict[str, Any]]:
+    model = {"day": day, "model_version": champion.mlflow_version, "model_hash": champion.model_hash,
+             "rows": report.rows}  # fmt: skip
+    overall = {**model, "feature": OVERALL, "excess": report.overall, "level": report.level,
+               "sentence": report.sentence}  # fmt: skip
+    scores = [report.score] if report.score else []
+    return [
+        overall,
+        *(
+            {
+                **model,
+                "feature": drift.name,
+                "importance": drift.importance,
+                "psi": drift.psi,
+                "explained": drift.explained,
+                "excess": drift.excess,
+                "missing": drift.missing,
+                "missing_before": drift.missing_before,
+            }
+            for drift in (*report.features, *scores)
+        ),
+    ]
+
+
+def _drift_picture(report: DriftReport | None) -> bytes | None:
+    if report is None or not report.features:
+        return None
+    from mlops_pipelines.figures import bars
+
+    return bars(
+        {drift.name: drift.contribution for drift in report.features if drift.contribution > 0}
+        or {report.features[0].name: 0.0},
+        title="What each feature adds to the unexplained PSI",
+        unit="nats, weighted by importance",
+    )
+
+
+def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftReport]]) -> Path | None:
+    """Evidently's page over the days measured, where one alarmed or the week ends; None otherwise."""
+    drawn = [
+        day
+        for day, (_, report) in reports.items()
+        if report.level == "alarm" or date.fromisoformat(day).weekday() == PAGE_WEEKDAY
+    ]
+    if not drawn:
+        return None
+    from mlops_pipelines.monitoring.evidently_page import draw
+
+    champion, _ = reports[drawn[-1]]
+    retrain = place.ledger.retrain(champion.retrain_id)
+    lake = place.lake
+    cutoff = (retrain.cutoff or champion.at).date().isoformat()
+    past = [day for day in lake.days("examples") if day <= cutoff]
+    spread = past[:: max(1, len(past) // PAGE_REFERENCE_DAYS)]
+    features = feature_columns(place.spec, place.contract)
+    names = [feature.name for feature in features]
+    path = place.reports / "drift" / f"{drawn[-1]}.html"
+    draw(
+        lake.read("examples", days=spread, columns=names),
+        lake.read("examples", days=sorted(reports), columns=names),
+        features,
+        path,
+    )
+    return path
+
+
+def _closes(day: str) -> datetime:
+    from mlops_pipelines.retraining import midnight
+
+    return midnight(day) + timedelta(days=1)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    import pyarrow as pa
+
+    types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    schema = pa.schema([("day", pa.string()), *((name, types[kind]) for name, kind in columns.items())])
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)

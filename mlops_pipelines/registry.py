@@ -1,0 +1,471 @@
+"""The MLflow registry of trained models: candidates, their evaluations, and the aliases of what serves.
+
+Everything is stored as text and JSON. A version's files also lie in a local cache, checked by their hash, so
+that scoring does not have to import MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.training import Incumbent, TrainedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.training import Candidate
+
+# Distributions a stored model needs to be loaded and to score.
+REQUIREMENTS = ("mlflow", "lightgbm", "numpy", "pandas", "scipy")
+ABANDONED = "abandoned"
+_SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")
+# Below the folder of an MLflow model: MLflow's own files lie at its top.
+_BUNDLE = "mlops"
+_BOOSTER = "model.lgb"
+_REPORT = "evaluation/report.json"
+_CARD = "model_card.md"
+_DESCRIPTION_LIMIT = 5_000
+_PASSING_FAULTS = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A candidate in the registry. version: MLflow's number of it, as text."""
+
+    version: str
+    run_id: str
+    experiment_id: str
+    model_hash: str
+
+    @property
+    def link(self) -> str:
+        """Where MLflow's pages show the run, below the server's address."""
+        return f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A registered version, ready to score. files: further texts by name, such as the drift reference."""
+
+    pipeline: str
+    version: str
+    refit: TrainedModel
+    twin: TrainedModel
+    files: Mapping[str, str]
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the refit, which is what serves."""
+        return self.refit.hash
+
+    @property
+    def incumbent(self) -> Incumbent:
+        """What a candidate is compared with."""
+        return Incumbent(self.refit, self.twin, self.version)
+
+
+class Registry:
+    """Models in one MLflow store.
+
+    tracking_uri: of runs and registry alike; a `sqlite:///` file is made on first use. artifact_root: folder
+    of the files. Every method raises TransientError when the store is busy, TerminalError when it refuses.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: Path):
+        self._uri = tracking_uri
+        self._artifacts = artifact_root
+        self._cache = artifact_root.parent / "cache"
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
+
+    def log_candidate(
+        self,
+        pipeline: str,
+        retrain_id: str,
+        candidate: Candidate,
+        dataset_version: str,
+        facts: Mapping[str, object],
+        *,
+        files: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Registered:
+        """The candidate's registered version: made by the first call, found by every further one.
+
+        facts: JSON-able provenance, kept with the model. files: further texts by file name. tags: of the
+        version. A run that an earlier, interrupted call left behind is marked as failed and put away.
+        """
+        model_hash = candidate.refit.hash
+        _check_name("retrain", retrain_id)
+        with _faults():
+            found = self._find(pipeline, retrain_id, model_hash)
+            if found is None:
+                experiment_id = self._experiment(pipeline)
+                self._abandon_runs(experiment_id, retrain_id)
+                bundle = _bundle(candidate, {**(files or {}), "facts.json": _json(facts)})
+                identity = {
+                    "retrain_id": retrain_id,
+                    "model_hash": model_hash,
+                    "twin_hash": candidate.twin.hash,
+                    "dataset_version": dataset_version,
+                }
+                run, model_id = self._log_run(pipeline, experiment_id, candidate, identity, bundle)
+                self._register(pipeline, run, model_id, {**identity, **(tags or {})})
+                found = self._find(pipeline, retrain_id, model_hash)
+            if found is None:
+                raise TransientError(f"The version of {retrain_id} was registered and is not there.")
+            experiment_id = self._client.get_run(found.run_id).info.experiment_id
+        return Registered(str(found.version), found.run_id, experiment_id, model_hash)
+
+    def load(self, pipeline: str, version: str, *, model_hash: str | None = None) -> LoadedModel:
+        """A registered version, from memory, the local cache or MLflow, in this order.
+
+        model_hash: what the ledger says it is; another one in the cache is fetched again. Raises
+        TerminalError if there is no such version, its files were changed, or it hashes to something else.
+        """
+        known = self._loaded.get((pipeline, version))
+        if known is None or model_hash not in {None, known.model_hash}:
+            known = self._from_cache(pipeline, version)
+        if known is None or model_hash not in {None, known.model_hash}:
+            known = self._fetch(pipeline, version)
+        if model_hash not in {None, known.model_hash}:
+            raise TerminalError(
+                f"Version {version} of {pipeline} hashes to {known.model_hash[:12]}.",
+                expected=f"{str(model_hash)[:12]}, as the ledger has it",
+            )
+        self._loaded[pipeline, version] = known
+        return known
+
+    def log_evaluation(self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes]) -> None:
+        """Keep the report, its Markdown, its pictures (PNG by name) and its metrics with the run."""
+        from mlops_pipelines.evaluation import as_markdown
+
+        with _faults(), tempfile.TemporaryDirectory() as folder:
+            for name, png in pictures.items():
+                Path(folder, f"{name}.png").write_bytes(png)
+            Path(folder, "report.md").write_text(as_markdown(report), encoding="utf-8")
+            self._client.log_artifacts(run_id, folder, "evaluation")
+            self._log_metrics(run_id, report)
+            # Last: where the report is, all of the evaluation is.
+            self._client.log_text(run_id, report.to_json(), _REPORT)
+
+    def evaluation(self, run_id: str) -> EvaluationReport | None:
+        """The report that was kept with the run, or None: what was measured once is not measured again."""
+        from mlops_pipelines.evaluation import EvaluationReport
+
+        with _faults():
+            kept = {entry.path for entry in self._client.list_artifacts(run_id, "evaluation")}
+            if _REPORT not in kept:
+                return None
+            with tempfile.TemporaryDirectory() as folder:
+                path = self._client.download_artifacts(run_id, _REPORT, folder)
+                return EvaluationReport.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def log_card(self, pipeline: str, version: str, card: str) -> None:
+        """Keep the model card with the run, and as the version's description."""
+        with _faults():
+            run_id = self._client.get_model_version(pipeline, version).run_id
+            self._client.log_text(run_id, card, _CARD)
+            fits = len(card) <= _DESCRIPTION_LIMIT
+            described = (
+                card if fits else f"{card[: _DESCRIPTION_LIMIT - 100]}…\n\nThe rest: `{_CARD}` of the run."
+            )
+            self._client.update_model_version(pipeline, version, description=described)
+
+    def set_alias(self, pipeline: str, alias: str, version: str) -> None:
+        """Let the alias name this version, and no other."""
+        with _faults():
+            self._client.set_registered_model_alias(pipeline, alias, version)
+
+    def alias(self, pipeline: str, alias: str) -> str | None:
+        """The version the alias names, or None."""
+        from mlflow.exceptions import MlflowException
+
+        with _faults():
+            try:
+                return str(self._client.get_model_version_by_alias(pipeline, alias).version)
+            except MlflowException as error:
+                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    return None
+                raise
+
+    def tag(self, pipeline: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of the version."""
+        with _faults():
+            for name, value in tags.items():
+                self._client.set_model_version_tag(pipeline, version, name, value)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        parsed = urlparse(self._uri)
+        if parsed.scheme != "sqlite":
+            return _connect(self._uri)
+        from filelock import FileLock
+
+        database = Path(unquote(parsed.path)[1:])
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that make the schema at once break each other's migration.
+        with FileLock(database.with_suffix(".lock")):
+            return _connect(self._uri)
+
+    def _experiment(self, pipeline: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        _check_name("pipeline", pipeline)
+        known = self._client.get_experiment_by_name(pipeline)
+        if known is not None:
+            return str(known.experiment_id)
+        folder = (self._artifacts / pipeline).absolute()
+        try:
+            return str(self._client.create_experiment(pipeline, artifact_location=folder.as_uri()))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self._client.get_experiment_by_name(pipeline).experiment_id)
+
+    def _find(self, pipeline: str, retrain_id: str, model_hash: str) -> ModelVersion | None:
+        """The earliest version of this retrain and content."""
+        versions = self._client.search_model_versions(
+            f"name = '{pipeline}' and tag.retrain_id = '{retrain_id}' and tag.model_hash = '{model_hash}'"
+        )
+        return min(versions, key=lambda v: int(v.version), default=None)
+
+    def _abandon_runs(self, experiment_id: str, retrain_id: str) -> None:
+        """Put away what a killed call left of this retrain: runs without a version, and their models."""
+        for run in self._client.search_runs([experiment_id], f"tags.retrain_id = '{retrain_id}'"):
+            if self._client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+                continue
+            self._client.set_tag(run.info.run_id, ABANDONED, "interrupted before its version was registered")
+            self._client.set_terminated(run.info.run_id, "FAILED")
+            for model in self._client.search_logged_models(
+                [experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+            ):
+                self._client.delete_logged_model(model.model_id)
+            self._client.delete_run(run.info.run_id)
+
+    def _log_run(
+        self,
+        pipeline: str,
+        experiment_id: str,
+        candidate: Candidate,
+        identity: Mapping[str, str],
+        bundle: Mapping[str, str],
+    ) -> tuple[Run, str]:
+        """A finished run with the model's files; the id of MLflow's logged model."""
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        client, model = self._client, candidate.refit
+        run = client.create_run(experiment_id, tags=dict(identity), run_name=identity["retrain_id"])
+        run_id = run.info.run_id
+        params = {name: str(value) for name, value in model.params.items()}
+        for name, value in params.items():
+            client.log_param(run_id, name, value)
+        self._log_dataset(run_id, pipeline, candidate, identity["dataset_version"])
+        logged = client.create_logged_model(
+            experiment_id, name=pipeline, source_run_id=run_id, tags=dict(identity), params=params
+        )
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model")
+            _save_model(model, path, run_id, logged.model_id, logged.artifact_location)
+            _write_files(path, bundle)
+            client.log_model_artifacts(logged.model_id, str(path))
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        client.set_terminated(run_id, "FINISHED")
+        return run, logged.model_id
+
+    def _log_dataset(self, run_id: str, pipeline: str, candidate: Candidate, dataset_version: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        refit = candidate.refit
+        profile = {"rows": refit.rows, "first_day": refit.first_day, "last_day": refit.last_day}
+        dataset = Dataset(
+            name=pipeline,
+            digest=dataset_version[:36],
+            source_type="dvc",
+            source=_json({"tag": f"{pipeline}/{dataset_version}"}),
+            profile=_json(profile),
+        )
+        used_for = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[used_for])])
+
+    def _register(self, pipeline: str, run: Run, model_id: str, tags: Mapping[str, str]) -> None:
+        """The last step: a version is either complete or not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(pipeline)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        self._client.create_model_version(
+            pipeline, f"models:/{model_id}", run.info.run_id, tags=dict(tags), model_id=model_id
+        )
+
+    def _log_metrics(self, run_id: str, report: EvaluationReport) -> None:
+        from mlflow.entities import Metric
+
+        run = self._client.get_run(run_id)
+        figures = {name: figure.value for name, figure in report.metrics.items() if figure is not None}
+        figures |= {"prevalence": report.prevalence, "latency_p99_ms": report.latency.p99_ms}
+        # The run's own time, so that logging the same report again adds no second point.
+        at = run.info.start_time
+        metrics = [Metric(f"holdout_{name}", value, at, 0) for name, value in figures.items()]
+        self._client.log_batch(run_id, metrics=metrics)
+
+    def _from_cache(self, pipeline: str, version: str) -> LoadedModel | None:
+        folder = self._cached(pipeline, version)
+        if not folder.is_dir():
+            return None
+        return _read_model(pipeline, version, folder)
+
+    def _fetch(self, pipeline: str, version: str) -> LoadedModel:
+        """The version's files from MLflow, laid into the cache in one move."""
+        with _faults():
+            source = self._client.get_model_version_download_uri(pipeline, version)
+            self._cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._cache, prefix=".") as folder:
+                fetched = _mlflow().artifacts.download_artifacts(
+                    artifact_uri=source, dst_path=folder, tracking_uri=self._uri
+                )
+                model = _read_model(pipeline, version, Path(fetched))
+                target = self._cached(pipeline, version)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(target, ignore_errors=True)
+                Path(fetched).rename(target)
+        return model
+
+    def _cached(self, pipeline: str, version: str) -> Path:
+        _check_name("pipeline", pipeline)
+        _check_name("version", version)
+        return self._cache / pipeline / version
+
+
+def _bundle(candidate: Candidate, files: Mapping[str, str]) -> dict[str, str]:
+    """What is stored beside the booster, by path below the model's folder."""
+    for name in files:
+        _check_name("file", name)
+    encoding = {name: text for name, text in candidate.refit.to_files().items() if name != _BOOSTER}
+    return {
+        **{f"{_BUNDLE}/refit/{name}": text for name, text in encoding.items()},
+        **{f"{_BUNDLE}/twin/{name}": text for name, text in candidate.twin.to_files().items()},
+        **{f"{_BUNDLE}/files/{name}": text for name, text in files.items()},
+    }
+
+
+def _write_files(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+
+
+def _read_model(pipeline: str, version: str, folder: Path) -> LoadedModel:
+    bundle = folder / _BUNDLE
+    if not bundle.is_dir() or not (folder / _BOOSTER).is_file():
+        raise TerminalError(
+            f"Version {version} of {pipeline} lacks the files this project stores with a model.",
+            expected=f"{_BOOSTER} and {_BUNDLE}/",
+        )
+    refit = {**_read_files(bundle / "refit"), _BOOSTER: (folder / _BOOSTER).read_bytes().decode()}
+    return LoadedModel(
+        pipeline=pipeline,
+        version=version,
+        refit=TrainedModel.from_files(refit),
+        twin=TrainedModel.from_files(_read_files(bundle / "twin")),
+        files=_read_files(bundle / "files"),
+    )
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_bytes().decode() for path in sorted(folder.iterdir())}
+
+
+def _save_model(model: TrainedModel, path: Path, run_id: str, model_id: str, location: str) -> None:
+    """MLflow's own layout of a LightGBM booster, as text."""
+    import mlflow.lightgbm
+    from mlflow.models import Model
+
+    mlflow.lightgbm.save_model(
+        model.booster,
+        str(path),
+        mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
+        signature=_signature(model),
+        # Given, because finding them out starts a Python process of its own (8 s).
+        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        metadata={"model_hash": model.hash, "encoding": f"{_BUNDLE}/refit/encoding.json"},
+    )
+    stored = (path / _BOOSTER).read_bytes().decode()
+    if stored != model.booster_text:
+        raise TerminalError("LightGBM wrote the booster's text another way than it was read.")
+
+
+def _signature(model: TrainedModel) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = [ColSpec("double", feature.name, required=False) for feature in model.features]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double")]))
+
+
+def _check_name(what: str, name: str) -> None:
+    # Names end in filters of MLflow's search and in paths.
+    if not _SAFE.match(name):
+        raise TerminalError(f"{name!r} cannot name a {what}.", expected=f"text that matches {_SAFE.pattern}")
+
+
+def _json(value: Mapping[str, object]) -> str:
+    return json.dumps(value, sort_keys=True, indent=1, default=str)
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client whose stores are open, their schemas made."""
+    from sqlalchemy.exc import SADeprecationWarning
+
+    with warnings.catch_warnings():
+        # MLflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 warns about; it concerns MLflow alone.
+        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", SADeprecationWarning)
+        client: MlflowClient = _mlflow().MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
+    return client
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """MLflow's errors as ours: worth another try, or not."""
+    _mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        kind = TransientError if error.error_code in _PASSING_FAULTS else TerminalError
+        raise kind(f"MLflow says: {error.message}") from error
+
+
+def _mlflow() -> Any:
+    # Read when MLflow is imported: it reports usage, draws progress bars and configures logging by default.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    import mlflow
+
+    return mlflow

@@ -1,0 +1,330 @@
+"""Replay: the real sensors and the runs they ask for, driven through history in one process.
+
+What producers would have written by a moment is landed; the home's clock moves to that moment; then
+every sensor ticks until none asks for a run, and the schedules that are due run. Cursors, ticks and
+runs are the daemon's own, so that `mlops dev` on the same home goes on from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon import sensor as sensor_daemon
+from dagster._scheduler import scheduler as schedule_daemon
+
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.settings import use_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from types import ModuleType
+
+    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+LOCATION = "mlops_pipelines"
+MODULE = "mlops_pipelines.definitions"
+# In this order data is complete before anything is decided on it, whatever an interruption left.
+SENSORS = ("backlog", "label_arrival", "drift", "retraining")
+# A sensor that still asks after this many runs at one moment asks for something that never helps.
+MOST_RUNS_AT_ONE_MOMENT = 40
+
+_OVERRIDES = {
+    "run_coordinator": {
+        "module": "dagster._core.run_coordinator.sync_in_memory_run_coordinator",
+        "class": "SyncInMemoryRunCoordinator",
+    },
+    "run_launcher": {
+        "module": "dagster._core.launcher.sync_in_memory_run_launcher",
+        "class": "SyncInMemoryRunLauncher",
+    },
+    # The local one starts two `tail` processes a step.
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    },
+    "python_logs": {"python_log_level": "ERROR"},
+}
+
+
+class Source(Protocol):
+    """Where a replay's history comes from."""
+
+    def span(self) -> tuple[datetime, datetime]:
+        """First moment of the data, and the first moment after it (UTC)."""
+        ...
+
+    def write(self, landing: Path, since: datetime, until: datetime) -> dict[str, int]:
+        """Land what producers wrote in [since, until); the rows landed by stream. Repeatable."""
+        ...
+
+
+class Progress(Protocol):
+    """Who watches a replay."""
+
+    def moved(self, place: PipelineHome, watermark: datetime) -> None:
+        """The home's clock stands at `watermark` and every run asked for has ended."""
+        ...
+
+    def started(self, what: str) -> None:
+        """A run is about to be asked for, or landing begins."""
+        ...
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What one call did.
+
+    since, until: where the home's clock stood before and stands now, UTC.
+    """
+
+    since: datetime | None
+    until: datetime
+    new_events: int
+    runs: int
+    refused: tuple[str, ...] = field(default=())
+
+
+def replay(
+    loaded: LoadedSpec,
+    home_path: Path,
+    until: date,
+    step: timedelta,
+    progress: Progress,
+    module: str = MODULE,
+) -> Replayed:
+    """Bring the home of a pipeline to the end of the day `until` (UTC), from wherever it stands.
+
+    Interrupted at any moment, the next call goes on and ends with the same tables, training sets,
+    models and promotions. module: where Dagster finds the pipeline's definitions. Raises UserError for a date or step that cannot be, a home that is busy or
+    cannot be written; TerminalError if a run fails.
+    """
+    from mlops_pipelines.home import Home, open_home
+
+    source = _source(loaded)
+    first, last = source.span()
+    end = datetime.combine(until, datetime.min.time(), UTC) + timedelta(days=1)
+    if not first < end <= last:
+        raise UserError(
+            f"{until} is outside the data of {loaded.spec.name}.",
+            expected=f"a day from {first.date()} to {(last - timedelta(days=1)).date()}",
+        )
+    if step < timedelta(days=1) or step % timedelta(days=1):
+        raise UserError("A replay's step is a number of whole days.", expected="such as --step 1d or 7d")
+    Home.create(home_path)
+    use_home(home_path)
+    home = open_home(home_path.expanduser().absolute())
+    with home.exclusive():
+        return _drive(home, loaded, source, first, end, step, progress, module)
+
+
+def _drive(
+    home: Home,
+    loaded: LoadedSpec,
+    source: Source,
+    first: datetime,
+    end: datetime,
+    step: timedelta,
+    progress: Progress,
+    module: str,
+) -> Replayed:
+    place = home.pipeline(loaded)
+    place.prepare()
+    ledger = home.ledger
+    began = ledger.watermark()
+    before = place.ledger.file_counts(loaded.spec.name)
+    with _Daemon(home, loaded.spec.name, module) as daemon:
+        daemon.close_interrupted_runs()
+        while True:
+            target = ledger.target()
+            if target is None:
+                watermark = ledger.watermark()
+                if watermark is not None:
+                    daemon.settle(watermark, progress)
+                    progress.moved(place, watermark)
+                if watermark is not None and watermark >= end:
+                    break
+                target = min((watermark or first) + step, end)
+                # Written ahead: an interruption while files land is repaired before anything ticks.
+                ledger.begin_advance(target)
+            progress.started(f"landing to {target:%Y-%m-%d}")
+            source.write(place.landing_root, ledger.watermark() or first, target)
+            ledger.finish_advance()
+        runs = daemon.runs
+    after = place.ledger.file_counts(loaded.spec.name)
+    return Replayed(
+        since=began,
+        until=ledger.watermark() or first,
+        new_events=after["events"].rows - before["events"].rows,
+        runs=runs,
+        refused=tuple(ledger.refused_files(loaded.spec.name)),
+    )
+
+
+def _source(loaded: LoadedSpec) -> Source:
+    if loaded.spec.replay is None:
+        raise UserError(
+            f"Pipeline {loaded.spec.name} names no source of history.",
+            expected="`replay: {source: module:Class}` in its defs.yaml",
+        )
+    module, _, name = loaded.spec.replay.source.partition(":")
+    try:
+        made: Source = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"The replay source {loaded.spec.replay.source} cannot be loaded: {error}",
+            expected="`module:Class` that can be imported",
+        ) from error
+    return made
+
+
+class _Daemon:
+    """Dagster's sensor and schedule daemons, stepped by hand at the home's clock."""
+
+    def __init__(self, home: Home, pipeline: str, module: str):
+        self._home = home
+        self._pipeline = pipeline
+        self._module = module
+        self._stack = ExitStack()
+        self._logger = logging.getLogger("mlops_pipelines.replay")
+        self._seen = 0
+        self.runs = 0
+
+    def __enter__(self) -> _Daemon:
+        os.environ["DAGSTER_HOME"] = str(self._home.dagster)
+        self.instance = self._stack.enter_context(
+            dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(self._home.dagster), overrides=_OVERRIDES))
+        )
+        origin = InProcessCodeLocationOrigin(
+            LoadableTargetOrigin(executable_path=sys.executable, module_name=self._module),
+            location_name=LOCATION,
+        )
+        self._workspace = self._stack.enter_context(
+            WorkspaceProcessContext(self.instance, InProcessWorkspaceLoadTarget(origin))
+        )
+        self._seen = self.instance.get_runs_count()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def close_interrupted_runs(self) -> None:
+        """Mark as failed the runs that died with an earlier replay: the home's lock says none lives."""
+        unfinished = dg.RunsFilter(
+            statuses=[
+                dg.DagsterRunStatus.NOT_STARTED,
+                dg.DagsterRunStatus.QUEUED,
+                dg.DagsterRunStatus.STARTING,
+                dg.DagsterRunStatus.STARTED,
+            ]
+        )
+        for run in self.instance.get_runs(unfinished):
+            self.instance.report_run_failed(run, "The process that ran it ended before it did.")
+
+    def settle(self, watermark: datetime, progress: Progress) -> None:
+        """Tick until no sensor asks for a run and no schedule is due at this moment."""
+        asked = 0
+        while True:
+            for sensor in SENSORS:
+                ran = self._tick(f"{self._pipeline}_{sensor}", progress)
+                if ran:
+                    break
+            else:
+                ran = self._run_schedules(watermark)
+                if not ran:
+                    return
+            asked += ran
+            if asked > MOST_RUNS_AT_ONE_MOMENT:
+                raise TerminalError(
+                    f"After {asked} runs at {watermark:%Y-%m-%d %H:%M} UTC, {sensor} still asks for more.",
+                    expected="a moment at which nothing is left to do",
+                    remedy=f"mlops dev --home {self._home.path}, and look at its runs",
+                )
+
+    def _tick(self, name: str, progress: Progress) -> int:
+        """Tick one sensor; how many runs it asked for, all of them ended."""
+        progress.started(name.removeprefix(f"{self._pipeline}_"))
+
+        def only(sensors: Iterable[Any], **_: Any) -> list[Any]:
+            return [one for one in sensors if one.name == name]
+
+        # The daemon shuffles sensors and spaces their ticks by the wall clock; a replay does neither.
+        with (
+            _replaced(sensor_daemon, "shuffled_round_robin_by_key", only),
+            _replaced(sensor_daemon, "is_under_min_interval", lambda *_: False),
+        ):
+            _drain(sensor_daemon.execute_sensor_iteration(self._workspace, self._logger, None, None))
+        return self._finished_runs()
+
+    def _run_schedules(self, watermark: datetime) -> int:
+        """Run the schedules that are due at the home's clock, each once however many nights passed."""
+        _drain(
+            schedule_daemon.launch_scheduled_runs(
+                self._workspace, self._logger, watermark, iteration_times={}, max_catchup_runs=1
+            )
+        )
+        return self._finished_runs()
+
+    def _finished_runs(self) -> int:
+        """Number of runs since the last look. Raises TerminalError if one failed that is not a retrain.
+
+        A retrain that fails is taken up again by its sensor, and ended by the ledger if it goes on
+        failing; any other run would be asked for without end.
+        """
+        total = self.instance.get_runs_count()
+        fresh, self._seen = total - self._seen, total
+        for run in self.instance.get_runs(limit=fresh) if fresh else ():
+            if run.status == dg.DagsterRunStatus.FAILURE and not run.job_name.endswith("_retrain"):
+                raise TerminalError(
+                    f"Run {run.run_id} of {run.job_name} failed: {_cause(self.instance, run.run_id)}",
+                    remedy=f"mend the cause and repeat the command; mlops dev --home {self._home.path} shows the run",
+                )
+        self.runs += fresh
+        return fresh
+
+
+def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What the first failed step of a run said."""
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
+        failure = record.event_log_entry.get_dagster_event().step_failure_data
+        if failure.user_failure_data and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        error = failure.error
+        while error and error.cause:
+            error = error.cause
+        return error.message.strip() if error else "it gave no reason"
+    return "it gave no reason"
+
+
+def _drain(iteration: Iterator[Any]) -> None:
+    """Go through a daemon's iteration. Raises TerminalError for an error it reports."""
+    for reported in iteration:
+        if reported is not None:
+            error = reported
+            while error.cause:
+                error = error.cause
+            raise TerminalError(f"A sensor or schedule failed: {error.message.strip()}")
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

@@ -1,0 +1,477 @@
+"""One retrain, from the reasons for it to its outcome; each step can be repeated.
+
+The decisions are pure and live elsewhere (`policy`, `gates`, `monitoring`); here they are given what they
+ask for, and what they say is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.views import feature_columns, view_versions
+from mlops_pipelines.ledger import Admitted
+from mlops_pipelines.policy import Admit
+from mlops_pipelines.spec_loading import hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from mlops_pipelines.gates import Verdict
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.spec import Gates
+
+EXPERIMENT = "experiment"
+
+
+# Reasons to retrain
+
+
+def matured_through(place: PipelineHome, now: datetime) -> date:
+    """The last day whose every label is known or past due at `now`."""
+    return (now - place.spec.labels.matures_after).astimezone(UTC).date() - timedelta(days=1)
+
+
+def matured_rows(place: PipelineHome, now: datetime, after: date | None = None) -> int:
+    """Labels of matured days of the training window, or of those later than `after`.
+
+    Read from the table's statistics, not from its rows: a correction counts as a row of its own.
+    """
+    last = matured_through(place, now).isoformat()
+    window = (now - place.spec.training.window).date() - timedelta(days=1)
+    first = max(window, after or window).isoformat()
+    return sum(n for day, n in place.lake.row_counts("labels").items() if first < day <= last)
+
+
+def append_bootstrap_trigger(place: PipelineHome, now: datetime) -> list[str]:
+    """Ask for the first model once enough matured labels are there; what was appended, as sentences."""
+    if place.ledger.champion(place.name) is not None:
+        return []
+    rows = matured_rows(place, now)
+    if rows < place.spec.training.min_rows:
+        return []
+    last = place.ledger.last_candidate(place.name)
+    evidence = {"matured_rows": rows, "min_rows": place.spec.training.min_rows}
+    return _append(place, "bootstrap", f"bootstrap:{last.id if last else 'first'}", evidence, now)
+
+
+def append_label_triggers(place: PipelineHome, now: datetime) -> list[str]:
+    """Ask for a retrain when enough labels matured since the last training set."""
+    trigger = place.spec.triggers.labels
+    last = place.ledger.last_candidate(place.name)
+    if trigger is None or last is None:
+        return []
+    new = matured_rows(place, now, after=matured_through(place, last.watermark))
+    if new < trigger.at_least:
+        return []
+    evidence = {"new_labels": new, "at_least": trigger.at_least, "since": last.id}
+    return _append(place, "labels", f"labels:{last.id}", evidence, now)
+
+
+def append_quality_trigger(place: PipelineHome, now: datetime) -> list[str]:
+    """Ask for a retrain when the champion's quality on matured labels has surely fallen."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.performance
+    champion = place.ledger.champion(place.name)
+    if trigger is None or champion is None:
+        return []
+    drop = reports.quality_drop_of(place, champion, trigger, now)
+    if drop is None:
+        return []
+    return _append(place, "performance", f"performance:{champion.sequence}", drop, now)
+
+
+def append_drift_trigger(place: PipelineHome, now: datetime) -> list[str]:
+    """Ask for a retrain when drift against the champion's reference persists."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.drift
+    champion = place.ledger.champion(place.name)
+    if trigger is None or champion is None:
+        return []
+    evidence = reports.persistent_drift(place, champion, trigger)
+    if evidence is None:
+        return []
+    return _append(place, "drift", f"drift:{champion.sequence}", evidence, now)
+
+
+def _append(
+    place: PipelineHome, kind: str, key: str, evidence: Mapping[str, Any], now: datetime
+) -> list[str]:
+    if place.ledger.append_trigger(place.name, kind, key, evidence, now):
+        facts = ", ".join(f"{name} {value}" for name, value in evidence.items())
+        return [f"Trigger {key}: {facts}."]
+    return []
+
+
+# Asking and admitting
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an admission would say now."""
+
+    would_admit: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the first step of a run got. retrain: None if it was held."""
+
+    retrain: Retrain | None
+    sentence: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {
+            "mlops/retrain": self.retrain.id if self.retrain else "none",
+            "mlops/decision": self.sentence[:200],
+        }
+
+
+def outlook(place: PipelineHome, now: datetime) -> Outlook:
+    """Whether a run asked for now would be admitted, and why."""
+    decision = place.ledger.decision(
+        place.name, now=now, policy=place.spec.policy, data_mark=data_mark(place, now)
+    )
+    return Outlook(isinstance(decision, Admit), decision.sentence)
+
+
+def admit(place: PipelineHome, *, run_id: str) -> Admission:
+    """Decide again, in one transaction, and admit this run or hold it."""
+    now = place.clock.now()
+    got = place.ledger.admit(
+        place.name, now=now, policy=place.spec.policy, run_id=run_id, data_mark=data_mark(place, now)
+    )
+    return Admission(got.retrain if isinstance(got, Admitted) else None, got.sentence)
+
+
+def data_mark(place: PipelineHome, now: datetime) -> str:
+    """Names the training set a retrain admitted now would see: the same mark, the same set."""
+    features = place.spec.features.model_dump(mode="json")
+    training = place.spec.training.model_dump(mode="json")
+    return hash_of([matured_through(place, now).isoformat(), matured_rows(place, now), features, training])[
+        :16
+    ]
+
+
+def run_in_flight(place: PipelineHome) -> str | None:
+    """Id of the run that holds the retrain in flight, or None."""
+    retrain = place.ledger.in_flight(place.name)
+    return retrain.run_id if retrain and retrain.status == "running" else None
+
+
+def take_back(place: PipelineHome, run_id: str, now: datetime) -> str:
+    """Record that a run ended without concluding its retrain; a sentence about what follows."""
+    retrain = place.ledger.mark_lost(run_id, now)
+    if retrain is None:
+        return f"Run {run_id} ended; its retrain had been concluded."
+    if retrain.status == "lost":
+        return f"Run {run_id} of retrain {retrain.id} was lost ({retrain.losses}); a new run takes it up."
+    return f"Retrain {retrain.id} ended as {retrain.status}: {retrain.outcome}."
+
+
+# The steps of an admitted run
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A version of the training set. version: of the dataset registry; days: YYYY-MM-DD."""
+
+    version: str
+    rows: int
+    days: tuple[str, ...]
+    datasheet: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A registered candidate. authority: the retrain it serves, or `experiment`."""
+
+    version: str
+    link: str
+    model_hash: str
+    rows: int
+    authority: str
+    importance: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The evaluation of a candidate and the verdicts of its gates."""
+
+    figures: Mapping[str, Any]
+    markdown: str
+    verdicts: Sequence[Verdict]
+    data_version: str
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the retrain ended."""
+
+    promotion: Promotion | None
+    sentence: str
+    model_card: str = ""
+
+
+def declared_gates(gates: Gates) -> list[str]:
+    """Names of the gates a pipeline declares, in the order of the YAML's schema."""
+    return [name for name in type(gates).model_fields if getattr(gates, name) is not None]
+
+
+def training_rows(place: PipelineHome, watermark: datetime) -> pa.Table:
+    """Examples of the window's matured days with their labels as of `watermark`, one row an event.
+
+    Columns as in `examples` without provenance, and `label` (int8). Unlabelled events have no row.
+    """
+    from mlops_pipelines.monitoring.performance import scored_labels
+
+    last = matured_through(place, watermark).isoformat()
+    first = (watermark - place.spec.training.window).date().isoformat()
+    days = [day for day in place.lake.days("examples") if first <= day <= last]
+    if not days or not place.lake.exists("labels"):
+        raise TerminalError(
+            f"No day of {place.name} from {first} to {last} has examples and labels to learn from.",
+            remedy=f"mlops status {place.name}",
+        )
+    examples = place.lake.read("examples", days=days).drop_columns(["made_of"])
+    labels = place.lake.read("labels", columns=["event_id", "label", "known_at", "label_time"], days=days)
+    return scored_labels(examples, labels, watermark).drop_columns(["label_known_at"])
+
+
+def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
+    """Commit the training set as of the retrain's watermark; the same data gives the same version."""
+    from mlops_pipelines.datasets import ManifestFacts, datasheet
+
+    rows = training_rows(place, retrain.watermark)
+    version = place.home.datasets.commit(
+        place.name,
+        parts_by_day(rows),
+        ManifestFacts(
+            tables={
+                name: v for name in ("examples", "labels") if (v := place.lake.version(name)) is not None
+            },
+            view_versions=view_versions(place.spec, place.contract),
+            window=(retrain.watermark - place.spec.training.window, retrain.watermark),
+            matured_through=matured_through(place, retrain.watermark),
+        ),
+        created_at=retrain.watermark,
+    )
+    place.ledger.record_training_set(
+        retrain.id, retrain.token, dataset_version=version.version, matured_rows=rows.num_rows
+    )
+    return TrainingSet(version.version, version.rows, tuple(version.days), datasheet(version.manifest))
+
+
+def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each day. rows: sorted by day."""
+    import numpy as np
+
+    days = rows["day"].combine_chunks().dictionary_encode()
+    starts = np.flatnonzero(np.diff(days.indices.to_numpy(), prepend=-1))
+    ends = [*starts[1:], rows.num_rows]
+    return {
+        rows["day"][int(start)].as_py(): rows.slice(int(start), int(end - start))
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+def fit(place: PipelineHome, *, run_id: str) -> Fitted:
+    """Train a candidate and register it; without authority over a retrain, as an experiment."""
+    from mlops_pipelines.evaluation import importance
+    from mlops_pipelines.monitoring.reference import build_reference
+    from mlops_pipelines.training import fit_candidate
+
+    retrain = carried_by(place, run_id)
+    version = _dataset_version(place, retrain)
+    table = place.home.datasets.read(place.name, version)
+    features = feature_columns(place.spec, place.contract)
+    candidate = fit_candidate(table, features, place.spec.training)
+    weights = importance(candidate.refit, table)
+    reference = build_reference(table, features, candidate.refit.predict(table), weights)
+    made = place.home.registry.log_candidate(
+        place.name,
+        retrain.id if retrain else f"{EXPERIMENT}-{run_id}",
+        candidate,
+        dataset_version=version,
+        reference=reference,
+        experiment=retrain is None,
+    )
+    if retrain is not None:
+        place.ledger.record_candidate(
+            retrain.id,
+            retrain.token,
+            model_hash=made.model_hash,
+            mlflow_version=made.version,
+            mlflow_run_id=made.run_id,
+            cutoff=candidate.refit.cutoff,
+        )
+        place.home.registry.set_alias(place.name, "candidate", made.version)
+    return Fitted(
+        made.version,
+        made.link,
+        made.model_hash,
+        table.num_rows,
+        retrain.id if retrain else EXPERIMENT,
+        [{"feature": name, "mean |SHAP|": f"{value:.4f}"} for name, value in list(weights.items())[:15]],
+    )
+
+
+def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
+    """Judge the candidate of this run on its holdout and record the verdicts."""
+    from mlops_pipelines.evaluation import as_markdown, pictures
+    from mlops_pipelines.evaluation import evaluate as measure
+    from mlops_pipelines.gates import judge
+
+    retrain = carried_by(place, run_id)
+    registered = _registered(place, retrain, run_id)
+    incumbent = _incumbent(place)
+    candidate = _candidate(place, registered)
+    report = measure(
+        candidate,
+        incumbent,
+        gates=place.spec.gates,
+        slicing=_slicing(place, candidate.holdout_days),
+        seed=place.spec.training.seed,
+    )
+    verdicts = judge(report, place.spec.gates)
+    drawn = pictures(report)
+    if retrain is not None:
+        place.ledger.record_verdicts(
+            retrain.id, retrain.token, [vars(verdict) for verdict in verdicts], place.clock.now()
+        )
+    place.home.registry.log_evaluation(registered.run_id, report, drawn)
+    figures = {name: one.value for name, one in report.metrics.items() if one is not None}
+    return Judged(
+        {**figures, "rows": report.rows, "days": report.days, "prevalence": report.prevalence},
+        as_markdown(report),
+        verdicts,
+        report.content_hash,
+        drawn,
+    )
+
+
+def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
+    """Promote the candidate if no gate stands against it, and end the retrain.
+
+    Without authority over a retrain, only the registry's alias is healed to the ledger.
+    """
+    from mlops_pipelines.model_card import model_card
+
+    retrain = carried_by(place, run_id)
+    now = place.clock.now()
+    if retrain is None:
+        _heal_aliases(place)
+        return Outcome(
+            None, "This run carries no retrain: the registry's aliases now say what the ledger says."
+        )
+    failed = [verdict for verdict in place.ledger.verdicts(retrain.id) if verdict.outcome == "fail"]
+    if failed:
+        sentence = "rejected: " + " ".join(verdict.sentence for verdict in failed)
+        place.ledger.finish_retrain(retrain.id, retrain.token, status="rejected", reason=sentence, at=now)
+        return Outcome(None, sentence)
+    if retrain.model_hash is None or retrain.mlflow_version is None:
+        raise TerminalError(f"Retrain {retrain.id} has no candidate to promote.")
+    champion = place.ledger.champion(place.name)
+    expected = (
+        champion.sequence
+        if champion and champion.retrain_id != retrain.id
+        else (champion.sequence - 1 if champion else 0)
+    )
+    promotion = place.ledger.promote(
+        place.name,
+        retrain_id=retrain.id,
+        token=retrain.token,
+        expected_sequence=expected,
+        model_hash=retrain.model_hash,
+        mlflow_version=retrain.mlflow_version,
+        at=now,
+    )
+    _heal_aliases(place)
+    card = model_card(place, retrain)
+    place.home.registry.log_text(retrain.mlflow_run_id, "model_card.md", card)
+    sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
+    place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
+    return Outcome(promotion, sentence, card)
+
+
+def carried_by(place: PipelineHome, run_id: str) -> Retrain | None:
+    """The retrain in flight if this very run was admitted to carry it; None for any other run."""
+    retrain = place.ledger.in_flight(place.name)
+    return retrain if retrain and (retrain.run_id, retrain.status) == (run_id, "running") else None
+
+
+def _dataset_version(place: PipelineHome, retrain: Retrain | None) -> str:
+    """The training set of this retrain; the latest one for a run that carries none."""
+    version = retrain.dataset_version if retrain else place.home.datasets.latest(place.name)
+    if version is None:
+        raise TerminalError(
+            f"{place.name} has no training set.",
+            remedy=f"materialize {place.name}/training_set first, in one run with its model",
+        )
+    return version
+
+
+def _registered(place: PipelineHome, retrain: Retrain | None, run_id: str) -> str:
+    """Registry version of the candidate of this run."""
+    if retrain and retrain.mlflow_version:
+        return retrain.mlflow_version
+    version = place.home.registry.version_of(place.name, f"{EXPERIMENT}-{run_id}")
+    if version is None:
+        raise TerminalError(
+            f"This run has no candidate of {place.name} to evaluate.",
+            remedy=f"materialize {place.name}/model in the same run",
+        )
+    return version
+
+
+def _candidate(place: PipelineHome, version: str) -> Candidate:
+    """The registered candidate with its holdout."""
+    from mlops_pipelines.training import candidate_of
+
+    model = place.home.registry.load(place.name, version)
+    table = place.home.datasets.read(place.name, model.dataset_version)
+    return candidate_of(model.refit, model.twin, table, place.spec.training)
+
+
+def _incumbent(place: PipelineHome) -> Incumbent | None:
+    """The champion of the ledger, which a candidate has to stand against."""
+    from mlops_pipelines.training import Incumbent
+
+    champion = place.ledger.champion(place.name)
+    if champion is None:
+        return None
+    model = place.home.registry.load(place.name, champion.mlflow_version)
+    return Incumbent(model.refit, model.twin, champion.mlflow_version)
+
+
+def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
+    """The columns that cut the holdout, of its events."""
+    slices = place.spec.gates.slices
+    if slices is None:
+        return None
+    return place.lake.read("events", days=days, columns=["event_id", *slices.by])
+
+
+def _heal_aliases(place: PipelineHome) -> None:
+    """Make the registry's aliases say what the ledger says."""
+    champion = place.ledger.champion(place.name)
+    if champion is None:
+        return
+    place.home.registry.set_alias(place.name, "champion", champion.mlflow_version)
+    if champion.previous is not None:
+        place.home.registry.set_alias(place.name, "previous", champion.previous)
+
+
+def midnight(day: str) -> datetime:
+    """The first moment of a UTC day."""
+    return datetime.combine(date.fromisoformat(day), time(), UTC)

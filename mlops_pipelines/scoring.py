@@ -1,0 +1,320 @@
+"""From accepted rows to scores: tiles, the online store, examples, predictions, for some days.
+
+Each step works on the days it is asked for and on those that late data reopened for it, and closes the
+latter; so whoever runs it next, nothing that arrived is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.features.tiles import tile_table
+from mlops_pipelines.features.views import compile_views, feature_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.lake import Written
+    from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+PREDICTION_COLUMNS = {
+    "prediction_id": "string",
+    "event_id": "string",
+    "decided_at": "timestamp",
+    "model_version": "string",
+    "model_hash": "string",
+    "score": "float",
+    "scored_at": "timestamp",
+}
+PREVIEW_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What became of the tiles. rows_by_view: tiles in the days worked on."""
+
+    written: list[Written]
+    rows_by_view: Mapping[str, int]
+    online_keys: int
+    online_as_of: datetime | None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What became of the examples. missing: share of missing values by feature, the greatest first."""
+
+    written: list[Written]
+    new: int
+    missing: Sequence[Mapping[str, Any]] = field(default=())
+    preview: Sequence[Mapping[str, Any]] = field(default=())
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of the scores. unscored: events of these days that no champion has scored."""
+
+    written: list[Written]
+    scored: int
+    unscored: int
+    by_version: Sequence[Mapping[str, Any]] = field(default=())
+    preview: Sequence[Mapping[str, Any]] = field(default=())
+
+
+def example_columns(loaded: LoadedSpec) -> dict[str, str]:
+    """Columns of the examples: name to type."""
+    features = {f.name: "float" if f.kind == "number" else "string" for f in _features(loaded)}
+    keys = {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp"}
+    return {**keys, **features, "view_versions": "string"}
+
+
+def reopened_days(place: PipelineHome) -> list[str]:
+    """Days whose tiles, examples or scores late data reopened."""
+    ledger = place.ledger
+    return sorted({*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score")})
+
+
+def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
+    """Tiles of every view for `days` (of knowledge time), in the lake and in the online store."""
+    from mlops_pipelines.features.tiles import compute_tiles
+
+    reopened = place.ledger.reopened_days(place.name, "tiles")
+    wanted = sorted({*days, *reopened})
+    versions = source_versions(place)
+    written: dict[str, list[Written]] = {}
+    rows = {}
+    for view in compile_views(place.spec, place.contract):
+        if not view.windowed:
+            continue
+        tiles = compute_tiles(view, place.lake, wanted, versions)
+        written[view.name] = place.lake.replace(
+            tile_table(view), tiles, days=wanted, sort_by=["hour", *view.keys], provenance=versions
+        )
+        rows[view.name] = tiles.num_rows
+    keys, as_of = _write_online(place, wanted[-1] if wanted else None)
+    place.ledger.close_days(place.name, reopened, "tiles")
+    return Tiles(_by_day(wanted, written), rows, keys, as_of)
+
+
+def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
+    """The vector of every event of `days` that has none yet, as of its decision time."""
+    from mlops_pipelines.features.point_in_time import compute_examples
+
+    wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score")})
+    lake = place.lake
+    fresh = _events_without_example(place, wanted)
+    if fresh.num_rows == 0 and not lake.exists("examples"):
+        return Examples([], 0)
+    versions = source_versions(place)
+    made = compute_examples(place.spec, place.contract, lake, fresh, versions) if fresh.num_rows else None
+
+    def add(current: pa.Table | None) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if made is None:
+            return current
+        if current is None:
+            return made
+        known = pc.is_in(made["event_id"], value_set=current["event_id"].combine_chunks())
+        return pa.concat_tables([current, made.filter(pc.invert(known))], promote_options="default")
+
+    written = lake.update(
+        "examples", wanted, add, sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
+    )
+    return Examples(
+        written,
+        fresh.num_rows,
+        missing=_missing(made, [f.name for f in _features(place.loaded)]) if made else (),
+        preview=made.slice(0, PREVIEW_ROWS).to_pylist() if made else (),
+    )
+
+
+EXAMPLE_ORDER = ("decision_time", "event_id")
+PREDICTION_ORDER = ("decided_at", "event_id")
+
+
+def score(place: PipelineHome, days: Sequence[str]) -> Scored:
+    """Score what no champion has scored yet, each event by the champion before its decision time."""
+    import pyarrow as pa
+
+    reopened = place.ledger.reopened_days(place.name, "score")
+    wanted = sorted({*days, *reopened})
+    lake = place.lake
+    unscored = _examples_without_score(place, wanted)
+    promotions = place.ledger.promotions(place.name)
+    chosen = champions_before(promotions, unscored["decision_time"].to_pylist() if unscored.num_rows else [])
+    by_promotion: dict[int, list[int]] = {}
+    for row, champion in enumerate(chosen):
+        if champion is not None:
+            by_promotion.setdefault(champion, []).append(row)
+    now = place.clock.now()
+    parts = [
+        _score_with(place, promotions[champion], unscored.take(rows), now)
+        for champion, rows in sorted(by_promotion.items())
+    ]
+    made = pa.concat_tables(parts) if parts else None
+    written: list[Written] = []
+    if made is not None or lake.exists("predictions"):
+
+        def add(current: pa.Table | None) -> pa.Table:
+            import pyarrow.compute as pc
+
+            if made is None:
+                return current
+            if current is None:
+                return made
+            known = pc.is_in(made["event_id"], value_set=current["event_id"].combine_chunks())
+            return pa.concat_tables([current, made.filter(pc.invert(known))])
+
+        written = lake.update(
+            "predictions", wanted, add, sort_by=PREDICTION_ORDER, unhashed=("scored_at", "model_version")
+        )
+    scored_days = {one.day for one in written if one.changed}
+    place.ledger.reopen_days(place.name, scored_days, "drift", now)
+    place.ledger.reopen_days(place.name, scored_days, "monitor", now)
+    place.ledger.close_days(place.name, reopened, "score")
+    scored = made.num_rows if made is not None else 0
+    return Scored(
+        written,
+        scored,
+        unscored.num_rows - scored,
+        by_version=[
+            {"model_version": promotions[champion].mlflow_version, "rows": len(rows)}
+            for champion, rows in sorted(by_promotion.items())
+        ],
+        preview=made.slice(0, PREVIEW_ROWS).to_pylist() if made is not None else (),
+    )
+
+
+def champions_before(promotions: Sequence[Promotion], moments: Sequence[datetime]) -> list[int | None]:
+    """Position in `promotions` of the champion that served strictly before each moment; None if none did.
+
+    promotions: in order of their time. Pure.
+    """
+    starts = [promotion.at for promotion in promotions]
+    found = (bisect_left(starts, moment) for moment in moments)
+    return [position - 1 if position else None for position in found]
+
+
+def prediction_id(event_id: str, model_hash: str) -> str:
+    """Durable name of one score: 16 hex digits of the event's id and the model's hash."""
+    return hashlib.sha256(f"{event_id}\n{model_hash}".encode()).hexdigest()[:16]
+
+
+def source_versions(place: PipelineHome) -> dict[str, int | None]:
+    """Newest version of every table that features are made of; None where there is no such table."""
+    views = compile_views(place.spec, place.contract)
+    tables = ["events", "labels", *place.spec.references, *(tile_table(v) for v in views if v.windowed)]
+    return {table: place.lake.version(table) for table in tables}
+
+
+def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
+    """Source columns (asset, column) of each feature that comes from a view."""
+    sources: dict[str, list[tuple[str, str]]] = {}
+    for view in compile_views(loaded.spec, loaded.contract):
+        for feature in (*view.windowed, *view.last):
+            sources[feature.name] = [(view.source, feature.column)]
+    return sources
+
+
+def _features(loaded: LoadedSpec) -> Sequence[Any]:
+    return feature_columns(loaded.spec, loaded.contract)
+
+
+def _events_without_example(place: PipelineHome, days: Sequence[str]) -> pa.Table:
+    import pyarrow.compute as pc
+
+    lake = place.lake
+    events = lake.read("events", days=days)
+    if not lake.exists("examples"):
+        return events
+    known = lake.read("examples", columns=["event_id"], days=days)["event_id"].combine_chunks()
+    return events.filter(pc.invert(pc.is_in(events["event_id"], value_set=known)))
+
+
+def _examples_without_score(place: PipelineHome, days: Sequence[str]) -> pa.Table:
+    import pyarrow.compute as pc
+
+    lake = place.lake
+    examples = lake.read("examples", days=days)
+    if not lake.exists("predictions"):
+        return examples
+    known = lake.read("predictions", columns=["event_id"], days=days)["event_id"].combine_chunks()
+    return examples.filter(pc.invert(pc.is_in(examples["event_id"], value_set=known)))
+
+
+def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, now: datetime) -> pa.Table:
+    import pyarrow as pa
+
+    model = place.home.registry.load(place.name, champion.mlflow_version).refit
+    rows = examples.num_rows
+    moments = pa.timestamp("us", tz="UTC")
+    ids = [prediction_id(event, champion.model_hash) for event in examples["event_id"].to_pylist()]
+    return pa.table(
+        {
+            "day": examples["day"],
+            "prediction_id": pa.array(ids, pa.string()),
+            "event_id": examples["event_id"],
+            "decided_at": examples["decision_time"],
+            "model_version": pa.array([champion.mlflow_version] * rows, pa.string()),
+            "model_hash": pa.array([champion.model_hash] * rows, pa.string()),
+            "score": pa.array(model.predict(examples), pa.float64()),
+            "scored_at": pa.array([now] * rows, moments),
+        }
+    )
+
+
+def _write_online(place: PipelineHome, last_day: str | None) -> tuple[int, datetime | None]:
+    """Bring the online store to the end of the last day worked on, or to the clock if that is earlier."""
+    from mlops_pipelines.features.online import online_rows
+    from mlops_pipelines.retraining import midnight
+
+    if last_day is None:
+        return 0, None
+    now = place.clock.now()
+    end = min(midnight(last_day) + timedelta(days=1), now)
+    as_of = end.replace(minute=0, second=0, microsecond=0)
+    views = [v for v in compile_views(place.spec, place.contract) if v.windowed]
+    place.store.apply(views)
+    keys = 0
+    versions = source_versions(place)
+    for view in views:
+        rows = online_rows(view, place.lake, as_of, place.store.written_as_of(view), versions)
+        keys += place.store.write_online(view, rows, as_of)
+    return keys, as_of
+
+
+def _by_day(days: Sequence[str], written: Mapping[str, list[Written]]) -> list[Written]:
+    """One entry a day over all views: the hash over theirs, changed if one did."""
+    from mlops_pipelines.lake import Written
+
+    merged = []
+    for day in days:
+        ones = {view: one for view, all_ in written.items() for one in all_ if one.day == day}
+        content = json.dumps({view: one.content_hash for view, one in sorted(ones.items())})
+        merged.append(
+            Written(
+                day,
+                hashlib.sha256(content.encode()).hexdigest(),
+                sum(one.rows for one in ones.values()),
+                any(one.changed for one in ones.values()),
+                max((one.version for one in ones.values()), default=-1),
+            )
+        )
+    return merged
+
+
+def _missing(table: pa.Table, features: Sequence[str]) -> list[dict[str, Any]]:
+    shares = [(table[name].null_count / table.num_rows, name) for name in features]
+    shares.sort(reverse=True)
+    return [{"feature": name, "missing": f"{share:.1%}"} for share, name in shares if share][:15]

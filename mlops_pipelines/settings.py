@@ -1,0 +1,36 @@
+"""The only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings from the environment (prefix `MLOPS_`) or a `.env` file in the working directory.
+
+    The environment wins over the file, the file over the defaults.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MLOPS_", env_file=".env", extra="ignore")
+
+    home: Path = Field(Path("data"), description="Folder of everything made at run time.")
+    code_commit: str | None = Field(
+        None, description="Commit of the running code, given by a build that carries no git."
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
+def use_home(path: Path) -> None:
+    """Make `path` the home of this process and of those it starts."""
+    os.environ["MLOPS_HOME"] = str(path.expanduser().absolute())
+    settings.cache_clear()

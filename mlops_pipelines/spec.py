@@ -1,0 +1,518 @@
+"""What a user writes about one pipeline: typed, described, defaulted.
+
+The models hold the shape and check each field by itself. `mlops_pipelines.spec_loading` reads them
+from YAML and checks the fields against each other and the contract, naming file and line.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from mlops_pipelines.spec_wording import in_plain_words
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler, ModelWrapValidatorHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+TILE = timedelta(hours=1)
+"""Length of a feature tile; windows are whole tiles, or they could not be summed from them."""
+
+_DURATION_PATTERN = r"^([0-9]{1,12}) *(s|m|h|d|w)$"
+_DURATION_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# A century: beyond it, dates minus a duration leave the calendar.
+_LONGEST = timedelta(days=36525)
+_SIZE_PATTERN = r"^([0-9]{1,15}) *(B|KB|MB|GB)$"
+_SIZE_UNIT = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_PERSISTS_PATTERN = r"^([0-9]{1,4}) of ([0-9]{1,4})$"
+_DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+
+
+def _matched(pattern: str, value: Any) -> re.Match[str] | None:
+    # fullmatch, because Python's $ also matches before a trailing newline.
+    return re.fullmatch(pattern, value) if isinstance(value, str) else None
+
+
+def parse_duration(value: Any) -> timedelta:
+    """Duration written as a whole number and a unit: `90s`, `15m`, `36h`, `3d`, `2w`; at most 36525d.
+
+    Raises ValueError, naming the allowed units, for anything else.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif written := _matched(_DURATION_PATTERN, value):
+        seconds = int(written[1]) * _DURATION_UNIT[written[2]]
+    else:
+        raise ValueError(
+            f"{value!r} is not a duration; write a whole number and one of s, m, h, d, w, such as 36h"
+        )
+    if not 0 <= seconds <= _LONGEST.total_seconds():
+        raise ValueError(f"{value!r} is not a duration between 0s and {_LONGEST.days}d")
+    if seconds != int(seconds):
+        raise ValueError(f"{value!r} is not a duration of whole seconds")
+    return timedelta(seconds=int(seconds))
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest spelling in d, h, m or s that `parse_duration` reads back: 36 hours are `36h`."""
+    seconds = int(value.total_seconds())
+    for unit in ("d", "h", "m"):
+        size = _DURATION_UNIT[unit]
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def parse_size(value: Any) -> int:
+    """Bytes, written as a whole number and a unit: `500KB`, `64MB`, `2GB` (powers of ten).
+
+    A bare whole number is bytes. Raises ValueError, naming the allowed units, for anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    written = _matched(_SIZE_PATTERN, value)
+    if written is None:
+        raise ValueError(
+            f"{value!r} is not a size; write a whole number and one of B, KB, MB, GB, such as 64MB"
+        )
+    return int(written[1]) * _SIZE_UNIT[written[2]]
+
+
+def format_size(value: int) -> str:
+    """The shortest spelling `parse_size` reads back: 64000000 bytes are `64MB`."""
+    for unit in ("GB", "MB", "KB"):
+        if value and value % _SIZE_UNIT[unit] == 0:
+            return f"{value // _SIZE_UNIT[unit]}{unit}"
+    return f"{value}B"
+
+
+def parse_persists(value: Any) -> tuple[int, int]:
+    """`2 of 3` as (2, 3): the condition holds in m of the last n partitions, 1 <= m <= n.
+
+    Raises ValueError for anything else.
+    """
+    pair = value
+    if written := _matched(_PERSISTS_PATTERN, value):
+        pair = int(written[1]), int(written[2])
+    if not (isinstance(pair, tuple) and len(pair) == 2 and 1 <= pair[0] <= pair[1]):
+        raise ValueError(f"{value!r} is not of the form 'm of n' with 1 <= m <= n, such as '2 of 3'")
+    return pair
+
+
+def parse_day(value: Any) -> date:
+    """Day written as YYYY-MM-DD. Raises ValueError for anything else, other ISO spellings included."""
+    if _matched(_DAY_PATTERN, value):
+        return date.fromisoformat(value)
+    if type(value) is date:  # a datetime is a date too, and would lose its time
+        return value
+    raise ValueError(f"{value!r} is not a day; write YYYY-MM-DD, such as 2013-01-31")
+
+
+def _longer_than_nothing(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be longer than 0s")
+    return value
+
+
+def _one_as_list(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"{value!r} is neither a column nor a list of columns")
+    return (value,) if isinstance(value, str) else value
+
+
+def _written(kind: str, pattern: str, example: str) -> WithJsonSchema:
+    # The kind names the type in the reference of the fields (docs/pipeline.md).
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example], "$comment": kind})
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration),
+    _written("duration", _DURATION_PATTERN, "36h"),
+]
+PositiveDuration = Annotated[Duration, AfterValidator(_longer_than_nothing)]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    Field(ge=1),
+    PlainSerializer(format_size),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": _SIZE_PATTERN, "examples": ["64MB"], "$comment": "size"}
+    ),
+]
+Persistence = Annotated[
+    tuple[int, int],
+    BeforeValidator(parse_persists),
+    PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}"),
+    _written("m of n", _PERSISTS_PATTERN, "2 of 3"),
+]
+Day = Annotated[
+    date,
+    BeforeValidator(parse_day),
+    PlainSerializer(date.isoformat),
+    _written("day", _DAY_PATTERN, "2013-01-31"),
+]
+
+# YAML says what is a number and what is true or false; a text that looks like one is a mistake.
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+Flag = Annotated[bool, Strict()]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _text(kind: str, pattern: str) -> tuple[Any, ...]:
+    return StringConstraints(pattern=pattern), Field(json_schema_extra={"$comment": kind})
+
+
+Name = Annotated[str, *_text("name", r"^[a-z][a-z0-9_]{0,62}$")]
+Column = Annotated[str, *_text("column", r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Folder = Annotated[str, *_text("folder", r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")]
+FileName = Annotated[str, *_text("file", r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$")]
+Owner = Annotated[str, *_text("owner", r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
+Dotted = Annotated[str, *_text("module:Class", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Expression = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    Field(json_schema_extra={"$comment": "SQL expression"}),
+]
+
+Aggregate = Literal["mean", "sum", "count", "min", "max", "last"]
+Metric = Literal[
+    "log_loss", "log_loss_skill", "brier", "brier_skill", "roc_auc", "average_precision",
+    "expected_calibration_error",
+]  # fmt: skip
+
+
+class Model(BaseModel):
+    """Frozen, and closed: a field that is not declared is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # Pydantic writes the default of a duration as ISO 8601 (P28D), which is not how it is read here.
+        schema = handler(core_schema)
+        written = cls.model_construct().model_dump(mode="json")
+        for name, part in handler.resolve_ref_schema(schema).get("properties", {}).items():
+            if "default" in part:
+                part["default"] = written[name]
+        return schema
+
+
+class Partitions(Model):
+    every: Literal["day"] = Field(default="day", description="Length of a partition of event time, UTC.")
+    start: Day = Field(description="First partition.")
+    end: Day | None = Field(default=None, description="Day after the last partition; open-ended if absent.")
+
+
+class Events(Model):
+    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    id: Column = Field(default="event_id", description="Column that names an event, unique for ever.")
+    time: Column = Field(description="Column of the event time.")
+    decide_at: Column | None = Field(
+        default=None, description="Column of the decision time; by default the event time."
+    )
+    arrived: Column | None = Field(
+        default=None,
+        description="Column of the time the landing system took the row in; by default the file's "
+        "modification time.",
+    )
+
+
+class Labels(Model):
+    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    id: Column | None = Field(default=None, description="Column of the event's id; by default as in events.")
+    value: Column = Field(description="Column of the outcome, true or false (or 1 and 0).")
+    time: Column = Field(description="Column of the time the outcome came about.")
+    arrived: Column | None = Field(
+        default=None, description="Column of the arrival; by default the file's modification time."
+    )
+    publish_lag: Duration = Field(
+        default=timedelta(0),
+        description="How long after its own time an outcome can be used at the earliest.",
+    )
+    matures_after: PositiveDuration = Field(
+        description="How long after the event time a label counts as overdue."
+    )
+
+
+class Reference(Model):
+    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    keys: tuple[Column, ...] = Field(min_length=1, description="Columns that name what a row is about.")
+    time: Column | None = Field(
+        default=None, description="Column of the row's own time; a reference without one is static."
+    )
+    arrived: Column | None = Field(
+        default=None, description="Column of the arrival; by default the file's modification time."
+    )
+    publish_lag: Duration = Field(
+        default=timedelta(0), description="How long after its own time a row can be used at the earliest."
+    )
+
+
+class View(Model):
+    name: Name = Field(description="Name of the view; the names of its features begin with it.")
+    key: Annotated[
+        tuple[Column, ...], BeforeValidator(_one_as_list, json_schema_input_type=Column | list[Column])
+    ] = Field(
+        min_length=1,
+        description="Event columns the view is looked up by, one or a list; matched with the keys of a "
+        "reference in their order.",
+    )
+    of: str = Field(description="`events`, `labels` or the name of a reference.")
+    aggregate: dict[Column, tuple[Aggregate, ...]] = Field(
+        default_factory=dict,
+        description="Aggregates by column, over each window: features `VIEW_COLUMN_AGGREGATE_WINDOW`. "
+        "`last` is the last value known at the decision: one feature, `VIEW_COLUMN_last`.",
+    )
+    windows: tuple[PositiveDuration, ...] = Field(
+        default=(),
+        description="Whole hours; a window ends at the last full hour before the decision and counts what "
+        "became known within it.",
+    )
+    last: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns whose last value known at the decision is taken: features `VIEW_COLUMN_last`.",
+    )
+    within: PositiveDuration | None = Field(
+        default=None,
+        description="How old a last value may be, by its own time; by default as old as the longest "
+        "window. Not for static references.",
+    )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Key columns of the event."""
+        return self.key
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the view's features: windows first, then last values, as declared."""
+        windows = [
+            f"{self.name}_{column}_{aggregate}_{format_duration(window)}"
+            for column, aggregates in self.aggregate.items()
+            for aggregate in aggregates
+            if aggregate != "last"
+            for window in self.windows
+        ]
+        return (*windows, *(f"{self.name}_{column}_last" for column in (*self.lasting, *self.last)))
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Columns with `last` among their aggregates."""
+        return tuple(column for column, aggregates in self.aggregate.items() if "last" in aggregates)
+
+
+class Features(Model):
+    from_event: dict[Name, Expression] = Field(
+        default_factory=dict,
+        description="Features by name: SQL scalar expressions over the event's columns.",
+    )
+    views: tuple[View, ...] = Field(
+        default=(), description="Features looked up by key as of the decision time."
+    )
+
+
+class Training(Model):
+    window: PositiveDuration = Field(
+        default=timedelta(days=365), description="How far back training rows reach."
+    )
+    holdout: PositiveDuration = Field(
+        default=timedelta(days=28),
+        description="Latest days kept for evaluation; at most a quarter of the days there are.",
+    )
+    refit: Flag = Field(default=True, description="Whether the promoted model is refitted on all rows.")
+    min_rows: Whole = Field(
+        default=1000, ge=100, description="Matured rows needed before a model is trained."
+    )
+    seed: Whole = Field(default=17, ge=0, le=2**31 - 1, description="Seed of everything random in training.")
+    threads: Whole = Field(
+        default=2, ge=1, description="Threads LightGBM trains with; part of the model's identity."
+    )
+    params: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="LightGBM parameters; n_estimators is the number of trees."
+    )
+
+
+class SkillGate(Model):
+    metric: Literal["log_loss_skill", "brier_skill"] = Field(
+        default="log_loss_skill", description="Skill score."
+    )
+    at_least: Number = Field(default=0.0, lt=1, description="Lowest skill against the base rate that passes.")
+
+
+class ChampionGate(Model):
+    metric: Literal["log_loss", "brier"] = Field(default="log_loss", description="Loss compared row by row.")
+    not_worse_by: Number = Field(
+        default=0.003, ge=0, description="Margin by which the candidate may be worse."
+    )
+    confidence: Number = Field(
+        default=0.90, gt=0.5, lt=1, description="One-sided confidence of the comparison."
+    )
+    min_days: Whole = Field(
+        default=7,
+        ge=1,
+        description="Days the incumbent itself must have left unseen; else its unrefitted twin.",
+    )
+
+
+class CalibrationGate(Model):
+    metric: Literal["expected_calibration_error"] = Field(
+        default="expected_calibration_error", description="Metric."
+    )
+    at_most: Number = Field(default=0.05, gt=0, le=1, description="Highest error that passes.")
+
+
+class SlicesGate(Model):
+    by: tuple[Column, ...] = Field(min_length=1, description="Event columns that cut the holdout.")
+    metric: Literal["roc_auc", "average_precision", "log_loss_skill"] = Field(
+        default="roc_auc", description="Metric of each slice."
+    )
+    min_rows: Whole = Field(default=500, ge=2, description="Slices with fewer rows are listed as too small.")
+    at_least: Number = Field(default=0.5, lt=1, description="Lowest value that passes, for every slice.")
+
+
+class LatencyGate(Model):
+    p99_ms: Number = Field(
+        default=5.0, gt=0, description="Highest 99th percentile of scoring one row, milliseconds."
+    )
+
+
+class Gates(Model):
+    skill: SkillGate | None = Field(default=None, description="Better than the base rate.")
+    champion: ChampionGate | None = Field(default=None, description="Not worse than the incumbent.")
+    calibration: CalibrationGate | None = Field(default=None, description="Scores that mean what they say.")
+    slices: SlicesGate | None = Field(default=None, description="No group left behind.")
+    latency: LatencyGate | None = Field(default=None, description="Fast enough to serve.")
+
+
+class BacklogTrigger(Model):
+    rows: Whole = Field(default=1, ge=1, description="Rows waiting that start an ingest run.")
+    bytes: Size = Field(default=64 * 10**6, description="Bytes waiting that start an ingest run.")
+    age: Duration = Field(
+        default=timedelta(minutes=15), description="Age of the oldest file that starts one."
+    )
+
+
+class DriftTrigger(Model):
+    method: Literal["psi"] = Field(
+        default="psi", description="Population stability index on the champion's bins."
+    )
+    watch: Number = Field(default=0.10, gt=0, description="From here a partition is marked.")
+    alarm: Number = Field(default=0.25, gt=0, description="From here a partition counts as drifted.")
+    persists: Persistence = Field(default=(2, 3), description="m of the last n partitions must have drifted.")
+
+
+class LabelsTrigger(Model):
+    at_least: Whole = Field(
+        ge=1, description="Matured labels since the last training set that ask for a retrain."
+    )
+
+
+class PerformanceTrigger(Model):
+    metric: Literal["log_loss_skill", "brier_skill"] = Field(
+        default="log_loss_skill", description="Skill score."
+    )
+    drop: Number = Field(
+        gt=0, le=1, description="Drop against the champion's holdout that asks for a retrain."
+    )
+    over: PositiveDuration = Field(
+        default=timedelta(days=14), description="Matured days the figure is taken over."
+    )
+
+
+class Triggers(Model):
+    backlog: BacklogTrigger = Field(default_factory=BacklogTrigger, description="When events are taken in.")
+    drift: DriftTrigger | None = Field(
+        default=None, description="When inputs no longer look like the training set."
+    )
+    labels: LabelsTrigger | None = Field(default=None, description="When enough new outcomes are known.")
+    performance: PerformanceTrigger | None = Field(default=None, description="When quality falls.")
+
+
+class Budget(Model):
+    retrains: Whole = Field(default=6, ge=1, description="Retrains that may start within the period.")
+    per: PositiveDuration = Field(default=timedelta(days=30), description="The period.")
+
+
+class Breaker(Model):
+    after: Whole = Field(
+        default=3, ge=1, description="Failed, rejected or rolled-back candidates in a row that open it."
+    )
+    backoff: PositiveDuration = Field(
+        default=timedelta(days=1), description="How long it stays open at first; doubles."
+    )
+
+
+class Policy(Model):
+    mode: Literal["act", "observe"] = Field(
+        default="act", description="`observe` records decisions, starts nothing."
+    )
+    cooldown: Duration = Field(default=timedelta(days=3), description="Pause after a retrain has finished.")
+    budget: Budget = Field(default_factory=Budget, description="Token bucket of retrains.")
+    breaker: Breaker = Field(default_factory=Breaker, description="Stops retraining that keeps failing.")
+
+
+class Promotion(Model):
+    approval: Literal["automatic"] = Field(
+        default="automatic", description="Who lets a passed candidate serve."
+    )
+
+
+class Replay(Model):
+    source: Dotted = Field(
+        description="Class that writes to the landing zone what producers would have written."
+    )
+
+
+class PipelineSpec(Model):
+    """One model kept fresh: the attributes of a `LearningLoop`."""
+
+    name: Name = Field(description="Name of the pipeline; prefix of its assets, jobs and sensors.")
+    description: str = Field(default="", description="The question the model answers.")
+    owners: tuple[Owner, ...] = Field(default=(), description="`team:NAME` or e-mail addresses.")
+    partitions: Partitions = Field(description="How event time is cut.")
+    events: Events = Field(description="What is scored.")
+    labels: Labels = Field(description="What came of it.")
+    references: dict[Name, Reference] = Field(
+        default_factory=dict, description="What else is known: weather, prices, registers."
+    )
+    contract: FileName = Field(default="contract.yaml", description="File of the contract, beside this one.")
+    features: Features = Field(description="What the model sees.")
+    training: Training = Field(default_factory=Training, description="How it learns.")
+    gates: Gates = Field(default_factory=Gates, description="What a candidate must prove.")
+    triggers: Triggers = Field(default_factory=Triggers, description="What asks for runs.")
+    policy: Policy = Field(default_factory=Policy, description="What holds retrains back.")
+    promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
+    replay: Replay | None = Field(default=None, description="Source of a replay of history.")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # Whoever validates (Dagster does, before the cross-checks run) gets the same sentences.
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                cls.__name__, in_plain_words(error, cls, value)
+            ) from None

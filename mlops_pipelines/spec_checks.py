@@ -1,0 +1,458 @@
+"""What the fields of a pipeline's YAML must satisfy together, and beside its contract.
+
+Each check yields findings: a path below `attributes`, and a sentence. None of them stops at its first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from mlops_pipelines import lightgbm_params
+from mlops_pipelines.spec import TILE, format_duration
+from mlops_pipelines.spec_wording import alternatives
+from mlops_pipelines.sql_expressions import judge_expressions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from mlops_pipelines.ingest.contract import ColumnRule, Contract
+    from mlops_pipelines.spec import PipelineSpec, Reference, View
+    from mlops_pipelines.yaml_source import Place
+
+DAY = timedelta(days=1)
+
+# Assets and tables of every pipeline: a reference, whose table bears its name, may not take one of them.
+RESERVED_NAMES = frozenset({
+    "champion", "drift_report", "evaluation_report", "events", "examples", "feature_tiles", "labels",
+    "labels_unmatched", "model", "performance_report", "predictions", "quarantine", "training_set",
+})  # fmt: skip
+# Columns of the examples that are no features.
+_EXAMPLE_COLUMNS = ("day", "event_id", "event_time", "decision_time", "view_versions", "made_of",
+                    "label", "label_time")  # fmt: skip
+
+_ID_TYPES = ("string", "int")
+_KEY_TYPES = ("string", "int")
+_AGGREGATED_TYPES = ("int", "float", "bool")
+_FEATURE_TYPES = ("string", "int", "float", "bool")
+_SLICE_TYPES = ("string", "int", "bool")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A path below `attributes`, and what is wrong there; `at_key`: with the key, not its value."""
+
+    place: Place
+    text: str
+    at_key: bool = False
+
+
+Findings = Iterator[Finding]
+
+
+def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
+    """Everything that is wrong between the fields of a spec, and between it and its contract."""
+    yield from _check_partitions(spec)
+    yield from _check_landing(spec)
+    yield from _check_events(spec, contract)
+    yield from _check_labels(spec, contract)
+    yield from _check_references(spec, contract)
+    yield from _check_replay(spec)
+    yield from _check_expressions(spec, contract)
+    yield from _check_views(spec, contract)
+    yield from _check_feature_names(spec)
+    yield from _check_training(spec)
+    yield from _check_gates(spec, contract)
+    yield from _check_triggers(spec)
+
+
+def expression_columns(spec: PipelineSpec, contract: Contract) -> dict[str, str]:
+    """Columns an expression under `from_event` may name, with their contract types.
+
+    The arrival is left out: it is no property of the event, and at the decision it may still lie ahead.
+    """
+    left_out = {spec.events.id, spec.events.arrived}
+    own = {name: rule.type for name, rule in contract.events.columns.items() if name not in left_out}
+    return {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp", **own}
+
+
+# Streams
+
+
+def _check_partitions(spec: PipelineSpec) -> Findings:
+    end = spec.partitions.end
+    if end is not None and end <= spec.partitions.start:
+        yield Finding(
+            ("partitions", "end"),
+            f"{end} is not after the start, {spec.partitions.start}; it is the day after the last partition",
+        )
+
+
+def _landing_folders(spec: PipelineSpec) -> dict[tuple[str, ...], str]:
+    """Landing folder by path of the field, without the field's own name."""
+    return {
+        ("events",): spec.events.landing,
+        ("labels",): spec.labels.landing,
+        **{("references", name): reference.landing for name, reference in spec.references.items()},
+    }
+
+
+def _check_landing(spec: PipelineSpec) -> Findings:
+    for (other, its), (place, folder) in combinations(_landing_folders(spec).items(), 2):
+        if f"{folder}/".startswith(f"{its}/") or f"{its}/".startswith(f"{folder}/"):
+            yield Finding(
+                (*place, "landing"),
+                f"{folder} and {its} of {'.'.join(other)} overlap; each stream has a folder of its own",
+            )
+
+
+def _check_events(spec: PipelineSpec, contract: Contract) -> Findings:
+    events, rules = spec.events, contract.events.columns
+    yield from _role(("events", "id"), events.id, rules, _ID_TYPES)
+    yield from _role(("events", "time"), events.time, rules, ("timestamp",))
+    yield from _role(("events", "decide_at"), events.decide_at, rules, ("timestamp",))
+    yield from _role(("events", "arrived"), events.arrived, rules, ("timestamp",))
+    taken = {
+        "event_id": events.id,
+        "event_time": events.time,
+        "decision_time": events.decide_at,
+        "arrived_at": events.arrived,
+    }
+    yield from _taken_names(("events",), taken, rules)
+
+
+def _check_labels(spec: PipelineSpec, contract: Contract) -> Findings:
+    labels, rules = spec.labels, contract.labels.columns
+    event_id = labels.id or spec.events.id
+    yield from _role(("labels", "id"), event_id, rules, _ID_TYPES)
+    yield from _role(("labels", "value"), labels.value, rules, None)
+    yield from _role(("labels", "time"), labels.time, rules, ("timestamp",))
+    yield from _role(("labels", "arrived"), labels.arrived, rules, ("timestamp",))
+    yield from _check_outcome(labels.value, rules)
+    if event_id in rules and spec.events.id in contract.events.columns:
+        yield from _same_type(
+            ("labels", "id"), rules[event_id], contract.events.columns[spec.events.id], "the event's id"
+        )
+    taken = {
+        "event_id": event_id,
+        "label": labels.value,
+        "label_time": labels.time,
+        "arrived_at": labels.arrived,
+    }
+    yield from _taken_names(("labels",), taken, rules)
+
+
+def _check_outcome(column: str, rules: Mapping[str, ColumnRule]) -> Findings:
+    rule = rules.get(column)
+    if rule is None or rule.type == "bool":
+        return
+    place = ("labels", "value")
+    if rule.type != "int":
+        yield Finding(
+            place,
+            f"{column} is a {rule.type}; labels that are numbers or categories are not available yet "
+            "(allowed: bool, or int with one_of: [0, 1])",
+        )
+    elif not ((rule.one_of and set(rule.one_of) <= {0, 1}) or (rule.min == 0 and rule.max == 1)):
+        yield Finding(
+            place,
+            f"{column} is an int that the contract does not hold to 0 and 1; labels of other values are "
+            "not available yet (allowed: bool, or int with one_of: [0, 1])",
+        )
+
+
+def _check_references(spec: PipelineSpec, contract: Contract) -> Findings:
+    for name, reference in spec.references.items():
+        place = ("references", name)
+        if name in RESERVED_NAMES or name.startswith("landing_"):
+            yield Finding(
+                place,
+                f"{name} is the name of something every pipeline has; rename the reference "
+                f"(taken: {', '.join(sorted(RESERVED_NAMES))}, landing_…)",
+                at_key=True,
+            )
+        elif name not in contract.references:
+            yield Finding(
+                place,
+                f"the contract has no columns for {name}{alternatives(name, sorted(contract.references))}",
+                at_key=True,
+            )
+        else:
+            yield from _check_reference(place, reference, contract.references[name].columns)
+    for name in sorted(set(contract.references) - set(spec.references)):
+        yield Finding(
+            ("references",),
+            f"the contract has columns for {name}, which is not declared here"
+            f"{alternatives(name, sorted(spec.references))}",
+            at_key=True,
+        )
+
+
+def _check_reference(
+    place: tuple[str, ...], reference: Reference, rules: Mapping[str, ColumnRule]
+) -> Findings:
+    for index, key in enumerate(reference.keys):
+        yield from _role((*place, "keys", index), key, rules, _KEY_TYPES)
+    yield from _role((*place, "time"), reference.time, rules, ("timestamp",))
+    yield from _role((*place, "arrived"), reference.arrived, rules, ("timestamp",))
+    yield from _repeated((*place, "keys"), reference.keys)
+    if reference.time is None and reference.publish_lag:
+        yield Finding(
+            (*place, "publish_lag"), "a reference without a time is always known; a lag has nothing to add to"
+        )
+    yield from _taken_names(place, {"ref_time": reference.time, "arrived_at": reference.arrived}, rules)
+
+
+def _check_replay(spec: PipelineSpec) -> Findings:
+    if spec.replay is None:
+        return
+    module = spec.replay.source.partition(":")[0]
+    if not _module_exists(module):
+        yield Finding(("replay", "source"), f"there is no module {module}")
+    for place, folder in _landing_folders(spec).items():
+        if folder != f"landing/{place[-1]}":
+            yield Finding(
+                (*place, "landing"),
+                f"a replay source writes this stream to landing/{place[-1]} (allowed: landing/{place[-1]})",
+            )
+    timed = {("events",): spec.events.arrived, ("labels",): spec.labels.arrived} | {
+        ("references", name): reference.arrived
+        for name, reference in spec.references.items()
+        if reference.time is not None
+    }
+    for stream, arrived in timed.items():
+        if arrived is None:
+            yield Finding(
+                (*stream, "arrived"),
+                "is missing: a replayed file is not written when its rows arrived, so the rows must say",
+            )
+
+
+def _module_exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that would hold it
+        return False
+
+
+# Features
+
+
+def _check_expressions(spec: PipelineSpec, contract: Contract) -> Findings:
+    if not spec.features.from_event and not spec.features.views:
+        yield Finding(("features",), "there are none; a model needs at least one", at_key=True)
+    judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
+    for name, verdict in judged.items():
+        for problem in verdict.problems:
+            yield Finding(("features", "from_event", name), problem)
+
+
+def _check_views(spec: PipelineSpec, contract: Contract) -> Findings:
+    first: dict[str, int] = {}
+    for index, view in enumerate(spec.features.views):
+        place: Place = ("features", "views", index)
+        if first.setdefault(view.name, index) != index:
+            yield Finding((*place, "name"), f"{view.name} is the name of view {first[view.name]} too")
+        yield from _check_keys(place, view, spec, contract)
+        yield from _check_shape(place, view, spec)
+        yield from _check_view_columns(place, view, spec, contract)
+
+
+def _check_keys(place: Place, view: View, spec: PipelineSpec, contract: Contract) -> Findings:
+    rules = contract.events.columns
+    for index, key in enumerate(view.keys):
+        # A single key may be written without a list.
+        yield from _role((*place, "key", index), key, rules, _KEY_TYPES, nullable=True)
+        if key == spec.events.id:
+            yield Finding((*place, "key", index), f"{key} names a single event; take a key that events share")
+    yield from _repeated((*place, "key"), view.keys)
+    reference = spec.references.get(view.of)
+    if reference is None or view.of not in contract.references:
+        return
+    if len(reference.keys) != len(view.keys):
+        yield Finding(
+            (*place, "key"),
+            f"{view.of} is looked up by {len(reference.keys)} columns, not {len(view.keys)} "
+            f"(allowed: one event column for each of {', '.join(reference.keys)})",
+        )
+        return
+    theirs = contract.references[view.of].columns
+    for index, (key, their) in enumerate(zip(view.keys, reference.keys, strict=True)):
+        if key in rules and their in theirs:
+            yield from _same_type((*place, "key", index), rules[key], theirs[their], f"{view.of}.{their}")
+
+
+def _check_shape(place: Place, view: View, spec: PipelineSpec) -> Findings:
+    static = view.of in spec.references and spec.references[view.of].time is None
+    if not view.aggregate and not view.last:
+        yield Finding(place, f"view {view.name} has neither aggregate nor last, so it gives no feature")
+    if static and view.aggregate:
+        yield Finding(
+            (*place, "aggregate"), f"{view.of} has no time to take windows over (allowed: last)", at_key=True
+        )
+    elif view.aggregate and not view.windows:
+        yield Finding((*place, "windows"), "is missing: aggregates are taken over windows, such as [6h, 7d]")
+    if view.windows and not view.aggregate:
+        yield Finding((*place, "windows"), "there is no aggregate to take over them", at_key=True)
+    for index, window in enumerate(view.windows):
+        if window % TILE:
+            yield Finding(
+                (*place, "windows", index),
+                f"{format_duration(window)} is not a whole number of tiles of {format_duration(TILE)} "
+                "(allowed: whole hours, such as 6h or 7d)",
+            )
+    yield from _repeated((*place, "windows"), [format_duration(window) for window in view.windows])
+    yield from _check_within(place, view, static)
+
+
+def _check_within(place: Place, view: View, static: bool) -> Findings:
+    if view.within is None:
+        if view.last and not static and not view.lasting:
+            yield Finding(
+                (*place, "within"), "is missing: say how old a last value may be, such as within: 3h"
+            )
+    elif static:
+        yield Finding((*place, "within"), f"{view.of} has no time to measure an age by", at_key=True)
+    elif not view.last and not view.lasting:
+        yield Finding((*place, "within"), "there is no last value whose age it could bound", at_key=True)
+
+
+def _check_view_columns(place: Place, view: View, spec: PipelineSpec, contract: Contract) -> Findings:
+    sources = ["events", "labels", *spec.references]
+    if view.of not in sources:
+        yield Finding(
+            (*place, "of"), f"{view.of} is neither a stream nor a reference{alternatives(view.of, sources)}"
+        )
+    if view.of not in contract.streams:
+        return
+    rules = contract.columns_of(view.of)
+    for column, aggregates in view.aggregate.items():
+        counted = all(aggregate in ("count", "last") for aggregate in aggregates)
+        types = _FEATURE_TYPES if counted else _AGGREGATED_TYPES
+        yield from _role((*place, "aggregate", column), column, rules, types, nullable=True, at_key=True)
+        yield from _repeated((*place, "aggregate", column), aggregates)
+    for index, column in enumerate(view.last):
+        yield from _role((*place, "last", index), column, rules, _FEATURE_TYPES, nullable=True)
+
+
+def _check_feature_names(spec: PipelineSpec) -> Findings:
+    # Without their case: DuckDB, which computes the features, does not look at it.
+    taken = dict.fromkeys(_EXAMPLE_COLUMNS, "a column of the examples")
+    for place, name in _feature_names(spec):
+        if name.casefold() in taken:
+            yield Finding(place, f"{name} is also the name of {taken[name.casefold()]}", at_key=True)
+        else:
+            taken[name.casefold()] = f"a feature of {'.'.join(str(step) for step in place)}"
+
+
+def _feature_names(spec: PipelineSpec) -> Iterator[tuple[Place, str]]:
+    for name in spec.features.from_event:
+        yield ("features", "from_event", name), name
+    for index, view in enumerate(spec.features.views):
+        for name in view.feature_names:
+            yield ("features", "views", index), name
+
+
+# Learning
+
+
+def _check_training(spec: PipelineSpec) -> Findings:
+    training = spec.training
+    for name, span in (("window", training.window), ("holdout", training.holdout)):
+        if span % DAY:
+            yield Finding(
+                ("training", name),
+                f"{format_duration(span)} is not a whole number of days (allowed: 1d, 2d …)",
+            )
+    if training.holdout >= training.window:
+        yield Finding(
+            ("training", "holdout"),
+            f"{format_duration(training.holdout)} leaves nothing of the window to train on "
+            f"(allowed: less than {format_duration(training.window)})",
+        )
+    for name, reason in lightgbm_params.refusals(training.params):
+        yield Finding(("training", "params", name), reason)
+
+
+def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:
+    champion, slices = spec.gates.champion, spec.gates.slices
+    if champion is not None and champion.min_days > spec.training.holdout / DAY:
+        yield Finding(
+            ("gates", "champion", "min_days"),
+            f"{champion.min_days} days are more than the holdout has (allowed: up to "
+            f"{format_duration(spec.training.holdout)})",
+        )
+    if slices is not None:
+        for index, column in enumerate(slices.by):
+            place: Place = ("gates", "slices", "by", index)
+            yield from _role(place, column, contract.events.columns, _SLICE_TYPES, nullable=True)
+        yield from _repeated(("gates", "slices", "by"), slices.by)
+
+
+def _check_triggers(spec: PipelineSpec) -> Findings:
+    drift, performance = spec.triggers.drift, spec.triggers.performance
+    if drift is not None and drift.watch >= drift.alarm:
+        yield Finding(
+            ("triggers", "drift", "watch"),
+            f"{drift.watch:g} is not below the alarm (allowed: less than {drift.alarm:g})",
+        )
+    if performance is not None and performance.over % DAY:
+        yield Finding(
+            ("triggers", "performance", "over"),
+            f"{format_duration(performance.over)} is not a whole number of days (allowed: 1d, 2d …)",
+        )
+
+
+# Columns
+
+
+def _role(
+    place: Place,
+    column: str | None,
+    rules: Mapping[str, ColumnRule],
+    types: Collection[str] | None,
+    *,
+    nullable: bool = False,
+    at_key: bool = False,
+) -> Findings:
+    """A column that a field names: in the contract, of one of the types, and never null unless it may be."""
+    if column is None:
+        return
+    if column not in rules:
+        yield Finding(
+            place, f"{column} is not a column in the contract{alternatives(column, list(rules))}", at_key
+        )
+        return
+    rule = rules[column]
+    if types is not None and rule.type not in types:
+        yield Finding(place, f"{column} is a {rule.type} (allowed: {', '.join(types)})", at_key)
+    if rule.nullable and not nullable:
+        yield Finding(place, f"{column} is nullable in the contract (allowed: nullable: false)", at_key)
+
+
+def _same_type(place: Place, mine: ColumnRule, other: ColumnRule, what: str) -> Findings:
+    if mine.type != other.type:
+        yield Finding(place, f"is a {mine.type}, and {what} is a {other.type}: they never match")
+
+
+def _repeated(place: Place, names: Sequence[str]) -> Findings:
+    for name, times in Counter(names).items():
+        if times > 1:
+            yield Finding((*place, list(names).index(name)), f"{name} stands there {times} times")
+
+
+def _taken_names(place: Place, taken: Mapping[str, str | None], rules: Mapping[str, ColumnRule]) -> Findings:
+    """Columns of the contract that bear a name the lake gives to another column."""
+    for name, column in taken.items():
+        if name in rules and column != name:
+            given = f"the column {column}" if column is not None else "what stands in for it"
+            yield Finding(
+                place,
+                f"the contract's column {name} would be overwritten: the lake calls {given} {name}",
+                at_key=True,
+            )

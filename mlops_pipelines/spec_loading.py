@@ -1,0 +1,193 @@
+"""Reads a pipeline's `defs.yaml` and its contract, and names every problem with its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.contract import load_contract
+from mlops_pipelines.spec import PipelineSpec, format_duration
+from mlops_pipelines.spec_checks import cross_check
+from mlops_pipelines.spec_wording import alternatives, shown
+from mlops_pipelines.yaml_source import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mlops_pipelines.ingest.contract import Contract
+    from mlops_pipelines.yaml_source import Problem, YamlSource
+
+PIPELINES = Path(__file__).parent / "pipelines"
+COMPONENT_TYPE = "mlops_pipelines.LearningLoop"
+# The last two belong to Dagster, which reads them itself.
+_FILE_KEYS = ("type", "attributes", "requirements", "post_processing")
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A pipeline as its folder declares it: checked, with its contract. path: its `defs.yaml`."""
+
+    spec: PipelineSpec
+    contract: Contract
+    path: Path
+
+
+def load_spec(path: Path) -> LoadedSpec:
+    """The pipeline of a `defs.yaml`, with the contract it names.
+
+    Raises one UserError that lists every problem as `FILE:LINE:COL path.to.field: what is wrong`.
+    """
+    source = read_yaml(path)
+    if not isinstance(source.data, dict):
+        text = f"a mapping with type and attributes is needed, not {shown(source.data)}"
+        raise _refusal(path, [source.problem((), text)])
+    problems = [*source.repeated, *_file_problems(source)]
+    try:
+        spec = PipelineSpec.model_validate(source.data.get("attributes", {}))
+    except ValidationError as error:
+        raise _refusal(path, [*problems, *_shape_problems(source, error)]) from None
+    contract = _contract(source, spec, problems)
+    problems += [
+        source.problem(("attributes", *found.place), found.text, at_key=found.at_key)
+        for found in cross_check(spec, contract)
+    ]
+    if problems:
+        raise _refusal(path, problems)
+    return LoadedSpec(spec, contract, path)
+
+
+def _contract(source: YamlSource, spec: PipelineSpec, problems: Sequence[Problem]) -> Contract:
+    """The contract a spec names. Raises UserError with the problems so far and those of the contract."""
+    path = source.path.parent / spec.contract
+    if not path.is_file():
+        missing = source.problem(("attributes", "contract"), f"there is no file {path}")
+        raise _refusal(source.path, [*problems, missing])
+    try:
+        return load_contract(path)
+    except UserError as error:
+        if problems:
+            raise UserError(f"{_listed(source.path, problems)}\n{error}") from error
+        raise
+
+
+def find_specs(root: Path = PIPELINES) -> list[Path]:
+    """Every `defs.yaml` below a folder that declares a pipeline, sorted; one that is not YAML included."""
+    return [path for path in sorted(root.rglob("defs.yaml")) if _declares_pipeline(path)]
+
+
+def load_pipeline(name: str, root: Path = PIPELINES) -> LoadedSpec:
+    """The pipeline of this name below a folder.
+
+    Raises UserError that names the pipelines there are, or the two files that claim one name, and
+    whatever `load_spec` raises.
+    """
+    named = [(found, path) for path in find_specs(root) if (found := _declared_name(path)) is not None]
+    paths = [path for found, path in named if found == name]
+    if len(paths) > 1:
+        raise UserError(
+            f"Two pipelines are called {name}: {paths[0]} and {paths[1]}",
+            expected="a name of its own for every pipeline",
+        )
+    if not paths:
+        known = sorted({found for found, _ in named})
+        raise UserError(
+            f"There is no pipeline {shown(name)}{alternatives(name, known)}",
+            remedy=f"give one of these names, or add a folder with a defs.yaml under {root}",
+        )
+    return load_spec(paths[0])
+
+
+def hash_of(part: object) -> str:
+    """SHA-256, hexadecimal, of a part of a spec: of its canonical JSON, so the order of keys says nothing.
+
+    part: models, and whatever JSON can hold of them, dates and durations. Raises TypeError for the rest.
+    """
+    text = json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_as_json)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a pipeline's `defs.yaml`, for editors. What fields say together is not in it."""
+    attributes = PipelineSpec.model_json_schema()
+    definitions = attributes.pop("$defs")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A pipeline of mlops_pipelines",
+        "type": "object",
+        "properties": {
+            "type": {"const": COMPONENT_TYPE},
+            "attributes": attributes,
+            "requirements": {"type": "object"},
+            "post_processing": {"type": "object"},
+        },
+        "required": ["type", "attributes"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return format_duration(value)
+    raise TypeError(f"{type(value).__name__} is no part of a spec")
+
+
+def _refusal(path: Path, problems: Sequence[Problem]) -> UserError:
+    return UserError(_listed(path, problems), remedy="docs/pipeline.md, which describes every field")
+
+
+def _listed(path: Path, problems: Sequence[Problem]) -> str:
+    listed = sorted(problems, key=lambda problem: (problem.line, problem.column))
+    count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"
+    return "\n".join([f"{path} has {count}:", *map(str, listed)])
+
+
+def _file_problems(source: YamlSource) -> Iterator[Problem]:
+    """What is wrong around the attributes."""
+    for key in source.data:
+        if key not in _FILE_KEYS:
+            yield source.problem(
+                (key,), f"{key} is not a key here{alternatives(key, _FILE_KEYS)}", at_key=True
+            )
+    given = source.data.get("type")
+    if given != COMPONENT_TYPE:
+        yield source.problem(("type",), f"{shown(given)} is not a pipeline (allowed: {COMPONENT_TYPE})")
+    for place, text in source.scalars.items():
+        # Dagster would resolve them; this file is read without Dagster too.
+        if "{{" in text and place[:1] == ("attributes",):
+            yield source.problem(place, f"{shown(text)}: templates are not resolved in a pipeline's YAML")
+
+
+def _shape_problems(source: YamlSource, error: ValidationError) -> Iterator[Problem]:
+    for found in error.errors(include_url=False):
+        place = ("attributes", *found["loc"])
+        text = found["msg"].removeprefix("Value error, ")
+        yield source.problem(place, text, at_key=" is not a key " in text)
+
+
+def _declares_pipeline(path: Path) -> bool:
+    try:
+        data = read_yaml(path).data
+    except UserError:
+        return True  # whoever loads it is told what is wrong with it
+    return isinstance(data, dict) and data.get("type") == COMPONENT_TYPE
+
+
+def _declared_name(path: Path) -> str | None:
+    try:
+        attributes = read_yaml(path).data["attributes"]
+    except (UserError, KeyError, TypeError):
+        return None
+    name = attributes.get("name") if isinstance(attributes, dict) else None
+    return name if isinstance(name, str) else None

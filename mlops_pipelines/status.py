@@ -1,0 +1,190 @@
+"""Where a pipeline stands, from the ledger and the lake."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlops_pipelines.home import PipelineHome
+
+SCORED_COLUMNS = ["day", "event_id", "decided_at", "model_version", "score"]
+LABEL_COLUMNS = ["event_id", "label", "label_time", "known_at"]
+
+
+def status_of(place: PipelineHome, since: date | None = None, until: date | None = None) -> dict[str, Any]:
+    """Counts, the champion, and prequential figures over the days `since` to `until` (both included, UTC).
+
+    events.unlabelled: accepted events no label has come for; unscored: accepted events no champion has
+    scored. labels.maturity: share of accepted events whose label is known or past due, None without events.
+    prequential: over scores whose model was champion before the decision and whose label came after it;
+    figures are None where they cannot be computed. Times are ISO 8601, UTC.
+    """
+    ledger = place.ledger
+    counts = ledger.counts(place.name)
+    files = ledger.file_counts(place.name)
+    champion = ledger.champion(place.name)
+    watermark = ledger.watermark()
+    rows = _rows(place)
+    return {
+        "pipeline": place.name,
+        "watermark": watermark.isoformat() if watermark else None,
+        "events": {
+            "accepted": rows["events"],
+            "quarantined": rows["quarantined"],
+            "unlabelled": rows["events"] - rows["labelled"],
+            "unscored": rows["events"] - rows["predictions"],
+        },
+        "labels": {
+            "joined": rows["labelled"],
+            "unmatched": rows["unmatched"],
+            "maturity": _maturity(place, rows["events"]),
+        },
+        "files": {
+            stream: {"taken": one.files - one.pending - one.rejected, "waiting": one.pending,
+                     "refused": one.rejected}
+            for stream, one in sorted(files.items())
+        },
+        "retrains": {
+            "admitted": sum(counts.retrains.values()),
+            **{name: counts.retrains[name] for name in ("promoted", "rejected", "failed", "running", "lost")},
+        },
+        "triggers": dict(counts.triggers),
+        "promotions": counts.promotions,
+        "predictions": rows["predictions"],
+        "champion": {
+            "version": champion.mlflow_version if champion else None,
+            "since": champion.at.isoformat() if champion else None,
+        },
+        "prequential": prequential_figures(place, since, until),
+    }  # fmt: skip
+
+
+def newest_predictions(place: PipelineHome, limit: int) -> list[dict[str, Any]]:
+    """The latest predictions, newest decision first."""
+    lake = place.lake
+    found: list[dict[str, Any]] = []
+    columns = ["prediction_id", "event_id", "model_version", "score", "decided_at"]
+    for day in reversed(lake.days("predictions")):
+        rows = lake.read("predictions", days=[day], columns=columns)
+        rows = rows.sort_by([("decided_at", "descending"), ("event_id", "descending")])
+        found += rows.slice(0, limit - len(found)).to_pylist()
+        if len(found) == limit:
+            break
+    return [{**row, "decided_at": row["decided_at"].isoformat()} for row in found]
+
+
+def retrain_rows(place: PipelineHome) -> list[dict[str, Any]]:
+    """Every retrain with what asked for it, its outcome and the verdicts of its gates, oldest first."""
+    return [
+        {
+            "retrain": retrain.id,
+            "admitted_at": retrain.watermark.isoformat(),
+            "why": retrain.reason,
+            "triggers": list(retrain.trigger_kinds),
+            "status": retrain.status,
+            "outcome": retrain.outcome,
+            "model_version": retrain.mlflow_version,
+            "training_set": retrain.dataset_version,
+            "verdicts": [
+                {"gate": verdict.gate, "outcome": verdict.outcome, "sentence": verdict.sentence}
+                for verdict in place.ledger.verdicts(retrain.id)
+            ],
+        }
+        for retrain in place.ledger.retrains(place.name)
+    ]
+
+
+def render(pipeline: str, found: Mapping[str, Any]) -> str:
+    """The status as text: one group a line, its figures beside it."""
+    lines = [pipeline]
+    for group, value in found.items():
+        if group == "pipeline":
+            continue
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        lines.append(f"  {group:<12} " + "  ".join(f"{name} {_cell(one)}".strip() for name, one in parts))
+    return "\n".join(lines)
+
+
+def render_predictions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Predictions as a table of fixed-width columns."""
+    lines = [f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7}  prediction_id"]
+    lines += [
+        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f}  "
+        f"{row['prediction_id']}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) + ")"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rows(place: PipelineHome) -> dict[str, int]:
+    lake = place.lake
+    counted = {name: sum(lake.row_counts(name).values()) for name in ("events", "predictions", "quarantine")}
+    return {
+        "events": counted["events"],
+        "predictions": counted["predictions"],
+        "quarantined": _quarantined_events(place) if counted["quarantine"] else 0,
+        "unmatched": sum(lake.row_counts("labels_unmatched").values()),
+        "labelled": _labelled(place),
+    }
+
+
+def _quarantined_events(place: PipelineHome) -> int:
+    import pyarrow.compute as pc
+
+    streams = place.lake.read("quarantine", columns=["stream"])["stream"]
+    return int(pc.sum(pc.equal(streams, "events")).as_py() or 0)
+
+
+def _labelled(place: PipelineHome) -> int:
+    """Events with at least one label; a correction is a further row of the same event."""
+    import pyarrow.compute as pc
+
+    if not place.lake.exists("labels"):
+        return 0
+    return int(pc.count_distinct(place.lake.read("labels", columns=["event_id"])["event_id"]).as_py())
+
+
+def _maturity(place: PipelineHome, events: int) -> float | None:
+    from mlops_pipelines.monitoring.performance import maturity
+
+    if not events:
+        return None
+    lake = place.lake
+    table = lake.read("events", columns=["day", "event_id", "event_time"])
+    if lake.exists("labels"):
+        labels = lake.read("labels", columns=["event_id", "known_at"])
+    else:
+        labels = table.select(["event_id", "event_time"]).rename_columns(["event_id", "known_at"]).slice(0, 0)
+    found = maturity(table, labels, place.clock.now(), place.spec.labels.matures_after)
+    return sum(day.labelled + day.overdue for day in found) / events
+
+
+def prequential_figures(place: PipelineHome, since: date | None, until: date | None) -> dict[str, Any]:
+    """Quality of the champions' scores of the days `since` to `until`, given before their labels were known."""
+    from mlops_pipelines.monitoring.performance import prequential, prequential_rows, scored_labels
+
+    lake = place.lake
+    first = (since or place.spec.partitions.start).isoformat()
+    last = (until or date.max).isoformat()
+    days = [day for day in lake.days("predictions") if first <= day <= last]
+    figures: dict[str, Any] = {"average_precision": None, "roc_auc": None, "log_loss": None, "rows": 0}
+    if days and lake.exists("labels"):
+        scored = scored_labels(
+            lake.read("predictions", days=days, columns=SCORED_COLUMNS),
+            lake.read("labels", days=days, columns=LABEL_COLUMNS),
+            place.clock.now(),
+        )
+        kept = prequential_rows(scored, place.ledger.promotions(place.name))
+        figures = prequential(kept["score"].to_numpy(), kept["label"].to_numpy())
+    return {**figures, "since": days[0] if days else None, "until": days[-1] if days else None}

@@ -1,0 +1,398 @@
+"""Learning: a table of examples and labels becomes a LightGBM model that is text and nothing else.
+
+A candidate is trained twice. The *twin* never sees the holdout, so that the holdout can judge it; the
+*refit* sees every row and is what would be promoted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mlops_pipelines.features.views import FeatureColumn
+    from mlops_pipelines.spec import Training
+
+# OpenMP threads spin at every barrier unless told to sleep. On cores that are shared (containers, CI) two
+# threads then take ten times as long as one. Read once, when libgomp is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Parameters of LightGBM that are ours: what the label is, and what makes the text of a model repeatable
+# (https://lightgbm.readthedocs.io/en/latest/Parameters.html#deterministic).
+FIXED_PARAMS: Mapping[str, str | int | bool] = {
+    "objective": "binary",
+    "deterministic": True,
+    "force_row_wise": True,
+    "metric": "None",
+    "verbosity": -1,
+}
+_MODEL_FILE = "model.lgb"
+_ENCODING_FILE = "encoding.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A LightGBM booster as text, with all that is needed to feed it and to say what it was made of.
+
+    categories: values by category feature, sorted; the position is the code. rows: training rows.
+    cutoff: greatest decision time among them (UTC). first_day, last_day: their span, YYYY-MM-DD.
+    """
+
+    booster_text: str
+    features: tuple[FeatureColumn, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    params: Mapping[str, str | int | float | bool]
+    rows: int
+    cutoff: datetime
+    first_day: str
+    last_day: str
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the booster's text and its encoding: two models of one hash score alike."""
+        digest = hashlib.sha256(self.booster_text.encode())
+        digest.update(_canonical_json(self._encoding()).encode())
+        return digest.hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the booster's text."""
+        return len(self.booster_text.encode())
+
+    def predict(self, table: pa.Table) -> NDArray[np.float64]:
+        """Probabilities of the label being 1, shape (rows,), in the order of the table.
+
+        A row's score does not depend on the rows beside it. Raises TerminalError for a missing feature.
+        """
+        import numpy as np
+
+        if table.num_rows == 0:
+            return np.empty(0, dtype=np.float64)
+        matrix = encode(table, self.features, self.categories)
+        scores: NDArray[np.float64] = self.booster.predict(matrix, num_threads=self._threads)
+        return scores
+
+    def predict_one(self, row: Mapping[str, Any]) -> float:
+        """Probability of the label being 1 for one row: values by feature name, None where unknown."""
+        import numpy as np
+
+        values = [self._code(feature, row[feature.name]) for feature in self.features]
+        # More threads than one only wait for each other on a single row.
+        return float(self.booster.predict(np.array([values], dtype=np.float64), num_threads=1)[0])
+
+    def contributions(self, table: pa.Table) -> NDArray[np.float64]:
+        """TreeSHAP values in log odds, shape (rows, features), without the bias (Lundberg et al. 2020)."""
+        matrix = encode(table, self.features, self.categories)
+        shap: NDArray[np.float64] = self.booster.predict(matrix, pred_contrib=True, num_threads=self._threads)
+        return shap[:, :-1]
+
+    @cached_property
+    def booster(self) -> Any:
+        """The `lightgbm.Booster`, read from the text once."""
+        return _lightgbm().Booster(model_str=self.booster_text)
+
+    def to_files(self) -> dict[str, str]:
+        """Text by file name: the booster as LightGBM writes it, and the encoding as JSON."""
+        about = {
+            "format": _FORMAT,
+            "hash": self.hash,
+            **self._encoding(),
+            "params": dict(self.params),
+            "rows": self.rows,
+            "cutoff": self.cutoff.isoformat(),
+            "first_day": self.first_day,
+            "last_day": self.last_day,
+        }
+        return {_MODEL_FILE: self.booster_text, _ENCODING_FILE: json.dumps(about, indent=1) + "\n"}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str]) -> TrainedModel:
+        """The model that `to_files` wrote. Raises TerminalError if a file is missing or was changed."""
+        from mlops_pipelines.features.views import FeatureColumn
+
+        missing = {_MODEL_FILE, _ENCODING_FILE} - set(files)
+        if missing:
+            raise TerminalError(f"The model's files lack {', '.join(sorted(missing))}.")
+        about = json.loads(files[_ENCODING_FILE])
+        if about.get("format") != _FORMAT:
+            raise TerminalError(
+                f"The model's files are of format {about.get('format')!r}.",
+                expected=f"format {_FORMAT}",
+                remedy="run the version of mlops_pipelines that wrote the model",
+            )
+        model = cls(
+            booster_text=files[_MODEL_FILE],
+            features=tuple(FeatureColumn(name=f["name"], kind=f["kind"]) for f in about["features"]),
+            categories={name: tuple(values) for name, values in about["categories"].items()},
+            params=about["params"],
+            rows=about["rows"],
+            cutoff=datetime.fromisoformat(about["cutoff"]),
+            first_day=about["first_day"],
+            last_day=about["last_day"],
+        )
+        if model.hash != about["hash"]:
+            raise TerminalError(
+                f"The model's files hash to {model.hash[:12]}, they were written as {about['hash'][:12]}."
+            )
+        return model
+
+    @cached_property
+    def _codes(self) -> dict[str, dict[str, int]]:
+        return {
+            name: {value: code for code, value in enumerate(values)}
+            for name, values in self.categories.items()
+        }
+
+    @property
+    def _threads(self) -> int:
+        return int(self.params["num_threads"])
+
+    def _code(self, feature: FeatureColumn, value: Any) -> float:
+        if value is None:
+            return float("nan")
+        if feature.kind == "category":
+            return self._codes[feature.name].get(value, float("nan"))
+        return float(value)
+
+    def _encoding(self) -> dict[str, Any]:
+        return {
+            "features": [{"name": f.name, "kind": f.kind} for f in self.features],
+            "categories": {name: list(values) for name, values in sorted(self.categories.items())},
+        }
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model on trial.
+
+    refit: what would be promoted. twin: the same recipe without the holdout's days; the refit itself where
+    the pipeline does not refit. holdout: the rows it is judged on.
+    """
+
+    refit: TrainedModel
+    twin: TrainedModel
+    holdout: pa.Table
+    train_days: tuple[str, ...]
+    holdout_days: tuple[str, ...]
+
+    @classmethod
+    def of(cls, refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
+        """The candidate that `fit_candidate` made of this table, from its models as they were kept."""
+        train_days, holdout_days = split_holdout(_text(table, "day").unique().to_pylist(), training)
+        holdout = _in_order(_of_days(table, holdout_days))
+        return cls(refit, twin, holdout, train_days, holdout_days)
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The champion a candidate has to stand against: its refit, its twin and its registry version."""
+
+    refit: TrainedModel
+    twin: TrainedModel
+    version: str
+
+
+def split_holdout(days: Sequence[str], training: Training) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Days to learn from and days to be judged on, both ascending; the latter are the latest.
+
+    days: distinct, YYYY-MM-DD. The holdout reaches back at most `training.holdout` from the last day and is
+    at most a quarter of the days there are. Raises TerminalError for fewer than four days.
+    """
+    ordered = tuple(sorted(set(days)))
+    at_most = len(ordered) // 4
+    if at_most == 0:
+        raise TerminalError(
+            f"There are labelled examples of {len(ordered)} days.",
+            expected="at least 4 days, so that a quarter of them can be held out",
+        )
+    span = max(training.holdout // timedelta(days=1), 1)
+    start = date.fromisoformat(ordered[-1]) - timedelta(days=span - 1)
+    count = min(at_most, sum(day >= start.isoformat() for day in ordered))
+    return ordered[:-count], ordered[-count:]
+
+
+def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> Candidate:
+    """A candidate from all labelled rows of the training window.
+
+    table: day, event_id, decision_time, one column a feature, label (0 or 1); more columns are kept in the
+    holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days, or one class.
+    """
+    if table.num_rows < training.min_rows:
+        raise TerminalError(
+            f"There are {table.num_rows} labelled examples.",
+            expected=f"at least {training.min_rows} (training.min_rows)",
+        )
+    train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
+    twin = train(_of_days(table, train_days), features, training)
+    refit = train(table, features, training) if training.refit else twin
+    return Candidate.of(refit, twin, table, training)
+
+
+def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> TrainedModel:
+    """A model of the table's rows, the same bytes whatever their order.
+
+    table: day, event_id, decision_time (UTC), one column a feature, label (0 or 1, not null). Repeatable on
+    one kind of machine and one number of threads (LightGBM #6683 on others). Raises TerminalError for an
+    empty table, a label of one class, a missing column, or parameters LightGBM refuses.
+    """
+    import pyarrow.compute as pc
+
+    rows = _in_order(table)
+    labels = _labels(rows)
+    categories = {f.name: _categories(rows, f.name) for f in features if f.kind == "category"}
+    booster_text = _boost(encode(rows, features, categories), labels, features, _params(training))
+    span = pc.min_max(_text(rows, "day")).as_py()
+    return TrainedModel(
+        booster_text=booster_text,
+        features=tuple(features),
+        categories=categories,
+        params=_params(training),
+        rows=rows.num_rows,
+        cutoff=pc.max(rows["decision_time"]).as_py().astimezone(UTC),
+        first_day=span["min"],
+        last_day=span["max"],
+    )
+
+
+def encode(
+    table: pa.Table, features: Sequence[FeatureColumn], categories: Mapping[str, Sequence[str]]
+) -> NDArray[np.float64]:
+    """The table as LightGBM takes it: float64, shape (rows, features), NaN where missing or never seen.
+
+    A category is the position of its value in `categories`. Raises TerminalError for a column that is missing
+    or not of its feature's kind.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    matrix = np.empty((table.num_rows, len(features)), dtype=np.float64)
+    for position, feature in enumerate(features):
+        column = _text(table, feature.name) if feature.kind == "category" else _column(table, feature.name)
+        if feature.kind == "category":
+            known = pa.array(categories[feature.name], pa.string())
+            column = pc.index_in(column, value_set=known)
+        elif not _is_number(column.type):
+            raise TerminalError(f"Feature {feature.name} is {column.type}.", expected="a number")
+        matrix[:, position] = column.cast(pa.float64()).to_numpy()
+    return matrix
+
+
+def _boost(
+    matrix: NDArray[np.float64],
+    labels: NDArray[np.float32],
+    features: Sequence[FeatureColumn],
+    params: Mapping[str, str | int | float | bool],
+) -> str:
+    lightgbm = _lightgbm()
+    settings = dict(params)
+    trees = int(settings.pop("n_estimators"))
+    try:
+        data = lightgbm.Dataset(
+            matrix,
+            label=labels,
+            feature_name=[f.name for f in features],
+            categorical_feature=[i for i, f in enumerate(features) if f.kind == "category"],
+            params=settings,
+        )
+        text: str = lightgbm.train(settings, data, num_boost_round=trees).model_to_string()
+    except lightgbm.basic.LightGBMError as error:
+        raise TerminalError(f"LightGBM refused to train: {error}") from error
+    return text
+
+
+def _params(training: Training) -> dict[str, str | int | float | bool]:
+    ours = {**FIXED_PARAMS, "seed": training.seed, "num_threads": training.threads}
+    taken = sorted(set(ours) & set(training.params))
+    if taken:
+        raise TerminalError(
+            f"training.params sets {', '.join(taken)}, which the pipeline sets itself.",
+            remedy="use training.seed and training.threads, and leave out the rest",
+        )
+    return {"n_estimators": 100, **training.params, **ours}
+
+
+def _labels(table: pa.Table) -> NDArray[np.float32]:
+    import numpy as np
+    import pyarrow as pa
+
+    labels: NDArray[np.float32] = _column(table, "label").cast(pa.float32()).to_numpy()
+    classes = np.unique(labels)
+    if not np.isin(classes, (0.0, 1.0)).all():
+        raise TerminalError(f"The label holds {classes.tolist()[:5]}.", expected="0 and 1, never null")
+    if classes.size < 2:
+        raise TerminalError(
+            f"The label of all {table.num_rows} training rows is {classes.tolist()}.",
+            expected="both outcomes among them",
+        )
+    return labels
+
+
+def _categories(table: pa.Table, name: str) -> tuple[str, ...]:
+    return tuple(sorted(value for value in _text(table, name).unique().to_pylist() if value is not None))
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    # LightGBM sums gradients in the order of the rows, so the order is part of the result.
+    return table.sort_by([("decision_time", "ascending"), ("event_id", "ascending")])
+
+
+def _of_days(table: pa.Table, days: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(_text(table, "day"), value_set=pa.array(days, pa.string())))
+
+
+def _text(table: pa.Table, name: str) -> Any:
+    import pyarrow as pa
+
+    column = _column(table, name)
+    if not (_is_text(column.type) or pa.types.is_dictionary(column.type)):
+        raise TerminalError(f"Column {name} is {column.type}.", expected="text")
+    return column.cast(pa.string())
+
+
+def _column(table: pa.Table, name: str) -> Any:
+    if name not in table.column_names:
+        raise TerminalError(f"Column {name} is missing.", expected=f"it beside {table.column_names[:8]} …")
+    return table[name]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    # A column of nothing but nulls may come untyped.
+    checks = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+    return any(check(kind) for check in checks)
+
+
+def _canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _lightgbm() -> ModuleType:
+    import lightgbm
+
+    return lightgbm

@@ -1,0 +1,38 @@
+"""A day was scored: measure drift, and ask for a retrain when it persists."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from typing import Any
+
+import dagster as dg
+
+from mlops_pipelines import retraining
+from mlops_pipelines.monitoring import reports
+from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec_loading import LoadedSpec
+from sensors.requests import span_request, under_way
+
+
+def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{loaded.spec.name}_drift",
+        jobs=[jobs["monitor"]],
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+        description="Closed days that were scored are measured; drift that persists becomes a trigger.",
+    )
+    def drift(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
+        place = home.pipeline(loaded)
+        now = place.clock.now()
+        appended = retraining.append_drift_trigger(place, now)
+        for sentence in appended:
+            context.log.info(sentence)
+        days = reports.days_to_measure(place, now)
+        if not days:
+            return dg.SkipReason("No closed day waits to be measured. " + " ".join(appended))
+        run = under_way(context.instance, loaded, "ingest", "labels", "monitor")
+        if run:
+            return dg.SkipReason(f"{days[0]} to {days[-1]} wait. Run {run} comes first.")
+        return span_request(loaded, "monitor", days, f"scored days {days[0]} to {days[-1]}")
+
+    return drift

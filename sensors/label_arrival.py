@@ -1,0 +1,45 @@
+"""Outcomes arrived: join them, measure quality, and ask for a retrain when there is reason to."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from typing import Any
+
+import dagster as dg
+
+from mlops_pipelines import retraining
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec_loading import LoadedSpec
+from sensors.requests import span_request, under_way
+
+
+def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{loaded.spec.name}_label_arrival",
+        jobs=[jobs["labels"]],
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=15,
+        description="Landed labels start a run that joins them and measures quality; enough of them, or "
+        "a fall in quality, become triggers.",
+    )
+    def label_arrival(
+        context: dg.SensorEvaluationContext, home: HomeResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        place = home.pipeline(loaded)
+        now = place.clock.now()
+        taking.register_landed(place)
+        appended = [
+            *retraining.append_label_triggers(place, now),
+            *retraining.append_quality_trigger(place, now),
+        ]
+        for sentence in appended:
+            context.log.info(sentence)
+        days = taking.days_with_new_labels(place)
+        if not days:
+            return dg.SkipReason("No labels wait. " + " ".join(appended))
+        run = under_way(context.instance, loaded, "ingest", "labels", "monitor")
+        if run:
+            return dg.SkipReason(f"Labels wait for {days[0]} to {days[-1]}. Run {run} comes first.")
+        return span_request(loaded, "labels", days, f"labels for {days[0]} to {days[-1]}")
+
+    return label_arrival

@@ -1,0 +1,44 @@
+"""Triggers wait: ask for a retrain run. Asking twice is harmless; the run itself is admitted or not."""
+
+# Dagster reads the annotations of what it decorates, so they are not put off.
+
+from typing import Any
+
+import dagster as dg
+
+from mlops_pipelines import retraining as library
+from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec_loading import LoadedSpec
+from sensors.requests import UNDER_WAY, job_name, under_way
+
+
+def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{loaded.spec.name}_retraining",
+        jobs=[jobs["retrain"]],
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=15,
+        description="Asks for a retrain run when the policy would admit one.",
+    )
+    def retraining(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
+        place = home.pipeline(loaded)
+        now = place.clock.now()
+        library.append_bootstrap_trigger(place, now)
+        held_by = library.run_in_flight(place)
+        if held_by is not None and _run_is_over(context.instance, held_by):
+            context.log.warning(library.take_back(place, held_by, now))
+        run = under_way(context.instance, loaded, "retrain")
+        if run:
+            return dg.SkipReason(f"Run {run} is already on its way.")
+        outlook = library.outlook(place, now)
+        if not outlook.would_admit:
+            return dg.SkipReason(outlook.sentence)
+        return dg.RunRequest(job_name=job_name(loaded, "retrain"), tags={"mlops/reason": outlook.sentence})
+
+    return retraining
+
+
+def _run_is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run that holds a retrain has ended without concluding it; a deleted run has."""
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.status not in UNDER_WAY

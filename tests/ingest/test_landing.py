@@ -1,0 +1,192 @@
+"""Landed files: which are seen, and what is read from them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.landing import LandedTable, UnreadableFileError, list_files, read_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def landed(folder: Path, name: str, content: bytes = b"x") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def read(folder: Path, name: str, content: bytes) -> LandedTable:
+    return read_file(landed(folder, name, content))
+
+
+def test_files_are_listed_by_day_and_path(tmp_path: Path) -> None:
+    for name in ("2013-01-02/b.csv", "2013-01-02/a.csv", "2013-01-01/part/c.csv"):
+        landed(tmp_path, name)
+    assert [fact.path for fact in list_files(tmp_path)] == [
+        "2013-01-01/part/c.csv",
+        "2013-01-02/a.csv",
+        "2013-01-02/b.csv",
+    ]
+    assert [fact.arrival_day for fact in list_files(tmp_path)] == ["2013-01-01", "2013-01-02", "2013-01-02"]
+
+
+def test_only_days_since_are_listed(tmp_path: Path) -> None:
+    for day in (1, 2, 3):
+        landed(tmp_path, f"2013-01-0{day}/a.csv")
+    found = list_files(tmp_path, since_day=date(2013, 1, 2))
+    assert [fact.arrival_day for fact in found] == ["2013-01-02", "2013-01-03"]
+
+
+def test_a_fact_says_size_and_modification_time(tmp_path: Path) -> None:
+    path = landed(tmp_path, "2013-01-01/a.csv", b"12345")
+    os.utime(path, ns=(0, 1_357_000_000_123_456_789))
+    (fact,) = list_files(tmp_path)
+    assert fact.size == 5
+    assert fact.modified_at == datetime(2013, 1, 1, 0, 26, 40, 123456, tzinfo=UTC)
+
+
+def test_unfinished_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("2013-01-01/.a.csv.12", "2013-01-01/_a.csv", "_unfinished/a.csv", ".tmp/a.csv", "_notes"):
+        landed(tmp_path, name)
+    assert list_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["a.csv", "2013-13-01/a.csv", "20130101/a.csv", "january/a.csv"])
+def test_what_lies_in_no_day_folder_is_refused(tmp_path: Path, name: str) -> None:
+    landed(tmp_path, name)
+    with pytest.raises(UserError, match="not a folder named by a day"):
+        list_files(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no landing folder"):
+        list_files(tmp_path / "events")
+
+
+def test_links_out_of_the_zone_are_refused(tmp_path: Path) -> None:
+    outside = landed(tmp_path, "secret/a.csv")
+    zone = tmp_path / "events"
+    landed(zone, "2013-01-01/b.csv")
+    (zone / "2013-01-01" / "a.csv").symlink_to(outside)
+    with pytest.raises(UserError, match="not a file in the landing zone"):
+        list_files(zone)
+
+
+@pytest.mark.parametrize("target", ["../..", "..", "nowhere"])
+def test_links_to_folders_or_nothing_are_refused(tmp_path: Path, target: str) -> None:
+    landed(tmp_path, "2013-01-01/b.csv")
+    (tmp_path / "2013-01-01" / "round").symlink_to(target)
+    with pytest.raises(UserError, match="not a file in the landing zone"):
+        list_files(tmp_path)
+
+
+def test_a_link_within_the_zone_is_a_file(tmp_path: Path) -> None:
+    target = landed(tmp_path, "2013-01-01/b.csv")
+    (tmp_path / "2013-01-01" / "a.csv").symlink_to(target)
+    assert len(list_files(tmp_path)) == 2
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, None], "t": pa.array([0, 1], pa.timestamp("ms", tz="UTC"))})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path)
+    found = read_file(path)
+    assert found.table == table
+    assert found.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(found.file_rows) == [0, 1]
+    assert found.rows == 2
+
+
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
+def test_csv_columns_are_texts_and_empty_fields_missing(tmp_path: Path, pack: object) -> None:
+    assert callable(pack)
+    suffix = ".csv" if pack(b"a") == b"a" else ".csv.gz"
+    content = '\ufeffa,b\r\n1,x\r\n,"y, ""z""\nmore"\r\n\r\n3,é\r\n'.encode()
+    found = read(tmp_path, f"a{suffix}", pack(content))
+    assert found.table.to_pylist() == [
+        {"a": "1", "b": "x"},
+        {"a": None, "b": 'y, "z"\nmore'},
+        {"a": "3", "b": "é"},
+    ]
+
+
+def test_csv_lines_of_another_length_are_kept_aside(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n")
+    assert found.table.num_rows == 2
+    assert list(found.file_rows) == [0, 3]
+    assert [(row.file_row, row.text) for row in found.unparsed] == [(1, "3"), (2, "4,5,6")]
+    assert found.rows == 4
+
+
+def test_json_lines_are_read_as_text_formats_are(tmp_path: Path) -> None:
+    content = b'{"a": 1, "b": "x"}\n\n{"b": true, "c": [1, {"d": null}]}\n'
+    found = read(tmp_path, "a.jsonl", content)
+    assert found.table.to_pylist() == [
+        {"a": "1", "b": "x", "c": None},
+        {"a": None, "b": "true", "c": '[1, {"d": null}]'},
+    ]
+
+
+def test_lines_that_are_no_json_objects_are_kept_aside(tmp_path: Path) -> None:
+    lines = [b'{"a": 1}', b"{a: 1}", b"[1]", b'{"a": 1, "a": 2}', b'{"a": NaN}', b'{"a": 2}']
+    found = read(tmp_path, "a.jsonl", b"\n".join(lines))
+    assert list(found.file_rows) == [0, 5]
+    assert [row.file_row for row in found.unparsed] == [1, 2, 3, 4]
+    assert all(row.text == lines[row.file_row].decode() for row in found.unparsed)
+
+
+def test_an_empty_json_file_has_no_rows(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.jsonl", b"").rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.parquet", b"a,b\n1,2\n"),
+        ("a.parquet", b""),
+        ("a.parquet", b"PAR1" + b"\0" * 100 + b"PAR1"),
+        ("a.csv", b""),
+        ("a.csv", b"a,a\n1,2\n"),
+        ("a.csv", b"a,b\n\xff\xfe,1\n"),
+        ("a.csv", b'a,b\n"1,2\n'),
+        ("a.csv.gz", b"a,b\n1,2\n"),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9]),
+        ("a.jsonl", b"PAR1\nPAR1"),
+        ("a.jsonl", b"\x80"),
+        ("a.xlsx", b"anything"),
+        ("parquet", b"anything"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(UnreadableFileError, match="cannot be read") as caught:
+        read(tmp_path, name, content)
+    assert caught.value.digest == hashlib.sha256(content).hexdigest()
+    assert str(tmp_path / name) in caught.value.message
+
+
+def test_parquet_cut_short_is_refused(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(pa.table({"a": list(range(1000))}), whole)
+    content = whole.read_bytes()
+    for cut in (1, len(content) // 2, len(content) - 1):
+        with pytest.raises(UnreadableFileError):
+            read(tmp_path, "cut.parquet", content[:cut])
+
+
+def test_text_that_is_not_utf8_within_parquet_is_refused(tmp_path: Path) -> None:
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": broken}), path)
+    with pytest.raises(UnreadableFileError, match="UTF8"):
+        read_file(path)

@@ -1,0 +1,549 @@
+"""The ledger and the policy together, move by move, against a plain model of both."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger import Admitted, Held, Ledger, PromotionConflictError, StaleTokenError
+from mlops_pipelines.spec import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlops_pipelines.ledger import Promotion, Retrain, Trigger
+    from mlops_pipelines.policy import Admit, Hold
+
+P = "flights"
+START = datetime(2013, 1, 1, tzinfo=UTC)
+HOUR = 3600
+POLICIES = [
+    {},
+    {"cooldown": "0s", "budget": {"retrains": 2, "per": "7h"}, "breaker": {"after": 1, "backoff": "1h"}},
+    {"cooldown": "2h", "budget": {"retrains": 3, "per": "1d"}, "breaker": {"after": 2, "backoff": "3h"}},
+    {"cooldown": "1h", "budget": {"retrains": 50, "per": "1d"}, "breaker": {"after": 2, "backoff": "1h"}},
+]
+
+
+class BrokenOffError(Exception):
+    """Stands for whatever ends a process inside a transaction."""
+
+
+@dataclass
+class ModelRetrain:
+    """What the model remembers of a retrain. Times are seconds since START."""
+
+    number: int
+    run: str
+    token: str
+    mark: str
+    admitted: int
+    triggers: set[str]
+    state: str = "running"
+    losses: int = 0
+    ended: int | None = None
+    model: str | None = None
+    judged: dict[str, dict[str, str]] = field(default_factory=dict)
+    promoted_model: str | None = None
+    old_tokens: list[str] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return f"{P}-{self.number:05d}"
+
+
+@dataclass
+class Model:
+    """The rules of admission and promotion in plain words: lists that are walked from the start."""
+
+    rules: Policy
+    now: int = 0
+    mark: int = 0
+    paused: bool = False
+    pending: dict[str, bool] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    retrains: list[ModelRetrain] = field(default_factory=list)
+    promotions: list[tuple[str, str, int]] = field(default_factory=list)
+
+    @property
+    def open(self) -> ModelRetrain | None:
+        return next((r for r in self.retrains if r.state in ("running", "lost")), None)
+
+    def tokens(self) -> Fraction:
+        """Level of the budget's bucket now, by walking all admissions."""
+        size = Fraction(self.rules.budget.retrains)
+        rate = size / int(self.rules.budget.per.total_seconds())
+        level, last = size, 0
+        for admitted in [r.admitted for r in self.retrains]:
+            level = min(size, level + rate * (admitted - last)) - 1
+            last = admitted
+        return min(size, level + rate * (self.now - last))
+
+    def failures(self) -> tuple[int, int]:
+        """How many retrains failed in a row, and when the last of them did."""
+        count, when = 0, 0
+        for retrain in self.retrains:
+            if retrain.state == "promoted":
+                count = 0
+            elif retrain.state in ("failed", "rejected"):
+                assert retrain.ended is not None
+                count, when = count + 1, retrain.ended
+        return count, when
+
+    def timed_holds(self) -> set[str]:
+        holds = set()
+        if self.tokens() < 1:
+            holds.add("budget")
+        count, when = self.failures()
+        breaker = self.rules.breaker
+        if count >= breaker.after:
+            backoff = int(breaker.backoff.total_seconds())
+            if self.now < when + backoff * 2 ** (count - breaker.after):
+                holds.add("breaker")
+        ends = [r.ended for r in self.retrains if r.ended is not None]
+        cooldown = int(self.rules.cooldown.total_seconds())
+        if ends and self.now < ends[-1] + cooldown and not any(self.pending.values()):
+            holds.add("cooldown")
+        return holds
+
+    def verdict(self) -> set[str]:
+        """What admission must answer: the holds that may be named, "take up" or "admit"."""
+        retrain = self.open
+        if retrain is None and not self.pending:
+            return {"nothing_pending"}
+        if self.paused:
+            return {"paused"}
+        if retrain is not None:
+            return {"in_flight"} if retrain.state == "running" else {"take up"}
+        if self.timed_holds():
+            return self.timed_holds()
+        if any(r.mark == str(self.mark) and r.state != "failed" for r in self.retrains):
+            return {"nothing_new"}
+        return {"admit"}
+
+
+def at(seconds: int) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Sensors that append, runs that ask, die, come back as zombies, promote; a clock that moves."""
+
+    # How often each thing happened, over all examples of a session: what the test really saw.
+    seen: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="ledger-machine-"))
+        self.ledger = self.opened()
+        self.model = Model(Policy())
+        self.runs = 0
+        self.waiting_for: int | None = None
+
+    def opened(self) -> Ledger:
+        return Ledger(f"sqlite:///{self.folder / 'ledger.db'}")
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.folder)
+
+    @property
+    def running(self) -> ModelRetrain:
+        retrain = self.model.open
+        assert retrain is not None
+        return retrain
+
+    def is_running(self) -> bool:
+        retrain = self.model.open
+        return retrain is not None and retrain.state == "running"
+
+    def rows(self) -> list[list[tuple[Any, ...]]]:
+        connection = sqlite3.connect(self.folder / "ledger.db")
+        tables = ("pipelines", "triggers", "retrains", "verdicts", "promotions")
+        rows = [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]  # noqa: S608
+        connection.close()
+        return rows
+
+    def ask(self, run: str, **more: Any) -> Admitted | Held:
+        model = self.model
+        return self.ledger.admit(
+            P, now=at(model.now), policy=model.rules, run_id=run, data_mark=str(model.mark), **more
+        )
+
+    # --- the world moves
+
+    @initialize(rules=st.sampled_from(POLICIES))
+    def choose_policy(self, rules: dict[str, Any]) -> None:
+        self.model.rules = Policy.model_validate(rules)
+
+    @rule(seconds=st.sampled_from([1, 1800, HOUR, 2 * HOUR, 5 * HOUR, 24 * HOUR, 4 * 24 * HOUR]))
+    def time_passes(self, seconds: int) -> None:
+        self.model.now += seconds
+
+    @precondition(lambda self: self.waiting_for is not None)
+    @rule(early=st.booleans())
+    def time_passes_to_the_end_of_a_hold(self, early: bool) -> None:
+        assert self.waiting_for is not None
+        self.model.now = max(self.model.now, self.waiting_for - early)
+
+    @rule()
+    def data_arrives(self) -> None:
+        self.model.mark += 1
+
+    @rule(on=st.booleans())
+    def a_person_pauses_or_resumes(self, on: bool) -> None:
+        self.ledger.pause(P, on)
+        self.model.paused = on
+
+    @rule()
+    def the_process_is_replaced(self) -> None:
+        self.ledger.close()
+        self.ledger = self.opened()
+
+    # --- triggers
+
+    @rule(key=st.integers(0, 9).map(str), kind=st.sampled_from(["drift", "labels"]), urgent=st.booleans())
+    def a_sensor_appends(self, key: str, kind: str, urgent: bool) -> None:
+        new = key not in self.model.pending and key not in self.model.ended
+        assert self.ledger.append_trigger(P, kind, key, {}, at(self.model.now), urgent=urgent) == new
+        if new:
+            self.model.pending[key] = urgent
+
+    @precondition(lambda self: self.model.pending)
+    @rule(data=st.data())
+    def a_trigger_expires(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.model.pending)))
+        ids = [t.id for t in self.ledger.triggers(P) if t.key == key]
+        assert self.ledger.expire_triggers(P, ids, "its champion is gone", at(self.model.now)) == 1
+        del self.model.pending[key]
+        self.model.ended[key] = "expired"
+
+    # --- runs
+
+    @rule()
+    def a_run_asks(self) -> None:
+        self.runs += 1
+        run = f"run-{self.runs}"
+        expected = self.model.verdict()
+        before = self.rows()
+        decision = self.ledger.decision(
+            P, now=at(self.model.now), policy=self.model.rules, data_mark=str(self.model.mark)
+        )
+        answer = self.ask(run)
+        assert answer.sentence == decision.sentence
+        if isinstance(answer, Held):
+            self.seen[f"held: {answer.hold.reason}"] += 1
+            assert answer.hold.reason in expected
+            # The pipeline's own row may be new.
+            assert self.rows()[1:] == before[1:]
+            self.remember_end(answer.hold)
+        elif answer.taken_up:
+            self.seen["taken up"] += 1
+            assert expected == {"take up"}
+            retrain = self.running
+            assert (answer.retrain.id, answer.retrain.watermark) == (retrain.id, at(retrain.admitted))
+            assert answer.retrain.token not in (retrain.token, *retrain.old_tokens)
+            assert self.rows()[0] == before[0]
+            retrain.old_tokens.append(retrain.token)
+            retrain.token, retrain.run, retrain.state = answer.retrain.token, run, "running"
+        else:
+            self.seen["admitted"] += 1
+            assert expected == {"admit"}
+            self.remember_admission(answer, run)
+
+    def remember_end(self, hold: Hold) -> None:
+        if hold.until is not None:
+            assert hold.until > at(self.model.now)
+            seconds = (hold.until - START) / timedelta(seconds=1)
+            self.waiting_for = -int(-seconds // 1)
+
+    def remember_admission(self, answer: Admitted, run: str) -> None:
+        model = self.model
+        retrain = ModelRetrain(
+            number=len(model.retrains) + 1,
+            run=run,
+            token=answer.retrain.token,
+            mark=str(model.mark),
+            admitted=model.now,
+            triggers=set(model.pending),
+        )
+        assert (answer.retrain.id, answer.retrain.watermark) == (retrain.id, at(model.now))
+        assert len(answer.retrain.trigger_ids) == len(retrain.triggers)
+        model.retrains.append(retrain)
+        model.ended.update(dict.fromkeys(model.pending, retrain.id))
+        model.pending.clear()
+
+    @precondition(is_running)
+    @rule()
+    def the_same_run_asks_again(self) -> None:
+        before = self.rows()
+        answer = self.ask(self.running.run)
+        assert isinstance(answer, Admitted)
+        assert answer.retrain.token == self.running.token
+        assert self.rows() == before
+
+    @rule()
+    def a_run_dies_while_it_is_admitted(self) -> None:
+        def broken_off(*_: Any) -> Admit | Hold:
+            raise BrokenOffError
+
+        before = self.rows()
+        with pytest.raises(BrokenOffError):
+            self.ask("a run that dies", decide=broken_off)
+        assert self.rows()[1:] == before[1:]
+
+    @precondition(is_running)
+    @rule(times=st.integers(1, 2))
+    def the_run_is_lost(self, times: int) -> None:
+        retrain = self.running
+        for _ in range(times):
+            self.ledger.mark_lost(retrain.run, at(self.model.now))
+        retrain.losses += 1
+        retrain.state = "lost"
+        if retrain.losses == 3:
+            self.seen["lost for good"] += 1
+            retrain.state = "promoted" if retrain.promoted_model else "failed"
+            retrain.ended = self.model.now
+
+    # --- effects
+
+    @precondition(is_running)
+    @rule(model=st.sampled_from(["m1", "m2"]))
+    def a_candidate_is_made(self, model: str) -> None:
+        retrain = self.running
+        if retrain.promoted_model not in (None, model):
+            with pytest.raises(TerminalError, match="made another"):
+                self.record(retrain, retrain.token, model)
+            return
+        self.record(retrain, retrain.token, model)
+        retrain.model = model
+
+    @precondition(lambda self: self.is_running() and self.running.model is not None)
+    @rule(
+        outcomes=st.dictionaries(
+            st.sampled_from(["skill", "champion", "latency"]),
+            st.sampled_from(["pass", "pass", "pass", "not_applicable", "fail"]),
+        )
+    )
+    def it_is_judged(self, outcomes: dict[str, str]) -> None:
+        retrain = self.running
+        self.judge(retrain, retrain.token, outcomes)
+        assert retrain.model is not None
+        standing = retrain.judged.setdefault(retrain.model, {})
+        for gate, outcome in outcomes.items():
+            standing.setdefault(gate, outcome)
+        # Only the model judged last counts as judged: what comes before another one is made again.
+        retrain.judged = {retrain.model: standing} | retrain.judged
+
+    @precondition(lambda self: self.is_running() and self.running.model is not None)
+    @rule(model=st.sampled_from(["m1", "m2", "own"]), off_by=st.sampled_from([0, 0, 0, -1, 1]))
+    def it_is_promoted(self, model: str, off_by: int) -> None:
+        retrain, promotions = self.running, self.model.promotions
+        model = retrain.model if model == "own" and retrain.model else model
+        expected = len(promotions) + off_by
+        before = self.rows()
+        if retrain.promoted_model == model:
+            assert self.promote(retrain, retrain.token, model, expected).model_hash == model
+            assert self.rows() == before
+            return
+        judged = self.ledger.retrain(retrain.id).model_hash == model and model in retrain.judged
+        proven = judged and "fail" not in retrain.judged[model].values()
+        if retrain.promoted_model is None and proven and self.last_judged(retrain) == model and not off_by:
+            promotion = self.promote(retrain, retrain.token, model, expected)
+            self.seen["promoted"] += 1
+            assert promotion.sequence == len(promotions) + 1
+            retrain.promoted_model = model
+            promotions.append((retrain.id, model, self.model.now))
+            return
+        self.seen["promotion refused"] += 1
+        with pytest.raises(TerminalError) as refusal:
+            self.promote(retrain, retrain.token, model, expected)
+        if isinstance(refusal.value, PromotionConflictError):
+            assert off_by
+        assert self.rows() == before
+
+    def last_judged(self, retrain: ModelRetrain) -> str | None:
+        return next(iter(retrain.judged), None)
+
+    @precondition(is_running)
+    @rule(status=st.sampled_from(["promoted", "rejected", "rejected", "failed", "nothing"]))
+    def it_ends(self, status: str) -> None:
+        retrain = self.running
+        if (status == "promoted") != (retrain.promoted_model is not None):
+            with pytest.raises(TerminalError, match="cannot end as"):
+                self.finish(retrain, retrain.token, status)
+            return
+        for _ in range(2):
+            self.finish(retrain, retrain.token, status)
+        self.seen[f"ended: {status}"] += 1
+        retrain.state, retrain.ended = status, self.model.now
+
+    @precondition(lambda self: self.model.retrains)
+    @rule(data=st.data())
+    def a_zombie_tries(self, data: st.DataObject) -> None:
+        retrain = data.draw(st.sampled_from(self.model.retrains))
+        stale = [*retrain.old_tokens, "made up"]
+        if retrain.state == "lost":
+            stale.append(retrain.token)
+        token = data.draw(st.sampled_from(stale))
+        effects: list[Callable[[], object]] = [
+            lambda: self.ledger.check_token(retrain.id, token),
+            lambda: self.record(retrain, token, "m1"),
+            lambda: self.judge(retrain, token, {"skill": "pass"}),
+            lambda: self.promote(retrain, token, "m1", len(self.model.promotions)),
+            lambda: self.finish(retrain, token, "rejected"),
+        ]
+        self.refused(effects)
+
+    def refused(self, effects: list[Callable[[], object]]) -> None:
+        """Each effect is refused for its token, and none leaves a trace."""
+        before = self.rows()
+        for effect in effects:
+            self.seen["stale token refused"] += 1
+            with pytest.raises(StaleTokenError):
+                effect()
+        assert self.rows() == before
+
+    @precondition(lambda self: any(r.ended is not None for r in self.model.retrains))
+    @rule(data=st.data())
+    def an_ended_attempt_tries(self, data: st.DataObject) -> None:
+        retrain = data.draw(st.sampled_from([r for r in self.model.retrains if r.ended is not None]))
+        status = data.draw(st.sampled_from(["promoted", "rejected", "failed", "nothing"]))
+        effects: list[Callable[[], object]] = [
+            lambda: self.ledger.check_token(retrain.id, retrain.token),
+            lambda: self.record(retrain, retrain.token, "m1"),
+            lambda: self.judge(retrain, retrain.token, {"skill": "pass"}),
+        ]
+        if status != retrain.state:
+            effects.append(lambda: self.finish(retrain, retrain.token, status))
+        self.refused(effects)
+
+    def record(self, retrain: ModelRetrain, token: str, model: str) -> None:
+        self.ledger.record_candidate(
+            retrain.id,
+            token,
+            dataset_version="d",
+            model_hash=model,
+            mlflow_version="1",
+            mlflow_run_id="r",
+            cutoff=START,
+            matured_rows=1,
+        )
+
+    def judge(self, retrain: ModelRetrain, token: str, outcomes: dict[str, str]) -> None:
+        plain = {"figure": 0.1, "bound": 0.1, "interval": None, "sentence": "so it is"}
+        given = [{"gate": gate, "outcome": outcome, **plain} for gate, outcome in outcomes.items()]
+        self.ledger.record_verdicts(retrain.id, token, given, at(self.model.now))
+
+    def promote(self, retrain: ModelRetrain, token: str, model: str, expected: int) -> Any:
+        return self.ledger.promote(
+            P,
+            retrain_id=retrain.id,
+            token=token,
+            expected_sequence=expected,
+            model_hash=model,
+            mlflow_version="1",
+            at=at(self.model.now),
+        )
+
+    def finish(self, retrain: ModelRetrain, token: str, status: Any) -> None:
+        self.ledger.finish_retrain(
+            retrain.id, token, status=status, reason="so it ended", at=at(self.model.now)
+        )
+
+    # --- whole stories, so that few moves reach far
+
+    @rule(
+        wait=st.sampled_from([0, HOUR, 24 * HOUR, 4 * 24 * HOUR]),
+        moves=st.integers(0, 4),
+        outcome=st.sampled_from(["pass", "pass", "fail"]),
+    )
+    def a_run_goes_its_way(self, wait: int, moves: int, outcome: str) -> None:
+        """New data, a trigger, a run that asks after a while, and its first moves."""
+        self.data_arrives()
+        self.a_sensor_appends(f"story {len(self.model.pending) + len(self.model.ended)}", "labels", False)
+        self.time_passes(wait)
+        self.a_run_asks()
+        path: list[Callable[[], None]] = [
+            lambda: self.a_candidate_is_made("m1"),
+            lambda: self.it_is_judged({"skill": outcome, "latency": "pass"}),
+            lambda: self.it_is_promoted("m1", 0),
+            lambda: self.it_ends("promoted" if self.running.promoted_model else "rejected"),
+        ]
+        for move in path[:moves]:
+            if self.is_running():
+                move()
+
+    # --- what always holds
+
+    @invariant()
+    def the_ledger_is_the_model(self) -> None:
+        retrains = self.ledger.retrains(P)
+        self.check_never_two_in_flight(retrains)
+        self.check_budget_in_every_window([r.watermark for r in retrains])
+        self.check_triggers(self.ledger.triggers(P))
+        self.check_promotions(self.ledger.promotions(P))
+        assert [(r.id, r.status, r.token, r.losses, r.model_hash, r.finished_at) for r in retrains] == [
+            (r.id, r.state, r.token, r.losses, r.model, None if r.ended is None else at(r.ended))
+            for r in self.model.retrains
+        ]
+
+    def check_never_two_in_flight(self, retrains: list[Retrain]) -> None:
+        assert sum(r.status in ("running", "lost") for r in retrains) <= 1
+
+    def check_budget_in_every_window(self, admitted: list[datetime]) -> None:
+        budget = self.model.rules.budget
+        per = int(budget.per.total_seconds())
+        for i, start in enumerate(admitted):
+            for count, end in enumerate(admitted[i:], start=1):
+                window = Fraction((end - start) // timedelta(seconds=1))
+                assert count <= budget.retrains + budget.retrains * window / per
+
+    def check_triggers(self, triggers: list[Trigger]) -> None:
+        assert {t.key for t in triggers if t.status == "pending"} == set(self.model.pending)
+        ended = {t.key: t.retrain_id or t.status for t in triggers if t.status != "pending"}
+        assert ended == self.model.ended
+        for retrain in self.model.retrains:
+            statuses = sorted(t.status for t in triggers if t.retrain_id == retrain.id)
+            assert statuses == ["folded"] * (len(retrain.triggers) - 1) + ["served"]
+
+    def check_promotions(self, promotions: list[Promotion]) -> None:
+        assert [(p.retrain_id, p.model_hash, p.at) for p in promotions] == [
+            (retrain, model, at(seconds)) for retrain, model, seconds in self.model.promotions
+        ]
+        assert [p.sequence for p in promotions] == list(range(1, len(promotions) + 1))
+        promoted = {r.id for r in self.model.retrains if r.promoted_model}
+        assert {p.retrain_id for p in promotions} == promoted
+        assert {r.id for r in self.model.retrains if r.state == "promoted"} <= promoted
+        for retrain in self.model.retrains:
+            if retrain.promoted_model:
+                assert "fail" not in retrain.judged[retrain.promoted_model].values()
+
+
+def test_ledger_and_policy_agree_with_a_plain_model(request: pytest.FixtureRequest) -> None:
+    full = request.config.getoption("--full", default=False)
+    LedgerMachine.seen.clear()
+    run_machine(
+        LedgerMachine,
+        settings=settings(
+            max_examples=600 if full else 25,
+            stateful_step_count=80 if full else 40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+    print("ledger machine:", ", ".join(f"{n} {what}" for what, n in sorted(LedgerMachine.seen.items())))
