@@ -8,10 +8,9 @@ from typing import Any
 import dagster as dg
 
 from assets.stage import (
-    SINGLE_RUN,
     Stage,
-    asset_arguments,
     library_errors,
+    made,
     partition_days,
     record_days,
     table_preview,
@@ -65,13 +64,7 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         ),
     ]
 
-    @dg.multi_asset(
-        name=f"{stage.name}__events",
-        specs=[events, quarantine],
-        check_specs=checks,
-        backfill_policy=SINGLE_RUN,
-        pool=stage.pool("ingest"),
-    )
+    @made(stage, [events, quarantine], pool="ingest", checks=checks)
     def take_events(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             place = home.pipeline(loaded)
@@ -108,7 +101,7 @@ def _labels(stage: Stage) -> dg.AssetsDefinition:
         columns=taking.label_columns(loaded),
     )
 
-    @dg.asset(**asset_arguments(labels), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    @made(stage, [labels], pool="ingest")
     def take_labels(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             place = home.pipeline(loaded)
@@ -134,19 +127,19 @@ def _reference(stage: Stage, name: str) -> dg.AssetsDefinition:
         columns=taking.reference_columns(loaded, name),
         daily=not static,
     )
-    policy = {} if static else {"backfill_policy": SINGLE_RUN}
 
-    @dg.asset(**asset_arguments(spec), pool=stage.pool("ingest"), **policy)
+    @made(stage, [spec], pool="ingest")
     def take_reference(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             place = home.pipeline(loaded)
             taken = taking.take_reference(place, name, [] if static else partition_days(context))
         _observe_landing(context, stage, taken)
         if static:
-            (written,) = taken.written or [None]
+            version = taken.written[0].content_hash if taken.written else "empty"
             return dg.MaterializeResult(
+                asset_key=spec.key,
                 metadata=_metadata(taken),
-                data_version=dg.DataVersion(written.content_hash if written else "empty"),
+                data_version=dg.DataVersion(version),
             )
         return record_days(context, spec.key, taken.written, _metadata(taken))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.stage import Stage, asset_arguments, library_errors, table_preview
+from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import retraining
 from mlops_pipelines.resources import HomeResource
 
@@ -25,6 +25,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
     spec = stage.spec(
         "training_set",
+        skippable=True,
         description="Manifest over the days of the window: examples with their matured labels, as a DVC "
         "version.",
         kinds={"dvc", "parquet"},
@@ -39,7 +40,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
     )
 
     # Skippable: a run that is not admitted ends as a success that made nothing and says why.
-    @dg.asset(**asset_arguments(spec), output_required=False, pool=stage.pool("training"))
+    @made(stage, [spec], pool="training")
     def training_set(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             place = home.pipeline(loaded)
@@ -52,6 +53,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             version = retraining.assemble(place, admission.retrain)
         yield dg.MaterializeResult(
+            asset_key=spec.key,
             metadata={
                 "retrain": admission.retrain.id,
                 "why": admission.sentence,
@@ -79,11 +81,12 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
         daily=False,
     )
 
-    @dg.asset(**asset_arguments(spec), pool=stage.pool("training"))
+    @made(stage, [spec], pool="training")
     def model(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id)
         return dg.MaterializeResult(
+            asset_key=spec.key,
             metadata={
                 "mlflow_version": made.version,
                 "mlflow_run": dg.MetadataValue.text(made.link),
@@ -119,7 +122,7 @@ def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
         for gate in retraining.declared_gates(gates)
     ]
 
-    @dg.asset(**asset_arguments(spec), check_specs=checks, pool=stage.pool("training"))
+    @made(stage, [spec], checks=checks, pool="training")
     def evaluation_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             made = retraining.evaluate(home.pipeline(loaded), run_id=context.run.run_id)
@@ -131,6 +134,7 @@ def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
                 name: dg.MetadataValue.md(as_markdown(png, name)) for name, png in made.pictures.items()
             }
         yield dg.MaterializeResult(
+            asset_key=spec.key,
             metadata={**made.figures, **pictures, "report": dg.MetadataValue.md(made.markdown)},
             data_version=dg.DataVersion(made.data_version),
         )
@@ -156,6 +160,7 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
     spec = stage.spec(
         "champion",
+        skippable=True,
         description="The model that serves: promoted only through its gates.",
         kinds={"mlflow"},
         group="learning",
@@ -166,7 +171,7 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
     )
 
     # Skippable: a candidate that failed a gate leaves the champion as it was.
-    @dg.asset(**asset_arguments(spec), output_required=False, pool=stage.pool("registry"))
+    @made(stage, [spec], pool="registry")
     def champion(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             outcome = retraining.conclude(home.pipeline(loaded), run_id=context.run.run_id)
@@ -175,6 +180,7 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
             yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence})
             return
         yield dg.MaterializeResult(
+            asset_key=spec.key,
             metadata={
                 "mlflow_version": outcome.promotion.mlflow_version,
                 "sequence": outcome.promotion.sequence,

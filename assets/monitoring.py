@@ -7,10 +7,9 @@ from typing import Any
 import dagster as dg
 
 from assets.stage import (
-    SINGLE_RUN,
     Stage,
-    asset_arguments,
     library_errors,
+    made,
     partition_days,
     record_days,
     table_preview,
@@ -40,7 +39,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         columns=reports.DRIFT_COLUMNS,
     )
 
-    @dg.asset(**asset_arguments(spec), backfill_policy=SINGLE_RUN, pool=stage.pool("monitor"))
+    @made(stage, [spec], pool="monitor")
     def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = reports.report_drift(home.pipeline(loaded), partition_days(context))
@@ -72,7 +71,7 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
         columns=reports.PERFORMANCE_COLUMNS,
     )
 
-    @dg.asset(**asset_arguments(spec), backfill_policy=SINGLE_RUN, pool=stage.pool("monitor"))
+    @made(stage, [spec], pool="monitor")
     def performance_report(
         context: dg.AssetExecutionContext, home: HomeResource
     ) -> dg.MaterializeResult[Any]:

@@ -8,10 +8,9 @@ from typing import Any
 import dagster as dg
 
 from assets.stage import (
-    SINGLE_RUN,
     Stage,
-    asset_arguments,
     library_errors,
+    made,
     partition_days,
     record_days,
     table_preview,
@@ -43,7 +42,7 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
         deps=[stage.dep("events"), stage.dep("labels", back=spec.labels.matures_after), *references],
     )
 
-    @dg.asset(**asset_arguments(tiles), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    @made(stage, [tiles], pool="ingest")
     def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
@@ -80,7 +79,7 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         }
     )
 
-    @dg.asset(**asset_arguments(examples), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    @made(stage, [examples], pool="ingest")
     def compute_examples(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
@@ -109,7 +108,7 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
         columns=scoring.PREDICTION_COLUMNS,
     )
 
-    @dg.asset(**asset_arguments(predictions), backfill_policy=SINGLE_RUN, pool=stage.pool("ingest"))
+    @made(stage, [predictions], pool="ingest")
     def score(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.score(home.pipeline(loaded), partition_days(context))

@@ -16,7 +16,7 @@ from mlops_pipelines.errors import MlopsError, TransientError
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mlops_pipelines.lake import Written
     from mlops_pipelines.spec_loading import LoadedSpec
@@ -45,10 +45,6 @@ class Stage:
             end_date=span.end.isoformat() if span.end else None,
             end_offset=0 if span.end else 1,  # today's partition exists from its first event on
         )
-
-    def pool(self, what: str) -> str:
-        """Name of the pool that keeps two runs of this pipeline from the same work."""
-        return f"{self.name}_{what}"
 
     def dep(self, asset: str, back: timedelta | None = None) -> dg.AssetDep:
         """Dependency on an asset; `back`: how far before its own partition it reads, if it does."""
@@ -98,21 +94,6 @@ class Stage:
         )
 
 
-def asset_arguments(spec: dg.AssetSpec) -> dict[str, Any]:
-    """Arguments of `@dg.asset` that declare it as `spec` does."""
-    return {
-        "key": spec.key,
-        "deps": list(spec.deps),
-        "description": spec.description,
-        "group_name": spec.group_name,
-        "owners": list(spec.owners),
-        "kinds": set(spec.kinds),
-        "code_version": spec.code_version,
-        "partitions_def": spec.partitions_def,
-        "metadata": dict(spec.metadata),
-    }
-
-
 @contextmanager
 def library_errors() -> Iterator[None]:
     """Say to Dagster what the library's errors mean: a transient one is tried again, others end the step."""
@@ -123,6 +104,20 @@ def library_errors() -> Iterator[None]:
         raise dg.RetryRequested(max_retries=2, seconds_to_wait=wait) from error
     except MlopsError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def made(
+    stage: Stage, specs: Sequence[dg.AssetSpec], *, pool: str, checks: Sequence[dg.AssetCheckSpec] = ()
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Decorates the step that makes the assets of `specs`; a range of partitions is one run of it."""
+    daily = any(spec.partitions_def for spec in specs)
+    return dg.multi_asset(
+        name=f"{stage.name}__{specs[0].key.path[-1]}",
+        specs=list(specs),
+        check_specs=list(checks),
+        backfill_policy=SINGLE_RUN if daily else None,
+        pool=f"{stage.name}_{pool}",
+    )
 
 
 def partition_days(context: dg.AssetExecutionContext) -> list[str]:
@@ -150,7 +145,7 @@ def record_days(
     """The materialization of the days of this run, and of days beyond it that late data touched."""
     asked = set(partition_days(context))
     for one in written:
-        facts = {
+        facts: dict[str, Any] = {
             "dagster/partition_row_count": one.rows,
             "content_hash": one.content_hash,
             "table_version": one.version,

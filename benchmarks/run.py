@@ -77,7 +77,8 @@ def show(results: Iterable[Result]) -> None:
             "-" if result.bound is None else f"{result.bound:.2f}",
             "yes" if result.holds else "[bold red]NO[/]",
         )
-    Console().print(table)
+    # A pipe has no width of its own; the default of 80 columns would cut the names.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def run(rows: Sequence[Row], path: Path) -> int:

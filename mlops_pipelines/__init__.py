@@ -15,3 +15,8 @@ def __getattr__(name: str) -> Any:
 
         return LearningLoop
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # `dg` finds component types by looking through dir(): the lazy one has to be listed.
+    return [*globals(), *__all__]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType["timedelta"]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:

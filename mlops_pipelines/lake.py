@@ -644,15 +644,14 @@ def _one_zero(table: pa.Table) -> pa.Table:
 
 
 def _hash_sorted(table: pa.Table, unhashed: Sequence[str]) -> str:
-    digest = hashlib.sha256(_HASH_FORMAT)
-    digest.update(str(table.num_rows).encode())
-    for name in sorted(set(table.column_names) - set(unhashed)):
-        column = table[name]
-        if column.null_count < table.num_rows:
-            digest.update(json.dumps([name, str(column.type)]).encode())
-            for block in _blocks(column):
-                digest.update(len(block).to_bytes(8, "little"))
-                digest.update(block)
+    names = sorted(set(table.column_names) - set(unhashed))
+    columns = {n: c for n in names if (c := table[n]).null_count < table.num_rows}
+    header = [table.num_rows, [[name, str(column.type)] for name, column in columns.items()]]
+    digest = hashlib.sha256(_HASH_FORMAT + json.dumps(header).encode())
+    for column in columns.values():
+        for block in _blocks(column):
+            digest.update(memoryview(block).nbytes.to_bytes(8, "little"))
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -662,23 +661,23 @@ def _blocks(column: pa.ChunkedArray) -> Iterator[bytes | memoryview]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    array = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    yield np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes() if array.null_count else b""
+    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    yield np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).data if array.null_count else b""
     if pa.types.is_string(array.type) or pa.types.is_binary(array.type):
         filled = array.fill_null("" if pa.types.is_string(array.type) else b"")
-        yield pc.binary_length(filled).to_numpy(zero_copy_only=False).tobytes()
+        yield pc.binary_length(filled).to_numpy(zero_copy_only=False).data
         yield _characters(filled)
     else:
-        yield _numbers(array).tobytes()
+        yield _numbers(array).data
 
 
-def _characters(array: pa.Array) -> memoryview:
+def _characters(array: pa.Array) -> bytes | memoryview:
     """The bytes of all strings, one after the other."""
     import numpy as np
 
     _, offsets, data = array.buffers()
     if data is None:
-        return memoryview(b"")
+        return b""
     bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
     return memoryview(data)[bounds[0] : bounds[-1]]
 
@@ -689,14 +688,14 @@ def _numbers(array: pa.Array) -> NDArray[np.generic]:
     import pyarrow as pa
 
     if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.int64())
+        array = array.view(pa.int64())
     elif pa.types.is_date32(array.type):
-        array = array.cast(pa.int32())
+        array = array.view(pa.int32())
     if array.null_count:
         array = array.fill_null(False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type))
     values: NDArray[np.generic] = array.to_numpy(zero_copy_only=False)
-    if np.issubdtype(values.dtype, np.floating):
-        values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)
+    if values.dtype.kind == "f" and (nan := np.isnan(values)).any():
+        values = np.where(nan, np.array(np.nan, values.dtype), values)
     return values
 
 

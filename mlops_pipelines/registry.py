@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
@@ -94,7 +94,7 @@ class Registry:
         self._uri = tracking_uri
         self._artifacts = artifact_root
         self._cache = artifact_root.parent / "cache"
-        self._loaded: dict[tuple[str, str], LoadedModel] = {}
+        self._loaded: dict[tuple[str, str, str], LoadedModel] = {}
 
     def log_candidate(
         self,
@@ -126,32 +126,42 @@ class Registry:
                     "twin_hash": candidate.twin.hash,
                     "dataset_version": dataset_version,
                 }
-                run, model_id = self._log_run(pipeline, experiment_id, candidate, identity, bundle)
-                self._register(pipeline, run, model_id, {**identity, **(tags or {})})
+                run, model = self._log_run(pipeline, experiment_id, candidate, identity, bundle)
+                self._register(pipeline, run, model, {**identity, **(tags or {})})
                 found = self._find(pipeline, retrain_id, model_hash)
             if found is None:
                 raise TransientError(f"The version of {retrain_id} was registered and is not there.")
-            experiment_id = self._client.get_run(found.run_id).info.experiment_id
-        return Registered(str(found.version), found.run_id, experiment_id, model_hash)
+            return self._registered(found)
+
+    def find(self, pipeline: str, retrain_id: str) -> Registered | None:
+        """The latest version that a retrain, or an experiment, registered; None if it has none."""
+        _check_name("retrain", retrain_id)
+        with _faults():
+            versions = self._client.search_model_versions(
+                f"name = '{pipeline}' and tag.retrain_id = '{retrain_id}'"
+            )
+            latest = max(versions, key=lambda v: int(v.version), default=None)
+            return self._registered(latest) if latest else None
 
     def load(self, pipeline: str, version: str, *, model_hash: str | None = None) -> LoadedModel:
         """A registered version, from memory, the local cache or MLflow, in this order.
 
-        model_hash: what the ledger says it is; another one in the cache is fetched again. Raises
-        TerminalError if there is no such version, its files were changed, or it hashes to something else.
+        model_hash: what the ledger says it is; without it MLflow is asked. Raises TerminalError if there is
+        no such version, its files were changed, or it hashes to something else.
         """
-        known = self._loaded.get((pipeline, version))
-        if known is None or model_hash not in {None, known.model_hash}:
-            known = self._from_cache(pipeline, version)
-        if known is None or model_hash not in {None, known.model_hash}:
-            known = self._fetch(pipeline, version)
-        if model_hash not in {None, known.model_hash}:
-            raise TerminalError(
-                f"Version {version} of {pipeline} hashes to {known.model_hash[:12]}.",
-                expected=f"{str(model_hash)[:12]}, as the ledger has it",
-            )
-        self._loaded[pipeline, version] = known
-        return known
+        model_hash = model_hash or self._hash_of(pipeline, version)
+        key = (pipeline, version, model_hash)
+        if key not in self._loaded:
+            folder = self._cached(*key)
+            known = _read_cached(pipeline, version, folder) or self._fetch(pipeline, version, folder)
+            if known.model_hash != model_hash:
+                shutil.rmtree(folder)
+                raise TerminalError(
+                    f"Version {version} of {pipeline} hashes to {known.model_hash[:12]}.",
+                    expected=f"{model_hash[:12]}, as it was promoted",
+                )
+            self._loaded[key] = known
+        return self._loaded[key]
 
     def log_evaluation(self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes]) -> None:
         """Keep the report, its Markdown, its pictures (PNG by name) and its metrics with the run."""
@@ -181,7 +191,7 @@ class Registry:
     def log_card(self, pipeline: str, version: str, card: str) -> None:
         """Keep the model card with the run, and as the version's description."""
         with _faults():
-            run_id = self._client.get_model_version(pipeline, version).run_id
+            run_id = str(self._client.get_model_version(pipeline, version).run_id)
             self._client.log_text(run_id, card, _CARD)
             fits = len(card) <= _DESCRIPTION_LIMIT
             described = (
@@ -212,6 +222,11 @@ class Registry:
             for name, value in tags.items():
                 self._client.set_model_version_tag(pipeline, version, name, value)
 
+    def _registered(self, version: ModelVersion) -> Registered:
+        run_id = str(version.run_id)
+        experiment_id = self._client.get_run(run_id).info.experiment_id
+        return Registered(str(version.version), run_id, experiment_id, version.tags["model_hash"])
+
     @cached_property
     def _client(self) -> MlflowClient:
         parsed = urlparse(self._uri)
@@ -229,16 +244,18 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         _check_name("pipeline", pipeline)
-        known = self._client.get_experiment_by_name(pipeline)
-        if known is not None:
-            return str(known.experiment_id)
         folder = (self._artifacts / pipeline).absolute()
-        try:
-            return str(self._client.create_experiment(pipeline, artifact_location=folder.as_uri()))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return str(self._client.get_experiment_by_name(pipeline).experiment_id)
+        if self._client.get_experiment_by_name(pipeline) is None:
+            try:
+                self._client.create_experiment(pipeline, artifact_location=folder.as_uri())
+            except MlflowException as error:
+                # Another process was faster.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        known = self._client.get_experiment_by_name(pipeline)
+        if known is None:
+            raise TransientError(f"The experiment {pipeline} was created and is not there.")
+        return str(known.experiment_id)
 
     def _find(self, pipeline: str, retrain_id: str, model_hash: str) -> ModelVersion | None:
         """The earliest version of this retrain and content."""
@@ -267,8 +284,8 @@ class Registry:
         candidate: Candidate,
         identity: Mapping[str, str],
         bundle: Mapping[str, str],
-    ) -> tuple[Run, str]:
-        """A finished run with the model's files; the id of MLflow's logged model."""
+    ) -> tuple[Run, LoggedModel]:
+        """A finished run, and what MLflow keeps of its model: the model's files lie there."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         client, model = self._client, candidate.refit
@@ -289,7 +306,7 @@ class Registry:
             client.log_model_artifacts(logged.model_id, str(path))
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         client.set_terminated(run_id, "FINISHED")
-        return run, logged.model_id
+        return run, logged
 
     def _log_dataset(self, run_id: str, pipeline: str, candidate: Candidate, dataset_version: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -306,7 +323,7 @@ class Registry:
         used_for = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[used_for])])
 
-    def _register(self, pipeline: str, run: Run, model_id: str, tags: Mapping[str, str]) -> None:
+    def _register(self, pipeline: str, run: Run, model: LoggedModel, tags: Mapping[str, str]) -> None:
         """The last step: a version is either complete or not there."""
         from mlflow.exceptions import MlflowException
 
@@ -315,8 +332,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        # By its address: for `models:/ID` MLflow 3.17 asks the process-wide store, not this client's.
         self._client.create_model_version(
-            pipeline, f"models:/{model_id}", run.info.run_id, tags=dict(tags), model_id=model_id
+            pipeline, model.artifact_location, run.info.run_id, tags=dict(tags), model_id=model.model_id
         )
 
     def _log_metrics(self, run_id: str, report: EvaluationReport) -> None:
@@ -330,32 +348,35 @@ class Registry:
         metrics = [Metric(f"holdout_{name}", value, at, 0) for name, value in figures.items()]
         self._client.log_batch(run_id, metrics=metrics)
 
-    def _from_cache(self, pipeline: str, version: str) -> LoadedModel | None:
-        folder = self._cached(pipeline, version)
-        if not folder.is_dir():
-            return None
-        return _read_model(pipeline, version, folder)
-
-    def _fetch(self, pipeline: str, version: str) -> LoadedModel:
-        """The version's files from MLflow, laid into the cache in one move."""
+    def _hash_of(self, pipeline: str, version: str) -> str:
         with _faults():
+            tags = self._client.get_model_version(pipeline, version).tags
+        if "model_hash" not in tags:
+            raise TerminalError(f"Version {version} of {pipeline} was not registered by this project.")
+        return str(tags["model_hash"])
+
+    def _fetch(self, pipeline: str, version: str, target: Path) -> LoadedModel:
+        """The version's files from MLflow, laid into the cache in one move."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _faults(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
             source = self._client.get_model_version_download_uri(pipeline, version)
-            self._cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._cache, prefix=".") as folder:
-                fetched = _mlflow().artifacts.download_artifacts(
-                    artifact_uri=source, dst_path=folder, tracking_uri=self._uri
-                )
-                model = _read_model(pipeline, version, Path(fetched))
-                target = self._cached(pipeline, version)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.rmtree(target, ignore_errors=True)
+            fetched = _mlflow().artifacts.download_artifacts(
+                artifact_uri=source, dst_path=folder, tracking_uri=self._uri
+            )
+            model = _read_model(pipeline, version, Path(fetched))
+            try:
                 Path(fetched).rename(target)
+            except OSError:
+                # Another process fetched the same version meanwhile.
+                if not target.is_dir():
+                    raise
         return model
 
-    def _cached(self, pipeline: str, version: str) -> Path:
-        _check_name("pipeline", pipeline)
-        _check_name("version", version)
-        return self._cache / pipeline / version
+    def _cached(self, pipeline: str, version: str, model_hash: str) -> Path:
+        """Where the version's files are kept: named by their content, so that they never change."""
+        for what, name in (("pipeline", pipeline), ("version", version), ("model", model_hash)):
+            _check_name(what, name)
+        return self._cache / pipeline / f"{version}-{model_hash[:16]}"
 
 
 def _bundle(candidate: Candidate, files: Mapping[str, str]) -> dict[str, str]:
@@ -394,13 +415,28 @@ def _read_model(pipeline: str, version: str, folder: Path) -> LoadedModel:
     )
 
 
+def _read_cached(pipeline: str, version: str, folder: Path) -> LoadedModel | None:
+    """The version from the cache; None if it is not there or was damaged, which fetching it again mends."""
+    if not folder.is_dir():
+        return None
+    try:
+        return _read_model(pipeline, version, folder)
+    except (TerminalError, OSError, ValueError):
+        shutil.rmtree(folder)
+        return None
+
+
 def _read_files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_bytes().decode() for path in sorted(folder.iterdir())}
 
 
 def _save_model(model: TrainedModel, path: Path, run_id: str, model_id: str, location: str) -> None:
     """MLflow's own layout of a LightGBM booster, as text."""
-    import mlflow.lightgbm
+    with warnings.catch_warnings():
+        # MLflow 3.17 warns about type hints of its own when the module below is imported.
+        warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
+        import mlflow.lightgbm
+        import mlflow.pyfunc.model
     from mlflow.models import Model
 
     mlflow.lightgbm.save_model(
@@ -421,8 +457,8 @@ def _signature(model: TrainedModel) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    inputs = [ColSpec("double", feature.name, required=False) for feature in model.features]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double")]))
+    inputs = Schema([ColSpec("double", feature.name, required=False) for feature in model.features])
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("double")]))
 
 
 def _check_name(what: str, name: str) -> None:

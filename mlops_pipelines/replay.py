@@ -201,6 +201,8 @@ class _Daemon:
         self._module = module
         self._stack = ExitStack()
         self._logger = logging.getLogger("mlops_pipelines.replay")
+        # Dagster tells every tick; what went wrong is raised.
+        self._logger.setLevel(logging.ERROR)
         self._seen = 0
         self.runs = 0
 

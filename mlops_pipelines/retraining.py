@@ -6,6 +6,7 @@ ask for, and what they say is recorded.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from mlops_pipelines.gates import Verdict
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.registry import LoadedModel, Registered
     from mlops_pipelines.spec import Gates
+    from mlops_pipelines.training import Candidate, Incumbent
 
 EXPERIMENT = "experiment"
+REFERENCE_FILE = "drift_reference.json"
 
 
 # Reasons to retrain
@@ -302,14 +306,17 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
         place.name,
         retrain.id if retrain else f"{EXPERIMENT}-{run_id}",
         candidate,
-        dataset_version=version,
-        reference=reference,
-        experiment=retrain is None,
+        version,
+        {"dataset_version": version, "retrain": retrain.id if retrain else EXPERIMENT},
+        files={REFERENCE_FILE: reference.to_json()},
+        tags={"authority": retrain.id if retrain else EXPERIMENT},
     )
     if retrain is not None:
         place.ledger.record_candidate(
             retrain.id,
             retrain.token,
+            dataset_version=version,
+            matured_rows=table.num_rows,
             model_hash=made.model_hash,
             mlflow_version=made.version,
             mlflow_run_id=made.run_id,
@@ -335,7 +342,7 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     retrain = carried_by(place, run_id)
     registered = _registered(place, retrain, run_id)
     incumbent = _incumbent(place)
-    candidate = _candidate(place, registered)
+    candidate = _candidate(place, registered.version)
     report = measure(
         candidate,
         incumbent,
@@ -398,7 +405,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     )
     _heal_aliases(place)
     card = model_card(place, retrain)
-    place.home.registry.log_text(retrain.mlflow_run_id, "model_card.md", card)
+    place.home.registry.log_card(place.name, promotion.mlflow_version, card)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
     return Outcome(promotion, sentence, card)
@@ -421,17 +428,15 @@ def _dataset_version(place: PipelineHome, retrain: Retrain | None) -> str:
     return version
 
 
-def _registered(place: PipelineHome, retrain: Retrain | None, run_id: str) -> str:
-    """Registry version of the candidate of this run."""
-    if retrain and retrain.mlflow_version:
-        return retrain.mlflow_version
-    version = place.home.registry.version_of(place.name, f"{EXPERIMENT}-{run_id}")
-    if version is None:
+def _registered(place: PipelineHome, retrain: Retrain | None, run_id: str) -> Registered:
+    """The registered candidate of this run."""
+    found = place.home.registry.find(place.name, retrain.id if retrain else f"{EXPERIMENT}-{run_id}")
+    if found is None:
         raise TerminalError(
             f"This run has no candidate of {place.name} to evaluate.",
             remedy=f"materialize {place.name}/model in the same run",
         )
-    return version
+    return found
 
 
 def _candidate(place: PipelineHome, version: str) -> Candidate:
@@ -439,19 +444,20 @@ def _candidate(place: PipelineHome, version: str) -> Candidate:
     from mlops_pipelines.training import candidate_of
 
     model = place.home.registry.load(place.name, version)
-    table = place.home.datasets.read(place.name, model.dataset_version)
+    dataset = json.loads(model.files["facts.json"])["dataset_version"]
+    table = place.home.datasets.read(place.name, dataset)
     return candidate_of(model.refit, model.twin, table, place.spec.training)
 
 
 def _incumbent(place: PipelineHome) -> Incumbent | None:
     """The champion of the ledger, which a candidate has to stand against."""
-    from mlops_pipelines.training import Incumbent
-
     champion = place.ledger.champion(place.name)
-    if champion is None:
-        return None
-    model = place.home.registry.load(place.name, champion.mlflow_version)
-    return Incumbent(model.refit, model.twin, champion.mlflow_version)
+    return model_of(place, champion).incumbent if champion else None
+
+
+def model_of(place: PipelineHome, promotion: Promotion) -> LoadedModel:
+    """The model of a promotion, checked against the hash it was promoted with."""
+    return place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
 
 
 def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:

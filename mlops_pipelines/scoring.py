@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.features.tiles import tile_table
-from mlops_pipelines.features.views import compile_views, feature_columns
+from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.features.views import FeatureColumn
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
@@ -222,12 +222,12 @@ def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
     """Source columns (asset, column) of each feature that comes from a view."""
     sources: dict[str, list[tuple[str, str]]] = {}
     for view in compile_views(loaded.spec, loaded.contract):
-        for feature in (*view.windowed, *view.last):
-            sources[feature.name] = [(view.source, feature.column)]
+        sources |= {feature.name: [(view.source, feature.column)] for feature in view.windowed}
+        sources |= {feature.name: [(view.source, feature.column)] for feature in view.last}
     return sources
 
 
-def _features(loaded: LoadedSpec) -> Sequence[Any]:
+def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
     return feature_columns(loaded.spec, loaded.contract)
 
 
@@ -256,7 +256,9 @@ def _examples_without_score(place: PipelineHome, days: Sequence[str]) -> pa.Tabl
 def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, now: datetime) -> pa.Table:
     import pyarrow as pa
 
-    model = place.home.registry.load(place.name, champion.mlflow_version).refit
+    from mlops_pipelines.retraining import model_of
+
+    model = model_of(place, champion).refit
     rows = examples.num_rows
     moments = pa.timestamp("us", tz="UTC")
     ids = [prediction_id(event, champion.model_hash) for event in examples["event_id"].to_pylist()]

@@ -173,7 +173,8 @@ def _shape_problems(source: YamlSource, error: ValidationError) -> Iterator[Prob
     for found in error.errors(include_url=False):
         place = ("attributes", *found["loc"])
         text = found["msg"].removeprefix("Value error, ")
-        yield source.problem(place, text, at_key=" is not a key " in text)
+        # An unknown key is marked itself; everything else at its value.
+        yield source.problem(place, text, at_key=text.startswith(f"{place[-1]} is not "))
 
 
 def _declares_pipeline(path: Path) -> bool:

@@ -141,8 +141,8 @@ def _functions() -> str:
     names = ", ".join(f"`{name}`" for name in sorted(FUNCTIONS))
     return (
         "### Functions of `features.from_event`\n\n"
-        "Besides the operators, `CASE`, `CAST`, `COALESCE`, `IN`, `BETWEEN`, `LIKE`, `IS NULL`, `EXTRACT` and "
-        f"`AT TIME ZONE`, with DuckDB's meaning:\n\n{names}."
+        "Besides the operators, `CASE`, `CAST`, `COALESCE`, `IN`, `BETWEEN`, `LIKE`, `IS NULL`, `EXTRACT` "
+        f"and `AT TIME ZONE`, with DuckDB's meaning:\n\n{names}."
     )
 
 
@@ -158,8 +158,8 @@ def _coming() -> str:
         for path, values in NOT_AVAILABLE_YET.items()
     ]
     return (
-        "### Not available yet\n\nThese fields, and these values of fields, are refused, and the message says "
-        "that they are not available yet (`*` is any name or place in a list):\n\n" + "\n".join(lines)
+        "### Not available yet\n\nThese fields, and these values of fields, are refused, and the message "
+        "says that they are not available yet (`*` is any name or place in a list):\n\n" + "\n".join(lines)
     )
 
 

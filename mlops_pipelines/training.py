@@ -243,6 +243,13 @@ def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: 
     return Candidate.of(refit, twin, table, training)
 
 
+def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
+    """The candidate that `fit_candidate` made of `table`, from its two models."""
+    train_days, holdout_days = split_holdout(table["day"].unique().to_pylist(), training)
+    holdout = _in_order(_of_days(table, holdout_days))
+    return Candidate(refit, twin, holdout, train_days, holdout_days)
+
+
 def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> TrainedModel:
     """A model of the table's rows, the same bytes whatever their order.
 

@@ -58,6 +58,8 @@ class YamlSource:
         within = place
         while within not in self.marks and within:
             within = within[:-1]
+        if within in self.scalars:
+            place = within  # a single value where a list may stand
         mark = self.marks[within]
         # What is missing belongs to the mapping around it, which its key names best.
         line, column = mark.value if within == place and not at_key else mark.key

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+run.discover()
+
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, benchmarks.Row]:
@@ -104,5 +106,4 @@ def test_a_prefix_chooses_rows_and_an_unknown_one_is_refused(
 
 
 def test_loading_the_definitions_is_benchmarked_against_importing_dagster() -> None:
-    run.discover()
     assert benchmarks.ROWS["main.load_definitions"].bound == 2.0

@@ -494,7 +494,7 @@ def test_the_hash_is_the_same_in_every_release() -> None:
     )
     assert (
         content_hash(table, sort_by=["s"])
-        == "bc3a52f25e5d4445f84b9133b74c1118be18b8be9d5c0081303e207578c049a9"
+        == "8d04549e77a9a26dacf20660f93b616f1e53e7fbaeff4864496aaea08abb27ac"
     )
 
 

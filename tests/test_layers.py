@@ -74,7 +74,7 @@ def test_an_import_against_the_rules_is_found(tmp_path: Path, file: str, added: 
         module.write(f"\n{added}\n")
     done = lint_imports(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert any(rule in line and " BROKEN" in line for line in done.stdout.splitlines())
+    assert any(rule in line and " BROKEN" in line for line in done.stdout.splitlines()), done.stdout
 
 
 @cache

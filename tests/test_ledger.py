@@ -669,6 +669,16 @@ def test_not_applicable_does_not_stop_a_promotion(ledger: Ledger) -> None:
     assert promote(ledger, retrain).sequence == 1
 
 
+def test_no_verdict_is_added_after_the_promotion(ledger: Ledger) -> None:
+    retrain = begin(ledger)
+    prove(ledger, retrain)
+    promote(ledger, retrain)
+    with unchanged(ledger):
+        ledger.record_verdicts(retrain.id, retrain.token, [verdict("skill", "fail")], NOW)
+        with pytest.raises(TerminalError, match="promoted without a verdict of latency"):
+            ledger.record_verdicts(retrain.id, retrain.token, [verdict("latency")], NOW)
+
+
 def test_pipeline_without_gates_promotes_only_what_was_judged(ledger: Ledger) -> None:
     retrain = begin(ledger)
     candidate(ledger, retrain)

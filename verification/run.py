@@ -63,7 +63,8 @@ def sample_sizes(output: str) -> list[str]:
     for line in lines[start + 1 :]:
         if line.startswith("="):
             break
-        found.append(line)
+        if line:
+            found.append(line)
     return found
 
 

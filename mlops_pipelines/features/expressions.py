@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TerminalError, UserError
@@ -22,10 +23,20 @@ if TYPE_CHECKING:
 
 @contextmanager
 def sql_session() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own: in memory, time zone UTC, two threads, no access to files or network."""
+    """A DuckDB session with tables of its own: time zone UTC, two threads, no access to files or network."""
+    session = _database().cursor()
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """The process's DuckDB, in memory, its settings locked. Opening one takes longer than most queries."""
     import duckdb
 
-    connection = duckdb.connect(
+    database = duckdb.connect(
         ":memory:",
         config={
             "threads": 2,
@@ -36,12 +47,9 @@ def sql_session() -> Iterator[duckdb.DuckDBPyConnection]:
             "python_enable_replacements": False,
         },
     )
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET lock_configuration = true")
-        yield connection
-    finally:
-        connection.close()
+    database.execute("SET GLOBAL TimeZone = 'UTC'")
+    database.execute("SET lock_configuration = true")
+    return database
 
 
 def from_event_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:

@@ -7,6 +7,7 @@ of a stream are judged together, because a validation costs about as much for on
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Column
             continue
         try:
             arrays[name], wrong = _read_as(file.table[name].combine_chunks(), rule.type)
-            unread[name] = {position: shown(file.table[name][position].as_py()) for position in wrong}
+            unread[name] = {position: shown(_value(file.table[name][position])) for position in wrong}
         except _NoReadingError as error:
             unfit.append(f"{name} is {error}, not {rule.type}")
     if unfit:
@@ -169,9 +170,9 @@ def _from_text(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int
     return pa.array(values, _arrow_type(wanted)), wrong
 
 
-_INT = re.compile(r"[+-]?\d{1,19}(\.0+)?")
-_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+_INT = re.compile(r"[+-]?\d{1,19}(\.0+)?", re.ASCII)
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", re.ASCII)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -217,7 +218,8 @@ def _from_number(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[i
     if pa.types.is_signed_integer(column.type) and wanted == "int":
         return column.cast(pa.int64()), []
     if pa.types.is_integer(column.type) and wanted == "int":
-        return _keep(column, pc.less(column, 2**63), pa.int64())
+        column = column.cast(pa.uint64())
+        return _keep(column, pc.less(column, pa.scalar(2**63, pa.uint64())), pa.int64())
     numbers = column.cast(pa.float64(), safe=False)
     numbers = pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     if wanted == "float":
@@ -375,8 +377,11 @@ def _unexpected_rows(rule: _Declared, result: ExpectationValidationResult) -> li
 @cache
 def _batch_definition() -> BatchDefinition[Any]:
     # The import takes 6 s and more: paid once per process, and only where there is something to judge.
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    with warnings.catch_warnings():
+        # great_expectations 1.24 imports sre_constants, which Python 3.11 deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -452,12 +457,17 @@ def _verdict(
 def _rejected(
     file: LandedTable, columns: _Columns, broken: _Broken, arrived: str | None
 ) -> Iterator[RejectedRow]:
-    positions = sorted(broken)
-    rows = file.table.take(positions).to_pylist() if positions else []
-    arrivals = columns.table[arrived] if arrived else None
-    for position, row in zip(positions, rows, strict=True):
-        at = arrivals[position].as_py() if arrivals is not None else None
+    for position in sorted(broken):
+        row = {name: _value(file.table[name][position]) for name in file.table.column_names}
+        at = columns.table[arrived][position].as_py() if arrived else None
         yield RejectedRow(file.file_rows[position], row_json(row), tuple(broken[position]), at)
+
+
+def _value(landed: pa.Scalar) -> Any:
+    try:
+        return landed.as_py()
+    except (OverflowError, ValueError):  # a time in a year that Python does not know
+        return f"{landed.type} {landed.value}"
 
 
 def _unparsed(file: LandedTable) -> Iterator[RejectedRow]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.intake import Merged
     from mlops_pipelines.ingest.judging import Judged
     from mlops_pipelines.ingest.landing import LandedTable
+    from mlops_pipelines.ingest.quarantine import Reason
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import LandedFile
     from mlops_pipelines.ledger.landing import Stage
@@ -173,11 +174,11 @@ def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     import pyarrow.compute as pc
 
     from mlops_pipelines.ingest.intake import canonical_events, merge_events, split_by_partitions
-    from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical
+    from mlops_pipelines.ingest.quarantine import quarantine_canonical
 
     batch = _read_batch(place, "events", place.spec.events.arrived)
     new = batch.concat(lambda accepted, origin: canonical_events(accepted, origin, place.spec))
-    conflict = Reason("conflict", "says what the row with the same id says", "event_id")
+    conflict = _conflict("event_id")
     rejects = batch.rejects(place)
     merged: list[Merged] = []
     if new is not None:
@@ -243,6 +244,7 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
     """Take in all waiting files of a reference."""
     from mlops_pipelines.ingest.intake import canonical_reference, merge_reference
+    from mlops_pipelines.ingest.quarantine import quarantine_canonical
     from mlops_pipelines.lake import STATIC_DAY
 
     reference = place.spec.references[name]
@@ -253,13 +255,27 @@ def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken
     if new is not None and reference.time is not None:
         _reopen(place, "tiles", _days_of(new["known_at"]))
 
+    rejects_of_merge: list[pa.Table] = []
+
     def change(current: pa.Table | None) -> pa.Table:
-        return current if new is None else merge_reference(current, new, reference).table
+        if new is None:
+            return current
+        merged = merge_reference(current, new, reference)
+        rejects_of_merge[:] = [quarantine_canonical(merged.conflicts, _conflict("keys"), stream=name)]
+        _quarantine(place, rejects_of_merge, ())
+        return merged.table
 
     wanted = [STATIC_DAY] if reference.time is None else days
     order = [*reference.keys, *([] if reference.time is None else ["ref_time"]), "arrived_at"]
     written = _update(place, name, _union(wanted, new), change, order, exists=new is not None)
+    rejects += rejects_of_merge
     return _with(batch.finish(place, None, rejects), written, [], rejects, new)
+
+
+def _conflict(column: str) -> Reason:
+    from mlops_pipelines.ingest.quarantine import Reason
+
+    return Reason("conflict", f"says what the row with the same {column} says", column)
 
 
 @dataclass(frozen=True)
@@ -326,8 +342,11 @@ class _Batch:
             self.stream,
             [],
             files=len(self.judged) + len(self.refused),
+            rows=sums["rows"],
+            accepted=sums["accepted"],
+            quarantined=sums["quarantined"],
+            duplicates=sums["duplicates"],
             refused=tuple(why for _, _, why in self.refused),
-            **{name: sums[name] for name in none},
         )
 
 
@@ -341,7 +360,7 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
         try:
             read.append((file, read_file(place.landing(stream) / file.path)))
         except UnreadableFileError as error:
-            refused.append((file, "", str(error)))
+            refused.append((file, error.digest, str(error)))
         except FileNotFoundError:
             refused.append((file, "", f"{file.path} has vanished from {place.landing(stream)}"))
     verdicts = judge([table for _, table in read], place.contract, stream, arrived=arrived) if read else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.ledger.retrains import Retrains, authority, locked_row
+from mlops_pipelines.ledger.retrains import Retrains, authority, locked_row, promoted_hash
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import promotions, retrains, verdicts
 from mlops_pipelines.policy import format_moment
@@ -72,15 +72,22 @@ class Promotions(Retrains):
 
         given: all gates that are declared, each with gate, outcome, figure, bound, interval (low, high)
         and sentence. No gate declared: an empty sequence, which also says that the candidate was judged.
-        Raises StaleTokenError; TerminalError if no candidate is recorded.
+        Raises StaleTokenError; TerminalError if no candidate is recorded, or a further gate comes after the
+        promotion.
         """
         with self._writing() as connection:
             row = authority(connection, retrain_id, token)
             if row.model_hash is None:
                 raise TerminalError(f"Retrain {retrain_id} has no candidate to judge yet.")
+            promoted = promoted_hash(connection, retrain_id) is not None
             for position, verdict in enumerate(given):
                 key = {"retrain_id": retrain_id, "model_hash": row.model_hash, "gate": verdict["gate"]}
-                insert_new(connection, verdicts, {**key, **_verdict_values(verdict, position), "at": at})
+                values = {**key, **_verdict_values(verdict, position), "at": at}
+                if insert_new(connection, verdicts, values) and promoted:
+                    raise TerminalError(
+                        f"Retrain {retrain_id} was promoted without a verdict of {verdict['gate']}; none can "
+                        "be added now."
+                    )
             connection.execute(
                 retrains.update().where(retrains.c.id == retrain_id).values(judged_model_hash=row.model_hash)
             )

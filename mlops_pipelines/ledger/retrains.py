@@ -187,6 +187,18 @@ class Retrains(Store):
             _lose(connection, retrain, at)
             return _retrain(connection, retrain.id)
 
+    def record_training_set(
+        self, retrain_id: str, token: str, *, dataset_version: str, matured_rows: int
+    ) -> None:
+        """Record what a retrain learns from, before it has a candidate. Raises StaleTokenError."""
+        with self._writing() as connection:
+            authority(connection, retrain_id, token)
+            connection.execute(
+                retrains.update()
+                .where(retrains.c.id == retrain_id)
+                .values(dataset_version=dataset_version, matured_rows=matured_rows)
+            )
+
     def record_candidate(
         self,
         retrain_id: str,
@@ -206,7 +218,7 @@ class Retrains(Store):
         """
         with self._writing() as connection:
             authority(connection, retrain_id, token)
-            promoted = _promoted_hash(connection, retrain_id)
+            promoted = promoted_hash(connection, retrain_id)
             if promoted not in (None, model_hash):
                 raise TerminalError(
                     f"Retrain {retrain_id} has promoted the model {promoted} and made another, {model_hash}.",
@@ -238,7 +250,7 @@ class Retrains(Store):
             if (row.token, row.status) == (token, status):
                 return
             _check(row, token)
-            if (status == "promoted") != (_promoted_hash(connection, retrain_id) is not None):
+            if (status == "promoted") != (promoted_hash(connection, retrain_id) is not None):
                 has = "has no promotion" if status == "promoted" else "has been promoted"
                 raise TerminalError(f"Retrain {retrain_id} {has} and cannot end as {status}.")
             _end(connection, retrain_id, status, reason, at)
@@ -421,7 +433,7 @@ def _lose(connection: Connection, row: AnyRow, at: datetime) -> None:
     connection.execute(retrains.update().where(retrains.c.id == row.id).values(status="lost", losses=losses))
     if losses < MAX_LOSSES:
         return
-    if _promoted_hash(connection, row.id) is not None:
+    if promoted_hash(connection, row.id) is not None:
         outcome = f"promoted; its run was lost {losses} times before it could end the retrain itself"
         _end(connection, row.id, "promoted", outcome, at)
     else:
@@ -465,7 +477,7 @@ def _row(connection: Connection, retrain_id: str) -> AnyRow:
     return row
 
 
-def _promoted_hash(connection: Connection, retrain_id: str) -> str | None:
+def promoted_hash(connection: Connection, retrain_id: str) -> str | None:
     query = sa.select(promotions.c.model_hash).where(promotions.c.retrain_id == retrain_id)
     model_hash: str | None = connection.execute(query).scalar_one_or_none()
     return model_hash

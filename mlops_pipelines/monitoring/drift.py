@@ -10,7 +10,8 @@ explains:
 - *an ordinary day*: rows of one day are alike. The weather is one weather, and the mean lateness of the last
   30 days is nearly one number, which falls into one bin and gives an index of 5 on any day. So the
   reference keeps, for each feature, the index that 99 % of the training set's own days stay below, each
-  compared with the other days.
+  compared with the other days. What such a feature does within its range is not seen from one day;
+  whether it matters is judged on outcomes (`performance`).
 
 What is left is averaged with the features' importance as weights: one figure a day, so that a model with
 many features does not alarm more often than one with few. The bands (0.10 and 0.25 by default) are on this
@@ -152,7 +153,8 @@ def drift_of(
 ) -> DriftReport:
     """Drift of the table's rows from the reference, and its level by the trigger's bands.
 
-    table: examples, one column a feature. scores: the champion's scores of (some of) these rows.
+    table: examples of a whole day, one column a feature: the first hours of a day are not an ordinary day.
+    scores: the champion's scores of (some of) these rows.
     Without rows there is nothing to judge: overall is None, the level `none`.
     Raises TerminalError if the table lacks a feature's column.
     """

@@ -179,7 +179,7 @@ def prequential(scores: Floats, labels: Labels) -> dict[str, float | int | None]
 def scored_labels(predictions: pa.Table, labels: pa.Table, as_of: datetime) -> pa.Table:
     """The predictions whose label is known as of `as_of`, in their order.
 
-    predictions: as in the lake. labels: event_id, label, label_time, known_at, all versions.
+    predictions: or any rows with an event_id. labels: event_id, label, label_time, known_at, all versions.
     Adds `label` (int8): the version with the greatest known_at <= as_of, ties broken by label_time, then by
     the label; and `label_known_at`: when the first version became known.
     """

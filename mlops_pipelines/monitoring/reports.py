@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.monitoring.drift import DriftReport
     from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance
-    from mlops_pipelines.spec import DriftTrigger
+    from mlops_pipelines.spec import DriftTrigger, PerformanceTrigger
 
 OVERALL = "*"
 DRIFT_COLUMNS = {
@@ -263,7 +263,9 @@ def _performance_pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]
         return {}
     from mlops_pipelines.figures import bars
 
-    return {"skill_by_day": bars(skills, title="Log loss skill by day", unit="1 - loss / loss of the base rate")}
+    return {
+        "skill_by_day": bars(skills, title="Log loss skill by day", unit="1 - loss / loss of the base rate")
+    }
 
 
 def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[str, str]) -> pa.Table:
@@ -303,6 +305,11 @@ def persistent_drift(
 
 def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | None:
     """The day against the reference of the champion that scored last on it; None if none scored."""
+    import pyarrow.compute as pc
+
+    from mlops_pipelines.monitoring.reference import Reference
+    from mlops_pipelines.retraining import REFERENCE_FILE, model_of
+
     trigger = place.spec.triggers.drift
     lake = place.lake
     if trigger is None or not lake.exists("predictions"):
@@ -312,9 +319,7 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
         return None
     champion = _promotion_of(place, scored["model_hash"][-1].as_py())
     examples = lake.read("examples", days=[day])
-    reference = place.home.registry.load(place.name, champion.mlflow_version).reference
-    import pyarrow.compute as pc
-
+    reference = Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
     by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
     return champion, drifting.drift_of(reference, examples, trigger, by_it["score"].to_numpy())
 

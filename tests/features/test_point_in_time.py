@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mlops_pipelines.errors import TerminalError
@@ -53,7 +53,7 @@ SPEC = make_spec()
 FEATURES = [column.name for column in feature_columns(SPEC, CONTRACT)]
 LANE, SHOP, SKY, PLACE = VIEWS
 # A seed drives many choices at once: shrinking it finds nothing simpler, and a world takes a second.
-WORLDS = settings(max_examples=6, deadline=None, derandomize=True)
+WORLDS = settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 def bits(value: Any) -> Any:
@@ -85,13 +85,13 @@ def test_vectors_are_what_was_known_at_the_decision(seed: int, hours: int) -> No
 
 
 @WORLDS
-@given(seed=st.integers(0, 10**6), cuts=st.sets(st.integers(1, 9)))
+@given(seed=st.integers(0, 10**6), cuts=st.sets(st.integers(1, 4)))
 def test_any_split_of_the_days_into_runs_gives_the_same_bits(seed: int, cuts: set[int]) -> None:
     """Each run sees what was known by its end, and computes the orders decided in its days."""
-    world = random_world(seed, hours=100, size=60)
+    world = random_world(seed, hours=90, size=60)
     with TemporaryDirectory() as folder:
-        whole = _examples_in_runs(Path(folder) / "whole", world, [10])
-        parts = _examples_in_runs(Path(folder) / "parts", world, [*sorted(cuts), 10])
+        whole = _examples_in_runs(Path(folder) / "whole", world, [5])
+        parts = _examples_in_runs(Path(folder) / "parts", world, [*sorted(cuts), 5])
     sort_by, unhashed = ["event_id"], ["made_of"]
     assert content_hash(parts, sort_by=sort_by, unhashed=unhashed) == content_hash(
         whole, sort_by=sort_by, unhashed=unhashed
@@ -100,8 +100,8 @@ def test_any_split_of_the_days_into_runs_gives_the_same_bits(seed: int, cuts: se
 
 def _examples_in_runs(root: Path, world: World, ends: list[int]) -> pa.Table:
     """ends: the day, counted from the start, before which each run ends."""
-    # An order that arrives after its decision cannot be computed in time; the intake reopens its day.
-    world = replace(world, orders=[replace(o, known=min(o.known, o.decided)) for o in world.orders])
+    # Orders arrive when they are placed: one that came after its decision could not be computed in its run.
+    world = replace(world, orders=[replace(o, known=o.time) for o in world.orders])
     lake, parts, first = Lake(root), [], 0
     for end in ends:
         write(lake, world.known_before(START + timedelta(days=end)))

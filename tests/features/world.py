@@ -347,7 +347,8 @@ def _shop(world: World, o: Order) -> dict[str, Any]:
     d, end = o.decided, floor_hour(o.decided)
     here = [x for x in world.orders if x.shop == o.shop]
     seen = [x.weight for x in here if end - 6 * HOUR <= floor_hour(x.known) < end]
-    vector = {f"shop_{f}_6h": v for f, v in _measures("weight", seen, ["sum", "count"]).items()}
+    measures = _measures("weight", seen, ["sum", "count"])
+    vector: dict[str, Any] = {f"shop_{f}_6h": value for f, value in measures.items()}
     known = [x for x in here if x.known <= d and x.id != o.id]
     last = max(known, key=lambda x: (x.time, x.known, x.id), default=None)
     weight = kind = None
@@ -409,7 +410,7 @@ def _fixed(value: float) -> Fraction:
 def _measures(column: str, values: Sequence[float | None], wanted: list[str]) -> dict[str, float | None]:
     present = [v for v in values if v is not None]
     exact = [_fixed(v) for v in present]
-    answers = {
+    answers: dict[str, float | None] = {
         "count": float(len(present)),
         "sum": float(sum(exact)) if exact else None,
         "mean": _mean(exact),

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import FeatureColumn
 from mlops_pipelines.monitoring.drift import (
+    Level,
     chance_limit,
     chance_mean,
     drift_of,
@@ -19,6 +22,9 @@ from mlops_pipelines.monitoring.drift import (
 )
 from mlops_pipelines.monitoring.reference import Reference, build_reference
 from mlops_pipelines.spec import DriftTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BANDS = DriftTrigger()
 FEATURES = (
@@ -94,13 +100,17 @@ def test_histograms_that_cannot_be_compared_are_refused(one: list[int], other: l
         population_stability_index(np.array(one), np.array(other))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(("bins", "n"), [(2, 200), (5, 400), (12, 1000)])
-def test_what_chance_explains_is_what_samples_of_one_distribution_give(bins: int, n: int) -> None:
+def test_what_chance_explains_is_what_samples_of_one_distribution_give(
+    bins: int, n: int, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
     from scipy.stats import chi2
 
-    rng, m = np.random.default_rng(bins), 20_000
+    rng, m, pairs = np.random.default_rng(bins), 20_000, 200_000 if full else 4_000
+    sample_size("pairs of samples", pairs)
     share = np.full(bins, 1 / bins)
-    expected, actual = rng.multinomial(m, share, 4000), rng.multinomial(n, share, 4000)
+    expected, actual = rng.multinomial(m, share, pairs), rng.multinomial(n, share, pairs)
     indices = stability_indices(expected, actual)
     assert indices.mean() == pytest.approx(chance_mean(bins, n, m), rel=0.06)
     assert 0.005 < np.mean(indices > chance_limit(bins, n, m)) < 0.018
@@ -110,11 +120,15 @@ def test_what_chance_explains_is_what_samples_of_one_distribution_give(bins: int
 # The report
 
 
-def test_rows_like_the_training_set_do_not_alarm_however_few(reference: Reference) -> None:
-    rng = np.random.default_rng(2)
-    for rows in (1, 2, 5, 20, 60, 300, 3000):
-        levels = [drift_of(reference, trips(rng, range(30, 31), rows), BANDS).level for _ in range(40)]
-        assert levels == ["none"] * 40, rows
+@pytest.mark.proof
+@pytest.mark.parametrize("rows", [1, 2, 5, 20, 60, 300, 3000])
+def test_rows_like_the_training_set_do_not_alarm_however_few(
+    reference: Reference, rows: int, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    rng, days = np.random.default_rng(2), 2000 if full else 40
+    sample_size("days", days)
+    levels = {drift_of(reference, trips(rng, range(30, 31), rows), BANDS).level for _ in range(days)}
+    assert levels == {"none"}
 
 
 def test_a_moved_feature_alarms_and_is_named_first(reference: Reference) -> None:
@@ -196,11 +210,10 @@ def test_level_follows_the_bands(overall: float) -> None:
     assert level == ("alarm" if overall >= 0.25 else "watch" if overall >= 0.10 else "none")
 
 
-@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["none", "watch", "alarm"]), max_size=8), st.integers(1, 4), st.integers(0, 3)
 )
-def test_drift_persists_when_m_of_the_last_n_days_alarm(levels: list, m: int, more: int) -> None:  # type: ignore[type-arg]
+def test_drift_persists_when_m_of_the_last_n_days_alarm(levels: list[Level], m: int, more: int) -> None:
     n = m + more
     last = levels[max(0, len(levels) - n) :]
     assert persistent(levels, (m, n)) == (last.count("alarm") >= m)

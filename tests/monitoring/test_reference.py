@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines.errors import TerminalError
@@ -63,7 +63,6 @@ def test_dictionary_encoded_categories_and_whole_numbers_are_binned_alike() -> N
     assert ten.numbers_of(pa.chunked_array([pa.array([1, 2, None], pa.int64())])).tolist() == [0, 1, 2]
 
 
-@settings(max_examples=60)
 @given(floats, st.data())
 def test_every_row_falls_into_exactly_one_bin_and_json_keeps_everything(
     numbers: list[float | None], data: st.DataObject

@@ -109,6 +109,20 @@ class Flights:
         """First moment of the data and the first moment after it: midnights, UTC."""
         return _midnight(_FIRST_DAY), _midnight(_LAST_DAY + _DAY)
 
+    def rows(self, stream: str, since: datetime, until: datetime) -> pa.Table:
+        """Rows of a stream that arrive in [since, until), in order of arrival, as their files hold them.
+
+        stream: `events`, `labels`, `weather` or `planes`.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table = _year().streams[stream]
+        kind = pa.timestamp("us", tz="UTC")
+        bounds = [pa.scalar(moment, kind) for moment in (since, until)]
+        arrived = table["arrived_at"]
+        return table.filter(pc.and_(pc.greater_equal(arrived, bounds[0]), pc.less(arrived, bounds[1])))
+
     def write(self, landing: Path, since: datetime, until: datetime) -> dict[str, int]:
         """Rows newly written by stream, for the UTC days in [since, until).
 

@@ -1,0 +1,78 @@
+"""Where a derivation comes from: the code, the dependencies, the platform."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform as machine
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from mlops_pipelines.settings import settings
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_LOCK = _PROJECT / "requirements.lock"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit of the running code. sha: `unknown` without git and without a build that names it.
+
+    dirty: whether the tree differed from the commit; None where that cannot be known.
+    """
+
+    sha: str
+    dirty: bool | None
+
+
+@cache
+def code_commit() -> Commit:
+    """The commit this process runs: given by the build (MLOPS_CODE_COMMIT), else asked of git."""
+    given = settings().code_commit
+    if given:
+        return Commit(given, None)
+    try:
+        sha = _git("rev-parse", "HEAD")
+        return Commit(sha, bool(_git("status", "--porcelain", "--untracked-files=no")))
+    except (OSError, subprocess.CalledProcessError):
+        # No git, or no repository around the code: a wheel, or an image without its history.
+        return Commit("unknown", None)
+
+
+@cache
+def lock_hash() -> str | None:
+    """SHA-256 of requirements.lock; None where the code runs without it."""
+    return hashlib.sha256(_LOCK.read_bytes()).hexdigest() if _LOCK.is_file() else None
+
+
+@cache
+def platform() -> dict[str, str | int]:
+    """Operating system, processor and Python of this process."""
+    return {
+        "system": machine.system(),
+        "machine": machine.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "python": machine.python_version(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return machine.processor()
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+        ["git", "-C", str(_PROJECT), *arguments],  # noqa: S607 - whichever git the user has
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()

@@ -1,0 +1,254 @@
+"""The online store gives what an event decided at its hour would see."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from shutil import copytree
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.online import online_rows
+from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.store import FeatureStore
+from mlops_pipelines.features.views import compile_views
+from mlops_pipelines.lake import Lake
+
+from .world import (
+    CONTRACT,
+    VIEWS,
+    World,
+    at,
+    by_id,
+    days_between,
+    make_spec,
+    order,
+    outcome,
+    random_world,
+    versions_of,
+    write,
+    write_tiles,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mlops_pipelines.features.views import CompiledView
+
+SPEC = make_spec()
+COMPILED = compile_views(SPEC, CONTRACT)
+LANE, SHOP, SKY, PLACE = COMPILED
+KEYS = pa.table({"shop": ["a", "a", "b", "b", "never", None], "lane": [1, 2, 1, 2, 1, 1]})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with tiles and a feature store with the views registered, to be copied: making one is slow."""
+    folder = tmp_path_factory.mktemp("made")
+    lake = Lake(folder / "lake")
+    write(lake, random_world(21, hours=60, size=90))
+    write_tiles(lake, SPEC, days_between(at(0), at(140)))
+    FeatureStore(folder / "feast", SPEC.name).apply(COMPILED)
+    return folder
+
+
+@pytest.fixture
+def lake(made: Path, tmp_path: Path) -> Lake:
+    return Lake(copytree(made / "lake", tmp_path / "lake"))
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> FeatureStore:
+    return FeatureStore(copytree(made / "feast", tmp_path / "feast"), SPEC.name)
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def bring_to(store: FeatureStore, lake: Lake, view: CompiledView, as_of: datetime) -> int:
+    versions = versions_of(lake, COMPILED)
+    rows = online_rows(view, lake, as_of, store.written_as_of(view), versions)
+    return store.write_online(view, rows, as_of)
+
+
+def seen_by_events(lake: Lake, view: CompiledView, keys: pa.Table, as_of: datetime) -> pa.Table:
+    """The view's columns of the examples of events, one a key, decided at that moment."""
+    moments = pa.array([as_of] * keys.num_rows, pa.timestamp("us", tz="UTC"))
+    nulls = {name: pa.nulls(keys.num_rows, pa.string()) for name in ("kind", "weight", "express")}
+    events = pa.table(
+        {
+            "day": ["?"] * keys.num_rows,
+            "event_id": [f"?{i}" for i in range(keys.num_rows)],
+            **dict.fromkeys(["event_time", "decision_time", "placed_at", "decided_at"], moments),
+            "shop": keys["shop"],
+            "lane": keys["lane"],
+            **nulls,
+        }
+    )
+    examples = compute_examples(SPEC, CONTRACT, lake, events, versions_of(lake, COMPILED))
+    return examples.select([column.name for column in view.columns])
+
+
+@pytest.mark.parametrize("view", COMPILED, ids=lambda view: view.name)
+def test_values_are_those_an_event_decided_at_the_hour_would_get(
+    lake: Lake, store: FeatureStore, view: CompiledView
+) -> None:
+    features = [column.name for column in view.columns]
+    for hours in (7, 8, 30, 33, 59, 120):  # from a first write, in short and long steps, until all is idle
+        bring_to(store, lake, view, at(hours))
+        read = store.read_online(view, KEYS)
+        assert read.column_names == [*view.keys, *features]
+        assert read.select(features).equals(seen_by_events(lake, view, KEYS, at(hours)))
+        assert store.written_as_of(view) == at(hours)
+
+
+def test_only_keys_that_may_have_changed_are_written(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    orders = [replace(order(f"o{shop}", 0.0), shop=shop) for shop in "abc"]
+    outcomes = [outcome("oa", 1.0), outcome("ob", 26.0), outcome("oc", 50.0)]
+    write(lake, World(orders, outcomes))
+    write_tiles(lake, SPEC, days_between(at(0), at(60)))
+    versions = versions_of(lake, COMPILED)
+
+    def written(as_of: float, since: float | None) -> list[str]:
+        rows = online_rows(LANE, lake, at(as_of), None if since is None else at(since), versions)
+        keys: list[str] = rows["shop"].to_pylist()
+        return keys
+
+    assert written(2.0, None) == ["a"]
+    assert written(25.0, 2.0) == ["a"]
+    assert written(30.0, 25.0) == ["a", "b"]
+    assert written(31.0, 30.0) == ["b"]
+    assert written(51.0, 31.0) == ["b", "c"]
+
+
+def test_an_emptied_window_is_written_as_empty(lake: Lake, store: FeatureStore) -> None:
+    key = KEYS.slice(0, 1)
+    bring_to(store, lake, LANE, at(30))
+    assert store.read_online(LANE, key)["lane_late_count_1d"][0].as_py() > 0
+    bring_to(store, lake, LANE, at(139))
+    emptied = store.read_online(LANE, key).to_pylist()[0]
+    assert (emptied["lane_late_count_1d"], emptied["lane_late_mean_1d"]) == (0.0, None)
+
+
+def test_an_earlier_hour_never_overwrites_a_later_one(lake: Lake, store: FeatureStore) -> None:
+    bring_to(store, lake, LANE, at(30))
+    latest = store.read_online(LANE, KEYS)
+    rows = online_rows(LANE, lake, at(20), None, versions_of(lake, COMPILED))
+    assert rows.num_rows > 0
+    assert store.write_online(LANE, rows, at(20)) == 0
+    assert store.read_online(LANE, KEYS).equals(latest)
+    assert store.written_as_of(LANE) == at(30)
+
+
+def test_the_same_hour_is_written_again_after_its_tiles_changed(lake: Lake, store: FeatureStore) -> None:
+    bring_to(store, lake, LANE, at(30))
+    changed = random_world(22, hours=60, size=90)
+    write(lake, changed)
+    write_tiles(lake, SPEC, days_between(at(0), at(140)))
+    assert bring_to(store, lake, LANE, at(30)) > 0
+    features = [column.name for column in LANE.columns]
+    read = store.read_online(LANE, KEYS).select(features)
+    assert read.equals(seen_by_events(lake, LANE, KEYS, at(30)))
+
+
+def test_a_killed_write_keeps_earlier_hours_out_and_is_made_good_by_the_next(
+    lake: Lake, store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_to(store, lake, LANE, at(10))
+    before = store.read_online(LANE, KEYS)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._feast.provider, "online_write_batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bring_to(store, lake, LANE, at(30))
+    after = FeatureStore(tmp_path / "feast", SPEC.name)
+    assert after.written_as_of(LANE) == at(10)
+    assert bring_to(after, lake, LANE, at(20)) == 0
+    assert after.read_online(LANE, KEYS).equals(before)
+    bring_to(after, lake, LANE, at(33))
+    features = [column.name for column in LANE.columns]
+    assert after.read_online(LANE, KEYS).select(features).equals(seen_by_events(lake, LANE, KEYS, at(33)))
+
+
+def test_a_view_is_registered_once_and_a_changed_one_beside_it(tmp_path: Path, lake: Lake) -> None:
+    store = FeatureStore(tmp_path / "feast", SPEC.name)
+    assert store.apply(COMPILED)
+    assert not store.apply(COMPILED)
+    (changed,) = compile_views(make_spec([VIEWS[0] | {"windows": ["3h"]}]), CONTRACT)
+    assert store.apply([changed])
+    registered = {view.name for view in store._feast.list_feature_views()}
+    assert registered == {view.id for view in (*COMPILED, changed)}
+    bring_to(store, lake, LANE, at(30))
+    with pytest.raises(TerminalError, match="has no values of the view lane"):
+        store.read_online(changed, KEYS)
+
+
+def test_a_view_that_another_process_registered_is_found(lake: Lake, tmp_path: Path) -> None:
+    ours, theirs = (FeatureStore(tmp_path / "feast", SPEC.name) for _ in range(2))
+    theirs.apply([LANE])
+    bring_to(theirs, lake, LANE, at(30))
+    expected = theirs.read_online(LANE, KEYS)
+    assert ours.read_online(LANE, KEYS).equals(expected)
+    theirs.apply([SHOP])
+    bring_to(theirs, lake, SHOP, at(30))
+    assert ours.read_online(SHOP, KEYS).equals(theirs.read_online(SHOP, KEYS))
+
+
+def test_pipelines_share_the_files_and_nothing_else(lake: Lake, tmp_path: Path, store: FeatureStore) -> None:
+    other = FeatureStore(tmp_path / "feast", "other")
+    bring_to(store, lake, LANE, at(30))
+    other.apply([LANE])
+    assert other.written_as_of(LANE) is None
+    with pytest.raises(TerminalError, match="online store of other has no values"):
+        other.read_online(LANE, KEYS)
+    assert {path.name for path in (tmp_path / "feast").iterdir()} >= {"registry.db", "online.db"}
+
+
+def test_what_is_not_registered_is_not_written(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "feast", SPEC.name)
+    with pytest.raises(TerminalError, match="is not registered in the project orders"):
+        store.write_online(LANE, pa.table({}), at(3))
+
+
+def test_values_are_as_of_a_full_hour(lake: Lake) -> None:
+    with pytest.raises(TerminalError, match="a full hour"):
+        online_rows(LANE, lake, at(3.5), None, versions_of(lake, COMPILED))
+
+
+@pytest.mark.usefixtures("new_york")
+def test_the_machines_time_zone_does_not_matter(store: FeatureStore) -> None:
+    """Around the hour that New York's clocks skip, which a UTC time taken for local would fall into."""
+    (view,) = compile_views(make_spec([VIEWS[0]]), CONTRACT)
+    first = datetime(2024, 3, 10, 1, tzinfo=UTC)
+    values = {column.name: [1.0] for column in view.columns}
+    for hour in range(8):
+        as_of = first + timedelta(hours=hour)
+        rows = pa.table({"shop": ["a"], "lane": [1], **values | {"lane_late_count_2h": [float(hour)]}})
+        assert store.write_online(view, rows, as_of) == 1
+        assert store.written_as_of(view) == as_of
+        assert store.write_online(view, rows, as_of - timedelta(hours=1)) == 0
+        read = store.read_online(view, KEYS.slice(0, 1))
+        assert read["lane_late_count_2h"].to_pylist() == [float(hour)]
+
+
+@pytest.mark.usefixtures("new_york")
+def test_vectors_do_not_depend_on_the_machines_time_zone(lake: Lake) -> None:
+    versions = versions_of(lake, COMPILED)
+    here = by_id(compute_examples(SPEC, CONTRACT, lake, lake.read("events"), versions))
+    assert {e["hour"] == e["event_time"].hour for e in here.values()} == {True}
+    assert write_tiles(lake, SPEC, days_between(at(0), at(140))) == versions

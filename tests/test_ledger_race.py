@@ -1,0 +1,184 @@
+"""Several processes ask, admit, promote and declare each other dead at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlops_pipelines.ledger import Admitted, Ledger, Retrain, StaleTokenError
+from mlops_pipelines.spec import Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+P = "flights"
+NOW = datetime(2013, 3, 1, tzinfo=UTC)
+UNLIMITED = {
+    "cooldown": "0s",
+    "budget": {"retrains": 1_000_000, "per": "1d"},
+    "breaker": {"after": 1_000_000},
+}
+
+
+@dataclass
+class Report:
+    """What one process saw."""
+
+    shared_appended: int = 0
+    admitted: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    fenced: int = 0
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'ledger.db'}"
+
+
+def ask(ledger: Ledger, me: str, n: int, rules: dict[str, Any]) -> Admitted | None:
+    """Append a trigger of one's own and one that all append, then ask."""
+    ledger.append_trigger(P, "labels", f"{me} {n}", {}, NOW)
+    answer = ledger.admit(
+        P, now=NOW, policy=Policy.model_validate(rules), run_id=f"{me} {n}", data_mark=f"{me} {n}"
+    )
+    return answer if isinstance(answer, Admitted) else None
+
+
+def carry_through(ledger: Ledger, retrain: Retrain) -> None:
+    """Make, judge and promote a candidate."""
+    ledger.record_candidate(
+        retrain.id,
+        retrain.token,
+        dataset_version="d",
+        model_hash=retrain.id,
+        mlflow_version=str(retrain.seq),
+        mlflow_run_id="r",
+        cutoff=NOW,
+        matured_rows=1,
+    )
+    ledger.record_verdicts(retrain.id, retrain.token, [], NOW)
+    earlier = [p for p in ledger.promotions(P) if p.retrain_id != retrain.id]
+    ledger.promote(
+        P,
+        retrain_id=retrain.id,
+        token=retrain.token,
+        expected_sequence=len(earlier),
+        model_hash=retrain.id,
+        mlflow_version=str(retrain.seq),
+        at=NOW,
+    )
+
+
+def finish(ledger: Ledger, retrain: Retrain) -> None:
+    ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason="proven", at=NOW)
+
+
+def orderly(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
+    """Carries through whatever it is admitted with. A file that must not exist yet witnesses it is alone."""
+    ledger, report, witness = Ledger(url(folder)), Report(), folder / "in flight"
+    for n in range(rounds):
+        report.shared_appended += ledger.append_trigger(P, "drift", f"shared {n}", {}, NOW)
+        answer = ask(ledger, me, n, rules)
+        if answer is None:
+            continue
+        os.close(os.open(witness, os.O_CREAT | os.O_EXCL))
+        report.admitted.append(answer.retrain.id)
+        carry_through(ledger, answer.retrain)
+        witness.unlink()
+        finish(ledger, answer.retrain)
+        report.finished.append(answer.retrain.id)
+    ledger.close()
+    return report
+
+
+def hostile(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
+    """Declares the others' runs lost whenever it is held, and goes on as a zombie when it was."""
+    ledger, report = Ledger(url(folder)), Report()
+    for n in range(rounds):
+        answer = ask(ledger, me, n, rules)
+        if answer is None:
+            other = ledger.in_flight(P)
+            if other is not None and n % 3 == 0:
+                ledger.mark_lost(other.run_id, NOW)
+            continue
+        if not answer.taken_up:
+            report.admitted.append(answer.retrain.id)
+        try:
+            carry_through(ledger, answer.retrain)
+            finish(ledger, answer.retrain)
+        except StaleTokenError:
+            report.fenced += 1
+        else:
+            report.finished.append(answer.retrain.id)
+    ledger.close()
+    return report
+
+
+def race(work: Any, folder: Path, *, processes: int, rounds: int, rules: dict[str, Any]) -> list[Report]:
+    # A forked child would share the parent's SQLite connections.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        tasks = [pool.submit(work, folder, f"process {i}", rounds, rules) for i in range(processes)]
+        return [task.result() for task in tasks]
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """Processes and rounds."""
+    return (8, 1250) if request.config.getoption("--full", default=False) else (4, 50)
+
+
+def test_processes_that_admit_at_once_are_admitted_one_by_one(tmp_path: Path, size: tuple[int, int]) -> None:
+    processes, rounds = size
+    reports = race(orderly, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
+    admitted = sorted(retrain for report in reports for retrain in report.admitted)
+    assert sum(report.shared_appended for report in reports) == rounds
+    ledger = Ledger(url(tmp_path))
+    assert [r.id for r in ledger.retrains(P)] == admitted
+    assert [r.seq for r in ledger.retrains(P)] == list(range(1, len(admitted) + 1))
+    assert {r.status for r in ledger.retrains(P)} == {"promoted"}
+    assert [p.retrain_id for p in ledger.promotions(P)] == admitted
+    counts = ledger.counts(P).triggers
+    assert counts["served"] == len(admitted)
+    assert counts["served"] + counts["folded"] + counts["pending"] == (processes + 1) * rounds
+    ledger.close()
+    print(f"ledger race: {processes} processes x {rounds} rounds, {len(admitted)} admitted")
+
+
+def test_processes_that_race_for_a_small_budget_get_no_more_than_it_has(tmp_path: Path) -> None:
+    rules = {**UNLIMITED, "budget": {"retrains": 7, "per": "1d"}}
+    reports = race(orderly, tmp_path, processes=3, rounds=15, rules=rules)
+    assert sum(len(report.admitted) for report in reports) == 7
+
+
+def test_zombies_that_race_with_their_successors_change_nothing(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    processes, rounds = size
+    reports = race(hostile, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
+    finished = sorted(retrain for report in reports for retrain in report.finished)
+    ledger = Ledger(url(tmp_path))
+    retrains = {r.id: r for r in ledger.retrains(P)}
+    assert sorted(retrain for report in reports for retrain in report.admitted) == list(retrains)
+    # Finished by one attempt only, or by its third loss, or still in flight.
+    assert len(finished) == len(set(finished))
+    for retrain in retrains.values():
+        if retrain.id in finished:
+            assert retrain.status == "promoted"
+        else:
+            assert retrain.losses == 3 or retrain.status in ("running", "lost")
+    promoted = [p.retrain_id for p in ledger.promotions(P)]
+    assert len(promoted) == len(set(promoted))
+    assert {r.id for r in retrains.values() if r.status == "promoted"} <= set(promoted)
+    in_flight = ledger.in_flight(P)
+    assert set(promoted) - {r.id for r in retrains.values() if r.status == "promoted"} <= (
+        {in_flight.id} if in_flight else set()
+    )
+    ledger.close()
+    fenced = sum(report.fenced for report in reports)
+    print(f"ledger zombies: {processes} processes x {rounds} rounds, {fenced} fenced off")
