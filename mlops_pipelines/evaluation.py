@@ -283,7 +283,10 @@ def latency(model: TrainedModel, table: pa.Table) -> Latency:
 
 
 def pictures(report: EvaluationReport) -> dict[str, bytes]:
-    """PNG by name: `precision_recall`, `calibration`, `importance`. Drawn from the report alone."""
+    """PNG by name: `precision_recall` (where a row is positive), `calibration`, `importance`.
+
+    Drawn from the report alone.
+    """
     from mlops_pipelines import figures
 
     curves = {"candidate": (report.recall, report.precision)}
@@ -291,8 +294,9 @@ def pictures(report: EvaluationReport) -> dict[str, bytes]:
         name = f"champion v{report.comparison.version}, {report.comparison.rows:,} rows"
         curves[name] = (report.comparison.recall, report.comparison.precision)
     bins = report.calibration
+    curve = figures.precision_recall(curves, prevalence=report.prevalence) if report.recall else None
     return {
-        "precision_recall": figures.precision_recall(curves, prevalence=report.prevalence),
+        **({"precision_recall": curve} if curve else {}),
         "calibration": figures.calibration(
             [b.predicted for b in bins], [b.observed for b in bins], [b.rows for b in bins]
         ),
@@ -308,8 +312,9 @@ def as_markdown(report: EvaluationReport) -> str:
         f"the refit on {report.training_rows:,} rows differs from it by "
         f"{report.agreement.mean_absolute_difference:.4f} a score on average. Intervals: 95 %, whole days "
         "resampled.",
-        _metric_table(report),
-        _slice_table(report.slices) if report.slices else "",
+        metric_table(report),
+        comparison_sentence(report.comparison) if report.comparison else "",
+        slice_table(report.slices) if report.slices else "",
         _threshold_table(report.thresholds),
         _importance_table(report.importance),
         f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
@@ -538,39 +543,48 @@ def _said(figure: Estimate | None) -> str:
     return f"{figure.value:.4f} ({figure.lower:.4f} to {figure.upper:.4f})"
 
 
-def _metric_table(report: EvaluationReport) -> str:
+def metric_table(report: EvaluationReport) -> str:
+    """Markdown table of the metrics, beside the champion's where there is one."""
     comparison = report.comparison
     if comparison is None:
         return _table(["metric", "candidate"], [[n, _said(e)] for n, e in report.metrics.items()])
     head = ["metric", "candidate", "same rows", f"champion v{comparison.version}", "difference"]
-    rows = []
-    for name, figure in report.metrics.items():
-        paired = comparison.metrics.get(name)
-        beside = (
-            [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", _said(paired.difference)]
-            if paired
-            else ["undefined"] * 3
-        )
-        rows.append([name, _said(figure), *beside])
+    rows = [
+        [name, _said(figure), *_beside(comparison.metrics.get(name))]
+        for name, figure in report.metrics.items()
+    ]
+    return _table(head, rows)
+
+
+def comparison_sentence(comparison: Comparison) -> str:
+    """On which rows candidate and champion were compared, and why on those."""
     return (
-        f"{_table(head, rows)}\n\nCompared on {comparison.rows:,} rows of {len(comparison.days)} days: "
-        f"{comparison.reason}."
+        f"Compared on {comparison.rows:,} rows of {len(comparison.days)} days: {comparison.reason}."
+        if comparison.days
+        else f"No row could be compared: {comparison.reason}."
     )
 
 
-def _slice_table(slices: Slices) -> str:
+def slice_table(slices: Slices) -> str:
+    """Markdown table of the judged slices, the worst first, and the names of the others."""
     judged = sorted(
-        (g for g in slices.groups if g.figure), key=lambda g: (g.figure.value if g.figure else 0, g.column)
+        ((g, g.figure) for g in slices.groups if g.figure), key=lambda each: (each[1].value, each[0].column)
     )
     rows = [
-        [f"{g.column} = {g.value}", f"{g.rows:,}", f"{g.positives / g.rows:.1%}", _said(g.figure)]
-        for g in judged[:SHOWN_ROWS]
+        [f"{g.column} = {g.value}", f"{g.rows:,}", f"{g.positives / g.rows:.1%}", _said(figure)]
+        for g, figure in judged[:SHOWN_ROWS]
     ]
+    table = _table(["slice, worst first", "rows", "positive", slices.metric], rows) if rows else ""
     unjudged = [g for g in slices.groups if not g.figure]
     names = ", ".join(f"{g.column} = {g.value} ({g.rows}, {g.note})" for g in unjudged[:SHOWN_ROWS])
-    table = _table(["slice, worst first", "rows", "positive", slices.metric], rows) if rows else ""
     more = f" and {len(unjudged) - SHOWN_ROWS} more" if len(unjudged) > SHOWN_ROWS else ""
     return "\n\n".join(part for part in (table, f"Not judged: {names}{more}." if unjudged else "") if part)
+
+
+def _beside(paired: Paired | None) -> list[str]:
+    if paired is None:
+        return ["undefined"] * 3
+    return [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", _said(paired.difference)]
 
 
 def _threshold_table(thresholds: Sequence[Threshold]) -> str:

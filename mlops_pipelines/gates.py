@@ -100,9 +100,9 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
         return _uncomputable("champion", gate.not_worse_by, "one day alone gives no interval")
     stands = "" if comparison.against == "refit" else " (its unrefitted twin)"
     sentence = (
-        f"{gate.metric} is {_apart(figure)} than that of champion v{comparison.version}{stands} on "
+        f"{gate.metric} minus that of champion v{comparison.version}{stands} is {figure:+.4f} on "
         f"{comparison.rows:,} rows of {len(comparison.days)} days; with {gate.confidence:.0%} confidence it "
-        f"is {_apart(bounds[1])} at worst, and at most {gate.not_worse_by:g} higher is allowed."
+        f"is at most {bounds[1]:+.4f}, and {gate.not_worse_by:+g} is allowed."
     )
     return Verdict(
         "champion", _outcome(bounds[1] <= gate.not_worse_by), figure, gate.not_worse_by, bounds, sentence
@@ -171,7 +171,3 @@ def _outcome(holds: bool) -> Outcome:
 
 def _bounds(lower: float | None, upper: float | None) -> tuple[float, float] | None:
     return None if lower is None or upper is None else (lower, upper)
-
-
-def _apart(difference: float) -> str:
-    return f"{abs(difference):.4f} {'higher' if difference > 0 else 'lower'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import date
@@ -34,7 +34,7 @@ class _Display:
 
     def moved(self, place: PipelineHome, watermark: datetime) -> None:
         self.bar.update(self.task, completed=(watermark - self.first).days, what="")
-        self.bar.console.print(_line(place, watermark), highlight=False)
+        self.bar.console.print(_line(place, watermark), highlight=False, soft_wrap=True)
 
 
 class _Silent:
@@ -107,22 +107,19 @@ def _summarize(place: PipelineHome, done: Replayed, console: Console, *, as_json
         facts = {"new_events": done.new_events, "runs": done.runs, "refused": list(done.refused)}
         print(json.dumps({**facts, "retrains": rows, "status": status_of(place)}, indent=2))
         return
-    from rich.table import Table
-
-    table = Table(title="Retrains", title_justify="left")
-    for column in ("retrain", "admitted", "trigger", "outcome", "model", "verdicts"):
-        table.add_column(column)
+    marks = {"pass": "[green]pass[/]", "fail": "[red]fail[/]", "not_applicable": "[dim]n/a [/]"}
     for row in rows:
-        verdicts = "\n".join(f"{v['gate']}: {v['outcome']} – {v['sentence']}" for v in row["verdicts"])
-        table.add_row(
-            row["retrain"],
-            row["admitted_at"][:10],
-            ", ".join(row["triggers"]),
-            row["status"],
-            f"v{row['model_version']}" if row["model_version"] else "–",
-            verdicts,
+        model = f", model version {row['model_version']}" if row["model_version"] else ""
+        console.print(
+            f"[bold]{row['retrain']}[/] of {row['admitted_at'][:10]}: {row['why']} → "
+            f"[bold]{row['status']}[/]{model}",
+            highlight=False,
         )
-    console.print(table)
+        for verdict in row["verdicts"]:
+            mark = marks[verdict["outcome"]]
+            console.print(
+                f"    {mark}  {verdict['gate']:<12} {verdict['sentence']}", highlight=False, soft_wrap=True
+            )
     console.print(
         f"{done.new_events:,} new events, {done.runs} runs; the clock of {place.home.path} stands at "
         f"{done.until:%Y-%m-%d %H:%M} UTC.",

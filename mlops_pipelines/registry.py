@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.training import Candidate
 
+# Read when MLflow is imported: by default it reports usage, draws progress bars and configures logging.
+for _switch, _setting in (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+    ("MLFLOW_CONFIGURE_LOGGING", "false"),
+):
+    os.environ.setdefault(_switch, _setting)
+
 # Distributions a stored model needs to be loaded and to score.
 REQUIREMENTS = ("mlflow", "lightgbm", "numpy", "pandas", "scipy")
 ABANDONED = "abandoned"
@@ -43,7 +51,7 @@ _BUNDLE = "mlops"
 _BOOSTER = "model.lgb"
 _REPORT = "evaluation/report.json"
 _CARD = "model_card.md"
-_DESCRIPTION_LIMIT = 5_000
+_DESCRIPTION_LIMIT = 5_000  # of MLflow's database
 _PASSING_FAULTS = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
 
 
@@ -189,14 +197,12 @@ class Registry:
                 return EvaluationReport.from_json(Path(path).read_text(encoding="utf-8"))
 
     def log_card(self, pipeline: str, version: str, card: str) -> None:
-        """Keep the model card with the run, and as the version's description."""
+        """Keep the model card with the run; as many of its sections as fit describe the version."""
         with _faults():
             run_id = str(self._client.get_model_version(pipeline, version).run_id)
             self._client.log_text(run_id, card, _CARD)
-            fits = len(card) <= _DESCRIPTION_LIMIT
-            described = (
-                card if fits else f"{card[: _DESCRIPTION_LIMIT - 100]}…\n\nThe rest: `{_CARD}` of the run."
-            )
+            sections = card[:_DESCRIPTION_LIMIT]
+            described = card if sections == card else sections[: sections.rindex("\n## ")]
             self._client.update_model_version(pipeline, version, description=described)
 
     def set_alias(self, pipeline: str, alias: str, version: str) -> None:
@@ -286,14 +292,13 @@ class Registry:
         bundle: Mapping[str, str],
     ) -> tuple[Run, LoggedModel]:
         """A finished run, and what MLflow keeps of its model: the model's files lie there."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Param
 
         client, model = self._client, candidate.refit
         run = client.create_run(experiment_id, tags=dict(identity), run_name=identity["retrain_id"])
         run_id = run.info.run_id
         params = {name: str(value) for name, value in model.params.items()}
-        for name, value in params.items():
-            client.log_param(run_id, name, value)
+        client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
         self._log_dataset(run_id, pipeline, candidate, identity["dataset_version"])
         logged = client.create_logged_model(
             experiment_id, name=pipeline, source_run_id=run_id, tags=dict(identity), params=params
@@ -487,7 +492,6 @@ def _connect(uri: str) -> MlflowClient:
 @contextmanager
 def _faults() -> Iterator[None]:
     """MLflow's errors as ours: worth another try, or not."""
-    _mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -498,10 +502,6 @@ def _faults() -> Iterator[None]:
 
 
 def _mlflow() -> Any:
-    # Read when MLflow is imported: it reports usage, draws progress bars and configures logging by default.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     import mlflow
 
     return mlflow

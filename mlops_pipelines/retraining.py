@@ -15,6 +15,7 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import feature_columns, view_versions
 from mlops_pipelines.ledger import Admitted
 from mlops_pipelines.policy import Admit
+from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -343,7 +344,8 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     registered = _registered(place, retrain, run_id)
     incumbent = _incumbent(place)
     candidate = _candidate(place, registered.version)
-    report = measure(
+    # What was measured once, such as the latency, is not measured again by a run that takes over.
+    report = place.home.registry.evaluation(registered.run_id) or measure(
         candidate,
         incumbent,
         gates=place.spec.gates,
@@ -372,8 +374,6 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
 
     Without authority over a retrain, only the registry's alias is healed to the ledger.
     """
-    from mlops_pipelines.model_card import model_card
-
     retrain = carried_by(place, run_id)
     now = place.clock.now()
     if retrain is None:
@@ -404,7 +404,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         at=now,
     )
     _heal_aliases(place)
-    card = model_card(place, retrain)
+    card = _card(place, retrain)
     place.home.registry.log_card(place.name, promotion.mlflow_version, card)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
@@ -466,6 +466,25 @@ def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     if slices is None:
         return None
     return place.lake.read("events", days=days, columns=["event_id", *slices.by])
+
+
+def _card(place: PipelineHome, retrain: Retrain) -> str:
+    """The model card of a retrain's candidate."""
+    from mlops_pipelines.model_card import model_card
+
+    report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
+    if report is None:
+        raise TerminalError(f"The candidate of retrain {retrain.id} has no evaluation report.")
+    rules = place.contract.events.columns
+    return model_card(
+        place.spec,
+        report,
+        place.ledger.verdicts(retrain.id),
+        version=str(retrain.mlflow_version),
+        dataset_version=str(retrain.dataset_version),
+        facts={"Retrain": f"{retrain.id}, {retrain.reason}", "Commit": code_commit().sha},
+        sensitive=[name for name, rule in rules.items() if rule.sensitive],
+    )
 
 
 def _heal_aliases(place: PipelineHome) -> None:

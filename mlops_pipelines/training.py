@@ -190,13 +190,6 @@ class Candidate:
     train_days: tuple[str, ...]
     holdout_days: tuple[str, ...]
 
-    @classmethod
-    def of(cls, refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
-        """The candidate that `fit_candidate` made of this table, from its models as they were kept."""
-        train_days, holdout_days = split_holdout(_text(table, "day").unique().to_pylist(), training)
-        holdout = _in_order(_of_days(table, holdout_days))
-        return cls(refit, twin, holdout, train_days, holdout_days)
-
 
 @dataclass(frozen=True)
 class Incumbent:
@@ -240,12 +233,12 @@ def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: 
     train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
     twin = train(_of_days(table, train_days), features, training)
     refit = train(table, features, training) if training.refit else twin
-    return Candidate.of(refit, twin, table, training)
+    return candidate_of(refit, twin, table, training)
 
 
 def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
     """The candidate that `fit_candidate` made of `table`, from its two models."""
-    train_days, holdout_days = split_holdout(table["day"].unique().to_pylist(), training)
+    train_days, holdout_days = split_holdout(_text(table, "day").unique().to_pylist(), training)
     holdout = _in_order(_of_days(table, holdout_days))
     return Candidate(refit, twin, holdout, train_days, holdout_days)
 

@@ -107,7 +107,7 @@ def _latest_rows(view: CompiledView, facts: pa.Table, probes: Probes) -> NDArray
     best, second = _greatest_so_far(versions.where(until == NEVER), asked, len(ranks))
     if view.source == "events" and probes.event_ids is not None:
         best = np.where(_is_own(facts, by_rank, best, probes.event_ids), second, best)
-    best = _with_superseded(best, versions.where((until < NEVER) & (known < until)), asked)
+    best = _with_superseded(best, versions.where(until < NEVER), asked)
     return np.where((best >= 0) & (codes >= 0), by_rank[best], -1)
 
 

@@ -109,7 +109,9 @@ def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) 
     """Insert a row unless one with its unique key is there. Whether it was inserted."""
     on_postgresql = connection.dialect.name == "postgresql"
     insert = postgresql.insert(table) if on_postgresql else sqlite.insert(table)
-    return connection.execute(insert.values(**values).on_conflict_do_nothing()).rowcount == 1
+    # Not by the row count, which PostgreSQL does not give for a key that counts up by itself.
+    new = insert.values(**values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return connection.execute(new).first() is not None
 
 
 def _schema_version(connection: Connection) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import feature_columns
 from mlops_pipelines.monitoring import drift as drifting
 
@@ -192,8 +193,7 @@ def quality_drop_of(
     from mlops_pipelines.monitoring.performance import DaySums, quality_drop
 
     lake = place.lake
-    skill = next((v.figure for v in place.ledger.verdicts(champion.retrain_id) if v.gate == "skill"), None)
-    if skill is None or not lake.exists("performance_report"):
+    if not lake.exists("performance_report"):
         return None
     first = max(champion.at, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
     days = [day for day in lake.days("performance_report") if day >= first]
@@ -210,10 +210,26 @@ def quality_drop_of(
         for row in rows
         if row["model_hash"] == champion.model_hash and row["labelled"]
     ]
-    drop = quality_drop(sums, skill, trigger)
+    # Without enough matured days nothing is sure, and the registry need not be asked.
+    if 2 * timedelta(days=len(sums)) < trigger.over:
+        return None
+    drop = quality_drop(sums, _holdout_skill(place, champion, trigger.metric), trigger)
     if drop is None:
         return None
     return {"champion": champion.mlflow_version, "value": round(drop.value, 4), "finding": drop.sentence}
+
+
+def _holdout_skill(place: PipelineHome, champion: Promotion, metric: str) -> float:
+    """The skill that the champion had on its holdout, from the report it was promoted on."""
+    retrain = place.ledger.retrain(champion.retrain_id)
+    report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
+    figure = report.metrics.get(metric) if report else None
+    if figure is None:
+        raise TerminalError(
+            f"The evaluation of {place.name} version {champion.mlflow_version} has no {metric}.",
+            remedy="retrain, or watch a metric that the report has",
+        )
+    return figure.value
 
 
 def _performance_row(found: DayPerformance, promotion: Promotion) -> dict[str, Any]:

@@ -150,10 +150,10 @@ def test_missing_is_null_and_no_fact_counts_zero(tmp_path: Path) -> None:
         replace(order("only null", 5.0), lane=7),
         replace(order("known", 1.0), lane=7),
     ]
-    world = World(orders, [outcome("known", 1.0, minutes=None)])
-    view = LANE | {"aggregate": {"minutes": ["count", "sum", "mean", "min", "max"]}, "windows": ["4h"]}
+    world = World(orders, [outcome("known", 1.0, delay=None)])
+    view = LANE | {"aggregate": {"delay": ["count", "sum", "mean", "min", "max"]}, "windows": ["4h"]}
     examples = examples_with(tmp_path, world, view)
-    names = [f"lane_minutes_{a}_4h" for a in ("count", "sum", "mean", "min", "max")]
+    names = [f"lane_delay_{a}_4h" for a in ("count", "sum", "mean", "min", "max")]
     assert [examples["nothing"][n] for n in names] == [0.0, None, None, None, None]
     assert [examples["only null"][n] for n in names] == [0.0, None, None, None, None]
     assert [examples["no key"][n] for n in names] == [None] * 5
@@ -162,7 +162,7 @@ def test_missing_is_null_and_no_fact_counts_zero(tmp_path: Path) -> None:
 def test_a_key_that_fell_idle_reads_empty_windows(tmp_path: Path) -> None:
     world = World([order("o", 0.0), order("later", 30.0)], [outcome("o", 1.0)])
     later = examples_with(tmp_path, world, LANE)["later"]
-    assert (later["lane_late_count_1d"], later["lane_late_mean_1d"], later["lane_minutes_last"]) == (
+    assert (later["lane_late_count_1d"], later["lane_late_mean_1d"], later["lane_delay_last"]) == (
         0.0,
         None,
         None,
@@ -170,14 +170,14 @@ def test_a_key_that_fell_idle_reads_empty_windows(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_beyond_64_bits_in_all_are_summed_exactly(tmp_path: Path) -> None:
-    weights = [4 * 10**18, 4 * 10**18 + 512, 10**18, -(4 * 10**18)]
+    weights = [9 * 10**18, 9 * 10**18 + 2048, 10**18, -(4 * 10**18)]
     orders = [replace(order(f"o{i}", float(i)), weight=w) for i, w in enumerate(weights)]
     view = SHOP | {"aggregate": {"weight": ["sum", "mean"]}, "windows": ["1h", "2h", "4h"], "last": ["kind"]}
     example = examples_with(tmp_path, World([*orders, order("asks", 4.0)]), view)["asks"]
     assert example["shop_weight_sum_1h"] == -4e18
     assert example["shop_weight_sum_2h"] == -3e18
-    assert example["shop_weight_sum_4h"] == float(5 * 10**18 + 512)
-    assert example["shop_weight_mean_4h"] == float(5 * 10**18 + 512) / 4
+    assert example["shop_weight_sum_4h"] == float(15 * 10**18 + 2048)
+    assert example["shop_weight_mean_4h"] == float(15 * 10**18 + 2048) / 4
 
 
 def test_tiles_are_read_from_the_longest_window_before_the_first_event_on(tmp_path: Path) -> None:
@@ -245,25 +245,26 @@ def test_the_last_row_counts_even_where_it_lacks_the_value(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("asking", "expected"), [(4.0, 1.0), (4.5, 2.0), (5.5, 3.0), (6.5, 2.0), (27.75, None)]
+    ("asking", "expected"), [(4.0, 1.0), (4.5, 2.0), (5.0, 3.0), (5.5, 3.0), (6.0, 2.0), (27.75, None)]
 )
 def test_a_corrected_outcome_is_the_one_current_at_the_decision(
     tmp_path: Path, asking: float, expected: float | None
 ) -> None:
     """o's outcome is corrected twice: it takes p's place as the newest, and then gives it back."""
     outcomes = [
-        outcome("o", 2.0, 3.0, minutes=1.0),
-        outcome("p", 3.5, 4.25, minutes=2.0),
-        outcome("o", 4.0, 5.0, minutes=3.0),
-        outcome("o", 1.0, 6.0, minutes=4.0),
+        outcome("o", 2.0, 3.0, delay=1.0),
+        outcome("p", 3.5, 4.25, delay=2.0),
+        outcome("o", 4.0, 5.0, delay=3.0),
+        outcome("o", 1.0, 6.0, delay=4.0),
     ]
     orders = [order("o", 0.0), order("p", 0.0), order("asks", asking)]
     example = examples_with(tmp_path, World(orders, outcomes), LANE)["asks"]
-    assert example["lane_minutes_last"] == expected
+    assert example["lane_delay_last"] == expected
 
 
 def test_an_event_is_not_its_own_last_event(tmp_path: Path) -> None:
     orders = [
+        replace(order("then elsewhere", 0.5), shop="b", weight=9),
         replace(order("first", 1.0), weight=1),
         replace(order("second", 2.0), weight=2),
         replace(order("twin a", 3.0), weight=3),
@@ -272,7 +273,14 @@ def test_an_event_is_not_its_own_last_event(tmp_path: Path) -> None:
     ]
     examples = examples_with(tmp_path, World(orders), SHOP)
     last = {id_: example["shop_weight_last"] for id_, example in examples.items()}
-    assert last == {"first": None, "second": 5.0, "twin a": 4.0, "twin b": 3.0, "slow": 4.0}
+    assert last == {
+        "then elsewhere": None,
+        "first": None,
+        "second": 5.0,
+        "twin a": 4.0,
+        "twin b": 3.0,
+        "slow": 4.0,
+    }
 
 
 def test_a_static_reference_is_looked_up_whenever_it_came(tmp_path: Path) -> None:
@@ -343,11 +351,11 @@ def test_examples_have_fixed_columns_whatever_there_is_to_see(tmp_path: Path) ->
 def test_no_vector_holds_what_is_no_number(tmp_path: Path) -> None:
     world = World(
         [order("o", 0.0), order("asks", 3.0)],
-        [outcome("o", 1.0, minutes=float("nan"))],
+        [outcome("o", 1.0, delay=float("nan"))],
         [Weather("a", at(1), at(2), math.inf)],
     )
     example = examples_of(tmp_path, world, SPEC)["asks"]
-    assert (example["lane_minutes_last"], example["sky_wind_last"], example["sky_wind_max_3h"]) == (None,) * 3
+    assert (example["lane_delay_last"], example["sky_wind_last"], example["sky_wind_max_3h"]) == (None,) * 3
 
 
 def test_an_unpinned_table_is_refused(tmp_path: Path) -> None:

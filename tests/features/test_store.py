@@ -119,11 +119,15 @@ def test_only_keys_that_may_have_changed_are_written(tmp_path: Path) -> None:
     outcomes = [outcome("oa", 1.0), outcome("ob", 26.0), outcome("oc", 50.0)]
     write(lake, World(orders, outcomes))
     write_tiles(lake, SPEC, days_between(at(0), at(60)))
-    versions = versions_of(lake, COMPILED)
+    (windows,) = compile_views(make_spec([VIEWS[0] | {"aggregate": {"late": ["count"]}}]), CONTRACT)
+    write_tiles(lake, make_spec([VIEWS[0] | {"aggregate": {"late": ["count"]}}]), days_between(at(0), at(60)))
+    versions = versions_of(lake, [*COMPILED, windows])
 
     def written(as_of: float, since: float | None) -> list[str]:
-        rows = online_rows(LANE, lake, at(as_of), None if since is None else at(since), versions)
+        since_hour = None if since is None else at(since)
+        rows, others = (online_rows(view, lake, at(as_of), since_hour, versions) for view in (windows, LANE))
         keys: list[str] = rows["shop"].to_pylist()
+        assert others["shop"].to_pylist() == keys
         return keys
 
     assert written(2.0, None) == ["a"]

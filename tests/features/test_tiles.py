@@ -46,36 +46,37 @@ def tiles_of(root: Path, world: World, view: Any = LANE, days: list[str] | None 
 def test_a_tile_holds_what_became_known_from_its_hour_until_the_next(tmp_path: Path) -> None:
     orders = [order(f"o{i}", 0.0) for i in range(4)]
     known = [1.0, 1.5, 2.0 - 1e-9 / 3.6, 2.0]
-    outcomes = [outcome(o.id, 0.5, k, late=1, minutes=3.0) for o, k in zip(orders, known, strict=True)]
+    outcomes = [outcome(o.id, 0.5, k, late=1, delay=3.0) for o, k in zip(orders, known, strict=True)]
     tiles = tiles_of(tmp_path, World(orders, outcomes)).to_pylist()
     assert [(t["hour"], t["label__count"], t["label__sum"]) for t in tiles] == [(at(1), 3, 3), (at(2), 1, 1)]
     assert tiles[0] == {
         "day": "2024-03-04", "shop": "a", "lane": 1, "hour": at(1), "label__count": 3, "label__sum": 3,
-        "minutes__count": 3, "minutes__sum": 9 * 2**20, "minutes__min": 3.0, "minutes__max": 3.0,
+        "delay__count": 3, "delay__sum": 9 * 2**20, "delay__min": 3.0, "delay__max": 3.0,
     }  # fmt: skip
 
 
 def test_a_correction_is_counted_once_and_where_it_was_first_known(tmp_path: Path) -> None:
     orders = [order("o", 0.0)]
     versions = [
-        outcome("o", 1.0, 1.0, late=1, minutes=5.0),
-        outcome("o", 1.0, 1.25, late=0, minutes=6.0),
-        outcome("o", 1.0, 30.0, late=0, minutes=7.0),
+        outcome("o", 1.0, 1.0, late=1, delay=5.0),
+        outcome("o", 1.0, 1.25, late=0, delay=6.0),
+        outcome("o", 1.0, 30.0, late=0, delay=7.0),
     ]
     (tile,) = tiles_of(tmp_path, World(orders, versions)).to_pylist()
-    assert (tile["hour"], tile["label__sum"], tile["minutes__max"]) == (at(1), 1, 5.0)
+    assert (tile["hour"], tile["label__sum"], tile["delay__max"]) == (at(1), 1, 5.0)
     assert tiles_of(tmp_path, World(orders, versions), days=["2024-03-05"]).num_rows == 0
 
 
 def test_of_versions_known_at_once_the_one_that_stays_counts(tmp_path: Path) -> None:
     versions = [
-        outcome("o", 1.0, 2.0, late=1, minutes=5.0),
-        outcome("o", 1.5, 2.0, late=0, minutes=9.0),
-        outcome("o", 1.5, 2.0, late=0, minutes=6.0),
+        outcome("o", 1.0, 2.0, late=1, delay=5.0),
+        outcome("o", 1.5, 2.0, late=0, delay=9.0),
+        outcome("o", 1.5, 2.0, late=1, delay=6.0),
+        outcome("o", 1.5, 2.0, late=1, delay=4.0),
     ]
     for root, shuffled in (("one", versions), ("two", versions[::-1])):
         (tile,) = tiles_of(tmp_path / root, World([order("o", 0.0)], shuffled)).to_pylist()
-        assert (tile["label__count"], tile["minutes__max"]) == (1, 9.0)
+        assert (tile["label__count"], tile["delay__max"]) == (1, 6.0)
 
 
 def test_a_repeated_observation_is_counted_once(tmp_path: Path) -> None:
@@ -101,17 +102,17 @@ def test_a_fact_without_a_key_is_in_no_tile(tmp_path: Path) -> None:
 
 def test_what_is_no_number_is_missing_and_zero_has_one_sign(tmp_path: Path) -> None:
     orders = [order(f"o{i}", 0.0) for i in range(5)]
-    minutes = [float("nan"), float("inf"), None, -0.0, 0.0]
-    outcomes = [outcome(o.id, 1.0, minutes=m) for o, m in zip(orders, minutes, strict=True)]
+    delays = [float("nan"), float("inf"), float("-inf"), None, -0.0]
+    outcomes = [outcome(o.id, 1.0, delay=d) for o, d in zip(orders, delays, strict=True)]
     (tile,) = tiles_of(tmp_path, World(orders, outcomes)).to_pylist()
-    assert (tile["label__count"], tile["minutes__count"], tile["minutes__sum"]) == (5, 2, 0)
-    assert str(tile["minutes__min"]) == str(tile["minutes__max"]) == "0.0"
+    assert (tile["label__count"], tile["delay__count"], tile["delay__sum"]) == (5, 1, 0)
+    assert str(tile["delay__min"]) == str(tile["delay__max"]) == "0.0"
 
 
 def test_sums_do_not_depend_on_the_order_of_the_rows_or_on_threads(tmp_path: Path) -> None:
     rng = random.Random(5)  # noqa: S311
     orders = [order(f"o{i:04d}", 0.0) for i in range(3000)]
-    outcomes = [outcome(o.id, 1.0 + i % 7, minutes=rng.gauss(0, 1e4)) for i, o in enumerate(orders)]
+    outcomes = [outcome(o.id, 1.0 + i % 7, delay=rng.gauss(0, 1e4)) for i, o in enumerate(orders)]
     tiles = tiles_of(tmp_path / "one", World(orders, outcomes))
     shuffled = rng.sample(range(3000), 3000)
     renamed = {f"o{i:04d}": f"o{j:04d}" for i, j in enumerate(shuffled)}
@@ -140,7 +141,7 @@ def test_days_may_be_any_and_in_any_order(tmp_path: Path) -> None:
 
 
 def test_a_value_too_large_to_sum_exactly_is_refused(tmp_path: Path) -> None:
-    world = World([order("o", 0.0)], [outcome("o", 1.0, minutes=1e16)])
+    world = World([order("o", 0.0)], [outcome("o", 1.0, delay=1e16)])
     with pytest.raises(TerminalError, match="cannot be summed exactly"):
         tiles_of(tmp_path, world)
 

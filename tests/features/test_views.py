@@ -76,7 +76,7 @@ def test_expressions_have_a_version_of_their_own() -> None:
 
 def test_an_outcome_is_read_from_the_column_label() -> None:
     lane, *_ = compile_views(make_spec(), CONTRACT)
-    assert {partial.column for partial in lane.partials} == {"label", "minutes"}
+    assert {partial.column for partial in lane.partials} == {"label", "delay"}
     assert lane.columns[0].name == "lane_late_mean_2h"
 
 

@@ -32,7 +32,7 @@ MOMENT = pa.timestamp("us", tz="UTC")
 VIEWS: list[dict[str, Any]] = [
     {
         "name": "lane", "key": ["shop", "lane"], "of": "labels",
-        "aggregate": {"late": ["mean", "count"], "minutes": ["sum", "mean", "min", "max", "last"]},
+        "aggregate": {"late": ["mean", "count"], "delay": ["sum", "mean", "min", "max", "last"]},
         "windows": ["2h", "1d"],
     },
     {"name": "shop", "key": "shop", "of": "events", "aggregate": {"weight": ["sum", "count"]},
@@ -80,7 +80,7 @@ CONTRACT = Contract.model_validate(
             order_no="string", placed_at="timestamp", decided_at="timestamp", shop="string", lane="int",
             kind="string", weight="int", express="bool",
         ),
-        "labels": _columns(order_no="string", late="bool", delivered_at="timestamp", minutes="float"),
+        "labels": _columns(order_no="string", late="bool", delivered_at="timestamp", delay="float"),
         "references": {
             "weather": _columns(station="string", observed_at="timestamp", wind="float", sky="string"),
             "shops": _columns(shop="string", size="int", town="string"),
@@ -108,7 +108,7 @@ class Outcome:
     time: datetime
     known: datetime
     late: int = 0
-    minutes: float | None = 1.0
+    delay: float | None = 1.0
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,13 @@ def write(lake: Lake, world: World) -> None:
         "weight": [o.weight for o in world.orders],
         "express": [o.express for o in world.orders],
     })  # fmt: skip
-    _replace(lake, "labels", ("event_id", "known_at", "label_time", "label", "minutes"), {
+    _replace(lake, "labels", ("event_id", "known_at", "label_time", "label", "delay"), {
         "day": [day_by_id[o.id] for o in world.outcomes],
         "event_id": [o.id for o in world.outcomes],
         "label": [o.late for o in world.outcomes],
         "label_time": [o.time for o in world.outcomes],
         "known_at": [o.known for o in world.outcomes],
-        "minutes": [o.minutes for o in world.outcomes],
+        "delay": [o.delay for o in world.outcomes],
     })  # fmt: skip
     _replace(lake, "weather", ("station", "ref_time", "known_at", "wind", "sky"), {
         "day": [day_of(w.time) for w in world.weather],
@@ -208,7 +208,7 @@ _TYPES = {
     "event_time": MOMENT, "decision_time": MOMENT, "known_at": MOMENT, "placed_at": MOMENT,
     "decided_at": MOMENT, "label_time": MOMENT, "ref_time": MOMENT,
     "lane": pa.int64(), "weight": pa.int64(), "size": pa.int64(), "express": pa.bool_(), "label": pa.int8(),
-    "minutes": pa.float64(), "wind": pa.float64(),
+    "delay": pa.float64(), "wind": pa.float64(),
 }  # fmt: skip
 
 
@@ -334,12 +334,12 @@ def _lane(world: World, o: Order) -> dict[str, Any]:
         seen = [x for x in first.values() if end - hours * HOUR <= floor_hour(x.known) < end]
         measures = {
             **_measures("late", [x.late for x in seen], ["mean", "count"]),
-            **_measures("minutes", [x.minutes for x in seen], ["sum", "mean", "min", "max"]),
+            **_measures("delay", [x.delay for x in seen], ["sum", "mean", "min", "max"]),
         }
         vector |= {f"lane_{feature}_{window}": value for feature, value in measures.items()}
     newest = max(current.values(), key=lambda x: (x.time, x.known, x.id), default=None)
     fresh = newest is not None and newest.time >= d - 24 * HOUR
-    vector["lane_minutes_last"] = newest.minutes if newest is not None and fresh else None
+    vector["lane_delay_last"] = newest.delay if newest is not None and fresh else None
     return vector if None not in (o.shop, o.lane) else dict.fromkeys(vector)
 
 
@@ -380,7 +380,7 @@ def _place(world: World, o: Order) -> dict[str, Any]:
 
 
 def _current_order(x: Outcome) -> tuple[Any, ...]:
-    return (x.known, x.time, *_last_null(x.late), *_last_null(x.minutes))
+    return (x.known, x.time, *_last_null(x.late), *_last_null(x.delay))
 
 
 def _weather_order(w: Weather) -> tuple[Any, ...]:

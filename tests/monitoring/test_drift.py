@@ -127,8 +127,9 @@ def test_rows_like_the_training_set_do_not_alarm_however_few(
 ) -> None:
     rng, days = np.random.default_rng(2), 2000 if full else 40
     sample_size("days", days)
-    levels = {drift_of(reference, trips(rng, range(30, 31), rows), BANDS).level for _ in range(days)}
-    assert levels == {"none"}
+    levels = [drift_of(reference, trips(rng, range(30, 31), rows), BANDS).level for _ in range(days)]
+    assert levels.count("alarm") == 0
+    assert levels.count("watch") <= days * 0.005
 
 
 def test_a_moved_feature_alarms_and_is_named_first(reference: Reference) -> None:

@@ -41,7 +41,11 @@ def loaded(name: str = NAME) -> LoadedSpec:
         ),
         "policy": spec.policy.model_copy(update={"cooldown": timedelta(days=1)}),
     }
-    return LoadedSpec(spec=PipelineSpec.model_validate(spec.model_copy(update=changes)), contract=real.contract, path=real.path)
+    return LoadedSpec(
+        spec=PipelineSpec.model_validate(spec.model_copy(update=changes)),
+        contract=real.contract,
+        path=real.path,
+    )
 
 
 PATH = Path(__file__).parent

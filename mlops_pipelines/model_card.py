@@ -1,0 +1,164 @@
+"""The model card of a registered version, as Markdown.
+
+Its sections are those of Mitchell et al. 2019, "Model Cards for Model Reporting"; what stands in them is
+taken from the specification, the evaluation and the verdicts, never written by hand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from mlops_pipelines.evaluation import comparison_sentence, metric_table, slice_table
+from mlops_pipelines.spec import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.spec import PipelineSpec
+
+_FEATURES_NAMED = 5
+
+
+class GivenVerdict(Protocol):
+    """A verdict, fresh from the gates or read back from the ledger."""
+
+    @property
+    def gate(self) -> str: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+
+
+def model_card(
+    spec: PipelineSpec,
+    report: EvaluationReport,
+    verdicts: Sequence[GivenVerdict],
+    *,
+    version: str,
+    dataset_version: str,
+    facts: Mapping[str, str] | None = None,
+    sensitive: Sequence[str] = (),
+) -> str:
+    """Markdown of the card.
+
+    version: the registry's. facts: further lines of the details, such as the retrain and its reason, or the
+    commit. sensitive: columns that the contract marks as such.
+    """
+    sections = {
+        "Model details": _details(spec, report, version, facts or {}),
+        "Intended use": _intended_use(spec),
+        "Factors": _factors(spec, sensitive),
+        "Metrics": _metrics(spec),
+        "Evaluation data": _evaluation_data(report),
+        "Training data": _training_data(spec, report, dataset_version),
+        "Quantitative analyses": _analyses(report, verdicts),
+        "Ethical considerations": _ethics(spec, sensitive),
+        "Caveats and recommendations": _caveats(report),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"# {spec.name}, version {version}\n\n{body}\n"
+
+
+def _details(spec: PipelineSpec, report: EvaluationReport, version: str, facts: Mapping[str, str]) -> str:
+    rows = {
+        "Question": spec.description or "not described",
+        "Owners": ", ".join(spec.owners) or "none named",
+        "Version": f"{version} in the registry",
+        "Kind": "LightGBM, binary classification; the score is a probability",
+        "Parameters": ", ".join(f"{k} {v}" for k, v in sorted(spec.training.params.items())) or "defaults",
+        "Hash": f"`{report.model_hash}`",
+        "Size": f"{report.model_bytes / 1000:,.0f} kB of text",
+        **facts,
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in rows.items())
+
+
+def _intended_use(spec: PipelineSpec) -> str:
+    return (
+        f"To score events of `{spec.name}` at the moment they are decided, with features as they were known "
+        "then. Not for events of other origin, and not for a moment at which the outcome is known."
+    )
+
+
+def _factors(spec: PipelineSpec, sensitive: Sequence[str]) -> str:
+    by = spec.gates.slices.by if spec.gates.slices else ()
+    marked = ", ".join(sensitive) or "none"
+    return (
+        f"Groups that are looked at: {', '.join(by) or 'none'}. "
+        f"Columns the contract marks as sensitive: {marked}."
+    )
+
+
+def _metrics(spec: PipelineSpec) -> str:
+    gates = spec.gates
+    asked = [
+        gates.skill and f"`{gates.skill.metric}` of at least {gates.skill.at_least:g}",
+        gates.champion
+        and f"`{gates.champion.metric}` worse than the champion's by at most {gates.champion.not_worse_by:g} "
+        f"({gates.champion.confidence:.0%} confidence)",
+        gates.calibration and f"`{gates.calibration.metric}` of at most {gates.calibration.at_most:g}",
+        gates.slices and f"`{gates.slices.metric}` of every slice of at least {gates.slices.at_least:g}",
+        gates.latency and f"one row in at most {gates.latency.p99_ms:g} ms (p99)",
+    ]
+    bounds = "; ".join(text for text in asked if text)
+    return (
+        "Skill scores are against the base rate of the same rows, so that they do not move with it. "
+        f"Promotion asks for: {bounds or 'nothing'}."
+    )
+
+
+def _evaluation_data(report: EvaluationReport) -> str:
+    return (
+        f"{report.rows:,} events of {report.days} days, {report.first_day} to {report.last_day}, the latest "
+        f"with known outcomes; {report.prevalence:.1%} positive. They were scored by a twin of the model, "
+        f"trained on the {report.twin_rows:,} events before them."
+    )
+
+
+def _training_data(spec: PipelineSpec, report: EvaluationReport, dataset_version: str) -> str:
+    return (
+        f"{report.training_rows:,} events, decided until {report.cutoff:%Y-%m-%d %H:%M} UTC, of a window of "
+        f"{format_duration(spec.training.window)}: version `{dataset_version}` of the training set. Outcomes "
+        "count only as far as they were known then."
+    )
+
+
+def _analyses(report: EvaluationReport, verdicts: Sequence[GivenVerdict]) -> str:
+    given = "\n".join(f"- {v.gate}: **{v.outcome.replace('_', ' ')}**. {v.sentence}" for v in verdicts)
+    most = ", ".join(
+        f"{name} {value:.2f}" for name, value in list(report.importance.items())[:_FEATURES_NAMED]
+    )
+    parts = [
+        metric_table(report),
+        comparison_sentence(report.comparison) if report.comparison else "",
+        f"Gates:\n\n{given}" if given else "No gate is declared.",
+        slice_table(report.slices) if report.slices else "",
+        f"What weighs most (mean absolute SHAP, log odds): {most}.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _ethics(spec: PipelineSpec, sensitive: Sequence[str]) -> str:
+    by = spec.gates.slices.by if spec.gates.slices else ()
+    unseen = [column for column in sensitive if column not in by]
+    looked = f"Quality is not broken down by {', '.join(unseen)}, marked as sensitive. " if unseen else ""
+    return (
+        f"{looked}No bound on the difference between groups is enforced. Whoever acts on a score answers for "
+        "what the action does."
+    )
+
+
+def _caveats(report: EvaluationReport) -> str:
+    agreement = report.agreement
+    caveats = [
+        f"The figures are the twin's. Its scores differ from this model's by "
+        f"{agreement.mean_absolute_difference:.4f} on average.",
+        "They hold for days like the evaluated ones; drift and matured outcomes are watched from then on.",
+        f"The latency ({report.latency.p99_ms:.2f} ms, p99) is that of the machine that evaluated.",
+    ]
+    left_out = [group for group in report.slices.groups if group.note] if report.slices else []
+    if left_out:
+        caveats.append(f"Slices too small, or of one outcome only, to be judged: {len(left_out)}.")
+    return "\n".join(f"- {caveat}" for caveat in caveats)

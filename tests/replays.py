@@ -1,0 +1,112 @@
+"""Replays of the small pipeline in processes of their own, which can be killed at a chosen step."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from datetime import date, timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.home import Home
+from tests.small_flights import NAME, loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Imported once by the server that replays are forked from: seconds that every replay would pay.
+HEAVY = ["dagster", "deltalake", "duckdb", "evidently.presets", "feast", "great_expectations", "lightgbm",
+         "mlflow", "sklearn.metrics", "mlops_pipelines.replay", "tests.small_flights.definitions"]  # fmt: skip
+TABLES = {
+    "events": (["event_id"], ["file_digest", "file_row"]),
+    "labels": (["event_id", "known_at", "label_time", "label"], ["file_digest", "file_row"]),
+    "weather": (["origin", "ref_time", "arrived_at"], ["file_digest", "file_row"]),
+    "examples": (["decision_time", "event_id"], ["made_of"]),
+    "predictions": (["decided_at", "event_id"], ["scored_at", "model_version"]),
+    "drift_report": (["feature"], ["model_version"]),
+    "performance_report": (["model_hash"], ["model_version"]),
+    "quarantine": (["file_digest", "file_row"], []),
+}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Die by SIGKILL at a call of `method` of `module:Class`: the nth, before or after it ran."""
+
+    target: str
+    method: str
+    nth: int = 1
+    after: bool = False
+
+    def __str__(self) -> str:
+        return f"{'after' if self.after else 'before'}-{self.method.strip('_')}-{self.nth}"
+
+
+def replay(home: Path, until: date, step: timedelta, kill: Kill | None = None) -> int | None:
+    """Replay in another process; its exit code (-9 if it was killed)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    process = context.Process(target=_replay, args=(home, until, step, kill))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def fingerprint(home: Path) -> dict[str, Any]:
+    """Content hashes of every partition, training set and model, and the sequence of promotions."""
+    place = Home.open(home).pipeline(loaded())
+    alias = place.home.registry.alias(NAME, "champion")
+    tables: dict[str, Any] = {
+        name: place.lake.hashes(name, sort_by=order, unhashed=unhashed)
+        for name, (order, unhashed) in TABLES.items()
+        if place.lake.exists(name)
+    }
+    return {
+        **tables,
+        "retrains": [
+            (one.id, one.status, one.trigger_kinds, one.dataset_version, one.model_hash, one.watermark)
+            for one in place.ledger.retrains(NAME)
+        ],
+        "promotions": [(one.sequence, one.model_hash, one.at) for one in place.ledger.promotions(NAME)],
+        "triggers": [(one.key, one.status) for one in place.ledger.triggers(NAME)],
+        "alias": place.home.registry.load(NAME, alias).model_hash if alias else None,
+    }
+
+
+def _replay(home: Path, until: date, step: timedelta, kill: Kill | None) -> None:
+    from mlops_pipelines.replay import replay as drive
+
+    if kill is not None:
+        _arm(kill)
+    drive(loaded(), home, until, step, _Unwatched(), module="tests.small_flights.definitions")
+
+
+def _arm(kill: Kill) -> None:
+    module, _, name = kill.target.partition(":")
+    owner = getattr(import_module(module), name)
+    original = getattr(owner, kill.method)
+    calls = 0
+
+    @functools.wraps(original)
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == kill.nth and not kill.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if calls == kill.nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, kill.method, dying)
+
+
+class _Unwatched:
+    def started(self, what: str) -> None:
+        """Nobody looks."""
+
+    def moved(self, place: Any, watermark: Any) -> None:
+        """Nobody looks."""

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.evaluation import evaluate, pictures
+from mlops_pipelines.registry import Registry
+from mlops_pipelines.spec import Gates
+from mlops_pipelines.training import Candidate, fit_candidate
+from tests.synthetic_examples import FEATURES, examples, training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mlops_pipelines.registry import Registered
+
+FILES = {"reference.json": '{"bins": [1, 2]}'}
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    return examples(days=12, rows_per_day=60)
+
+
+@pytest.fixture(scope="module")
+def candidate(table: pa.Table) -> Candidate:
+    return fit_candidate(table, FEATURES, training())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its schema, which takes seconds to make; each test uses pipelines of its own."""
+    return tmp_path_factory.mktemp("mlflow")
+
+
+def opened(store: Path) -> Registry:
+    """A registry as another process would open it: nothing in memory."""
+    return Registry(f"sqlite:///{store / 'mlflow.db'}", store / "artifacts")
+
+
+def logged(registry: Registry, pipeline: str, candidate: Candidate, retrain: str = "r-00001") -> Registered:
+    return registry.log_candidate(
+        pipeline, retrain, candidate, "3f2a", {"commit": "abc"}, files=FILES, tags={"authority": retrain}
+    )
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class DyingClient:
+    """An MLflow client whose process is killed before its n-th call, or right after it."""
+
+    def __init__(self, client: Any, calls: int, *, after: bool):
+        self._client, self._left, self._after = client, calls, after
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise Killed
+            result = getattr(self._client, name)(*args, **kwargs)
+            if self._left == 0:
+                raise Killed
+            return result
+
+        return call
+
+
+def dying(store: Path, calls: int, *, after: bool) -> Registry:
+    registry = opened(store)
+    registry.__dict__["_client"] = DyingClient(registry._client, calls, after=after)
+    return registry
+
+
+# Registering
+
+
+def test_a_version_gives_back_what_was_logged(store: Path, candidate: Candidate, table: pa.Table) -> None:
+    made = logged(opened(store), "given_back", candidate)
+    assert (made.version, made.model_hash) == ("1", candidate.refit.hash)
+    model = opened(store).load("given_back", made.version)
+    assert (model.refit, model.twin) == (candidate.refit, candidate.twin)
+    assert np.array_equal(model.refit.predict(table), candidate.refit.predict(table))
+    assert model.files["reference.json"] == FILES["reference.json"]
+    assert '"commit": "abc"' in model.files["facts.json"]
+    assert model.incumbent.version == "1"
+
+
+def test_logging_again_gives_the_same_version(store: Path, candidate: Candidate) -> None:
+    first = logged(opened(store), "again", candidate)
+    assert logged(opened(store), "again", candidate) == first
+    assert opened(store).find("again", "r-00001") == first
+    assert opened(store).find("again", "r-00002") is None
+    assert logged(opened(store), "again", candidate, "r-00002").version == "2"
+    assert opened(store).find("again", "r-00001") == first
+
+
+def test_mlflow_itself_can_load_and_describe_the_model(
+    store: Path, candidate: Candidate, table: pa.Table
+) -> None:
+    import mlflow.lightgbm
+    from mlflow.models import get_model_info
+
+    from mlops_pipelines.training import encode
+
+    made = logged(opened(store), "by_mlflow", candidate)
+    client = opened(store)._client
+    version = client.get_model_version("by_mlflow", made.version)
+    assert version.tags["retrain_id"] == version.tags["authority"] == "r-00001"
+    booster = mlflow.lightgbm.load_model(version.source)
+    refit = candidate.refit
+    matrix = encode(table, refit.features, refit.categories)
+    assert np.array_equal(booster.predict(matrix), refit.predict(table))
+    info = get_model_info(version.source)
+    assert info.signature is not None
+    assert info.signature.inputs.input_names() == [feature.name for feature in FEATURES]
+    run = client.get_run(made.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["num_leaves"] == "7"
+    assert run.inputs.dataset_inputs[0].dataset.digest == "3f2a"
+    assert run.outputs.model_outputs[0].model_id == info.model_id
+    assert made.link == f"/#/experiments/{run.info.experiment_id}/runs/{made.run_id}"
+
+
+def test_everything_stored_is_text(store: Path, candidate: Candidate) -> None:
+    logged(opened(store), "as_text", candidate)
+    stored = [path for path in (store / "artifacts" / "as_text").rglob("*") if path.is_file()]
+    assert stored
+    for path in stored:
+        assert path.read_bytes().decode()
+        assert path.suffix in {"", ".json", ".lgb", ".txt", ".yaml"}
+    [requirements] = [path for path in stored if path.name == "requirements.txt"]
+    assert all("==" in line for line in requirements.read_text().splitlines())
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_call_and_repeated_it_leaves_one_version(
+    store: Path, candidate: Candidate, after: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    pipeline = f"killed_{after}".lower()
+    for calls in range(1, 100):
+        retrain = f"r-{calls:05d}"
+        try:
+            logged(dying(store, calls, after=after), pipeline, candidate, retrain)
+        except Killed:
+            pass
+        else:
+            break
+        registry = opened(store)
+        made = logged(registry, pipeline, candidate, retrain)
+        assert made.version == str(calls)
+        client = registry._client
+        assert client.get_run(made.run_id).info.status == "FINISHED"
+        left = client.search_runs([made.experiment_id], f"tags.retrain_id = '{retrain}'")
+        assert [run.info.run_id for run in left] == [made.run_id]
+        models = client.search_logged_models(
+            [made.experiment_id], filter_string=f"tags.retrain_id = '{retrain}'"
+        )
+        assert [model.source_run_id for model in models] == [made.run_id]
+    sample_size("kills", calls - 1)
+    assert 10 < calls < 99
+
+
+def test_abandoned_runs_say_that_they_failed(store: Path, candidate: Candidate) -> None:
+    from mlflow.entities import ViewType
+
+    with pytest.raises(Killed):
+        logged(dying(store, 9, after=True), "abandoned", candidate)
+    made = logged(opened(store), "abandoned", candidate)
+    [run] = opened(store)._client.search_runs([made.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["abandoned"] == "interrupted before its version was registered"
+
+
+# Loading
+
+
+def test_a_version_that_was_loaded_once_needs_no_mlflow(store: Path, candidate: Candidate) -> None:
+    made = logged(opened(store), "light", candidate)
+    opened(store).load("light", made.version)
+    script = (
+        "import sys; from pathlib import Path; from mlops_pipelines.registry import Registry;"
+        f"registry = Registry('sqlite:///nowhere.db', Path({str(store / 'artifacts')!r}));"
+        f"model = registry.load('light', '1', model_hash={made.model_hash!r});"
+        "print(model.model_hash, 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [made.model_hash, "False"]
+
+
+def test_a_damaged_cache_is_fetched_again(store: Path, candidate: Candidate) -> None:
+    made = logged(opened(store), "damaged", candidate)
+    opened(store).load("damaged", made.version)
+    [folder] = (store / "cache" / "damaged").iterdir()
+    (folder / "model.lgb").write_text("tree")
+    assert opened(store).load("damaged", "1", model_hash=made.model_hash).refit == candidate.refit
+    (folder / "mlops" / "refit" / "encoding.json").unlink()
+    assert opened(store).load("damaged", "1", model_hash=made.model_hash).refit == candidate.refit
+    shutil.rmtree(store / "cache")
+    assert opened(store).load("damaged", "1").refit == candidate.refit
+
+
+def test_a_version_that_is_not_what_was_promoted_is_refused(store: Path, candidate: Candidate) -> None:
+    logged(opened(store), "swapped", candidate)
+    for _ in range(2):
+        with pytest.raises(TerminalError, match="as it was promoted"):
+            opened(store).load("swapped", "1", model_hash="0" * 64)
+
+
+def test_a_missing_version_is_terminal(store: Path) -> None:
+    with pytest.raises(TerminalError, match="not found"):
+        opened(store).load("nowhere", "1")
+
+
+@pytest.mark.parametrize("name", ["../up", "a'b", "", "a/b"])
+def test_names_that_could_leave_their_place_are_refused(store: Path, candidate: Candidate, name: str) -> None:
+    registry = opened(store)
+    with pytest.raises(TerminalError, match="cannot name"):
+        logged(registry, "names", candidate, name)
+    with pytest.raises(TerminalError, match="cannot name"):
+        registry.log_candidate("names", "r-1", candidate, "3f2a", {}, files={name: ""})
+    with pytest.raises(TerminalError, match="cannot name"):
+        registry.load(name, "1", model_hash="0" * 64)
+
+
+# Evaluations, cards, aliases
+
+
+def test_an_evaluation_is_kept_once_and_read_back(store: Path, candidate: Candidate) -> None:
+    registry = opened(store)
+    made = logged(registry, "evaluated", candidate)
+    assert registry.evaluation(made.run_id) is None
+    report = evaluate(candidate, None, gates=Gates())
+    for _ in range(2):
+        registry.log_evaluation(made.run_id, report, pictures(report))
+    assert opened(store).evaluation(made.run_id) == report
+    kept = {entry.path for entry in registry._client.list_artifacts(made.run_id, "evaluation")}
+    assert {"evaluation/report.md", "evaluation/precision_recall.png"} < kept
+    history = registry._client.get_metric_history(made.run_id, "holdout_roc_auc")
+    figure = report.metrics["roc_auc"]
+    assert figure is not None
+    assert [point.value for point in history] == [figure.value]
+
+
+def test_an_evaluation_cut_short_counts_as_none(store: Path, candidate: Candidate) -> None:
+    made = logged(opened(store), "cut_short", candidate)
+    report = evaluate(candidate, None, gates=Gates())
+    for calls in (1, 2, 3):
+        with pytest.raises(Killed):
+            dying(store, calls, after=True).log_evaluation(made.run_id, report, {})
+        assert opened(store).evaluation(made.run_id) is None
+    opened(store).log_evaluation(made.run_id, report, {})
+    assert opened(store).evaluation(made.run_id) == report
+
+
+def test_aliases_name_one_version(store: Path, candidate: Candidate) -> None:
+    registry = opened(store)
+    assert registry.alias("aliased", "champion") is None
+    for retrain in ("r-1", "r-2"):
+        made = logged(registry, "aliased", candidate, retrain)
+        assert registry.alias("aliased", "previous") is None
+        registry.set_alias("aliased", "champion", made.version)
+        assert opened(store).alias("aliased", "champion") == made.version
+    with pytest.raises(TerminalError, match="not found"):
+        registry.set_alias("aliased", "champion", "9")
+
+
+def test_the_card_describes_the_version(store: Path, candidate: Candidate) -> None:
+    registry = opened(store)
+    made = logged(registry, "carded", candidate)
+    long = "# Card\n\n## Details\n\nshort\n\n## Analyses\n\n" + "figure " * 1000
+    for card, described in (
+        ("# Card\n\n## Details\n\nshort", None),
+        (long, "# Card\n\n## Details\n\nshort\n"),
+    ):
+        registry.log_card("carded", made.version, card)
+        version = registry._client.get_model_version("carded", made.version)
+        assert version.description == (described or card)
+        assert "model_card.md" in {entry.path for entry in registry._client.list_artifacts(made.run_id)}
+
+
+def test_tags_are_added_to_a_version(store: Path, candidate: Candidate) -> None:
+    registry = opened(store)
+    logged(registry, "tagged", candidate)
+    registry.tag("tagged", "1", {"verdict": "rejected"})
+    tags = registry._client.get_model_version("tagged", "1").tags
+    assert (tags["verdict"], tags["model_hash"]) == ("rejected", candidate.refit.hash)
+
+
+def test_a_busy_store_is_worth_another_try(store: Path) -> None:
+    import sqlite3
+
+    registry = opened(store)
+    assert registry.alias("busy", "champion") is None
+    with sqlite3.connect(store / "mlflow.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TransientError, match="locked"):
+            registry.set_alias("busy", "champion", "1")
+        other.rollback()
+    other.close()
