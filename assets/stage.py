@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,9 +51,13 @@ class Stage:
         """Dependency on an asset; `back`: how far before its own partition it reads, if it does."""
         if back is None:
             return dg.AssetDep(self.key(asset))
-        mapping = dg.TimeWindowPartitionMapping(
-            start_offset=-math.ceil(back / timedelta(days=1)), allow_nonexistent_upstream_partitions=True
-        )
+        with warnings.catch_warnings():
+            # The first days look back beyond the first partition. The parameter is marked as beta in
+            # Dagster 1.13; this can go when it no longer is.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            mapping = dg.TimeWindowPartitionMapping(
+                start_offset=-math.ceil(back / timedelta(days=1)), allow_nonexistent_upstream_partitions=True
+            )
         return dg.AssetDep(self.key(asset), partition_mapping=mapping)
 
     def spec(
@@ -177,6 +182,6 @@ def table_preview(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        cells = (str(row[column]).replace("|", "\\|").replace("\n", " ")[:80] for column in columns)
+        cells = (str(row[column]).replace("|", "\\|").replace("\n", " ")[:240] for column in columns)
         lines.append("| " + " | ".join(cells) + " |")
     return dg.MetadataValue.md("\n".join(lines))

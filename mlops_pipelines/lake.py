@@ -175,7 +175,7 @@ class Lake:
         Raises TerminalError for a row of another day or a column of another type than the table's,
         TransientError when other writers were faster 10 times.
         """
-        wanted = _valid_days(days)
+        wanted = valid_days(days)
         conflict: _Conflict | None = None
         for attempt in range(_ATTEMPTS):
             snapshot = self._snapshot(name)
@@ -336,7 +336,16 @@ def content_hash(table: pa.Table, *, sort_by: Sequence[str], unhashed: Sequence[
     as 0.0 and every NaN as the same. unhashed: columns left out.
     Raises TerminalError for a column type the lake does not store.
     """
-    return _hash_sorted(_sorted(plain(table), sort_by, unhashed), unhashed)
+    return _hash_sorted(canonical(table, sort_by=sort_by, unhashed=unhashed), unhashed)
+
+
+def canonical(table: pa.Table, *, sort_by: Sequence[str], unhashed: Sequence[str] = ()) -> pa.Table:
+    """The table in the lake's types, its rows in the order in which their content hash is taken.
+
+    Rows are ordered by day, `sort_by`, then all other columns, so that equal rows in any order come out
+    equal. Raises TerminalError for a column type the lake does not store.
+    """
+    return _sorted(plain(table), sort_by, unhashed)
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -377,7 +386,7 @@ class _Snapshot:
     def select(self, days: Sequence[str] | None, where: Where | None) -> list[_File]:
         files = list(self.files)
         if days is not None:
-            wanted = set(_valid_days(days))
+            wanted = set(valid_days(days))
             files = [f for f in files if f.day in wanted]
         if where is None or not files:
             return files
@@ -738,7 +747,7 @@ def _widened(snapshot: _Snapshot, new: pa.Schema) -> pa.Schema:
     return schema
 
 
-def _valid_days(days: Sequence[str]) -> list[str]:
+def valid_days(days: Sequence[str]) -> list[str]:
     """The days, sorted, each once. Raises TerminalError for what is neither YYYY-MM-DD nor `static`."""
     for day in days:
         try:

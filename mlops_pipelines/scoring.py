@@ -10,7 +10,6 @@ import hashlib
 import json
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
@@ -46,7 +45,7 @@ class Tiles:
     written: list[Written]
     rows_by_view: Mapping[str, int]
     online_keys: int
-    online_as_of: datetime | None
+    online_as_of: datetime
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
             tile_table(view), tiles, days=wanted, sort_by=["hour", *view.keys], provenance=versions
         )
         rows[view.name] = tiles.num_rows
-    keys, as_of = _write_online(place, wanted[-1] if wanted else None)
+    keys, as_of = _write_online(place)
     place.ledger.close_days(place.name, reopened, "tiles")
     return Tiles(_by_day(wanted, written), rows, keys, as_of)
 
@@ -214,7 +213,8 @@ def prediction_id(event_id: str, model_hash: str) -> str:
 def source_versions(place: PipelineHome) -> dict[str, int | None]:
     """Newest version of every table that features are made of; None where there is no such table."""
     views = compile_views(place.spec, place.contract)
-    tables = ["events", "labels", *place.spec.references, *(tile_table(v) for v in views if v.windowed)]
+    # Labels first: no label may be pinned without its event.
+    tables = ["labels", "events", *place.spec.references, *(tile_table(v) for v in views if v.windowed)]
     return {table: place.lake.version(table) for table in tables}
 
 
@@ -276,21 +276,18 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
     )
 
 
-def _write_online(place: PipelineHome, last_day: str | None) -> tuple[int, datetime | None]:
-    """Bring the online store to the end of the last day worked on, or to the clock if that is earlier."""
+def _write_online(place: PipelineHome) -> tuple[int, datetime]:
+    """Bring the online store to the last full hour of the home's clock."""
     from mlops_pipelines.features.online import online_rows
-    from mlops_pipelines.retraining import midnight
 
-    if last_day is None:
-        return 0, None
-    now = place.clock.now()
-    end = min(midnight(last_day) + timedelta(days=1), now)
-    as_of = end.replace(minute=0, second=0, microsecond=0)
-    views = [v for v in compile_views(place.spec, place.contract) if v.windowed]
+    as_of = place.clock.now().replace(minute=0, second=0, microsecond=0)
+    views = compile_views(place.spec, place.contract)
     place.store.apply(views)
-    keys = 0
     versions = source_versions(place)
+    keys = 0
     for view in views:
+        if versions[view.source] is None:
+            continue
         rows = online_rows(view, place.lake, as_of, place.store.written_as_of(view), versions)
         keys += place.store.write_online(view, rows, as_of)
     return keys, as_of

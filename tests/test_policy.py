@@ -373,6 +373,11 @@ def test_admissions_are_those_of_a_leaky_bucket_and_bounded_in_every_window(
             assert j - i + 1 <= budget.retrains + window * budget.retrains / exact_seconds(budget.per)
 
 
+def test_a_charge_after_the_budget_shrank_carries_no_old_debt() -> None:
+    budget = Budget.model_validate({"retrains": 1, "per": "1d"})
+    assert charge(Bucket(Fraction(6), NOW), budget, NOW + DAY) == Bucket(Fraction(1), NOW + DAY)
+
+
 def test_a_clock_that_goes_back_gives_no_tokens() -> None:
     budget = Budget.model_validate({"retrains": 2, "per": "2d"})
     bucket = charge(charge(Bucket(), budget, NOW), budget, NOW - DAY)
