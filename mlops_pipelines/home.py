@@ -9,6 +9,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import URL
+
 from mlops_pipelines.clock import Clock, FixedClock, WallClock
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ledger import Ledger
@@ -82,7 +84,7 @@ class Home:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(f"sqlite:///{self.path / LEDGER}")
+        return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)))
 
     @property
     def clock(self) -> Clock:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.gates import Verdict
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
@@ -388,17 +389,11 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         return Outcome(None, sentence)
     if retrain.model_hash is None or retrain.mlflow_version is None:
         raise TerminalError(f"Retrain {retrain.id} has no candidate to promote.")
-    champion = place.ledger.champion(place.name)
-    expected = (
-        champion.sequence
-        if champion and champion.retrain_id != retrain.id
-        else (champion.sequence - 1 if champion else 0)
-    )
     promotion = place.ledger.promote(
         place.name,
         retrain_id=retrain.id,
         token=retrain.token,
-        expected_sequence=expected,
+        expected_sequence=_compared_with(place, retrain),
         model_hash=retrain.model_hash,
         mlflow_version=retrain.mlflow_version,
         at=now,
@@ -468,17 +463,33 @@ def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     return place.lake.read("events", days=days, columns=["event_id", *slices.by])
 
 
+def _report(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
+    report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
+    if report is None:
+        raise TerminalError(f"The candidate of retrain {retrain.id} has no evaluation report.")
+    return report
+
+
+def _compared_with(place: PipelineHome, retrain: Retrain) -> int:
+    """Sequence of the champion that the candidate stood against; 0 if there was none."""
+    comparison = _report(place, retrain).comparison
+    if comparison is None:
+        return 0
+    return next(
+        one.sequence
+        for one in place.ledger.promotions(place.name)
+        if one.mlflow_version == comparison.version
+    )
+
+
 def _card(place: PipelineHome, retrain: Retrain) -> str:
     """The model card of a retrain's candidate."""
     from mlops_pipelines.model_card import model_card
 
-    report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
-    if report is None:
-        raise TerminalError(f"The candidate of retrain {retrain.id} has no evaluation report.")
     rules = place.contract.events.columns
     return model_card(
         place.spec,
-        report,
+        _report(place, retrain),
         place.ledger.verdicts(retrain.id),
         version=str(retrain.mlflow_version),
         dataset_version=str(retrain.dataset_version),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from mlops_pipelines.ledger.landing import Stage
+
 NOW = datetime(2013, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 POLICY = Policy()
@@ -237,6 +239,34 @@ def test_the_first_finish_of_a_file_counts(ledger: Ledger) -> None:
     assert counts["labels"] == FileCounts()
     with pytest.raises(TerminalError, match="no landed file 99"):
         take(ledger, 99)
+
+
+def test_newest_arrival_is_the_streams_own(ledger: Ledger) -> None:
+    assert ledger.newest_arrival(P, "events") is None
+    ledger.register_files(P, "events", [file("b", "2013-03-02"), file("a", "2013-03-01")])
+    ledger.register_files(P, "labels", [file("c", "2013-03-09")])
+    assert ledger.newest_arrival(P, "events") == "2013-03-02"
+
+
+def test_refused_files_say_why_in_the_order_of_their_arrival(ledger: Ledger) -> None:
+    ledger.register_files(P, "events", [file("b", "2013-03-02"), file("a", "2013-03-01"), file("c")])
+    for landed in ledger.pending_files(P)[::-1]:
+        status: Any = "taken" if landed.path == "c" else "rejected"
+        none = {"rows": 0, "accepted": 0, "quarantined": 0, "duplicates": 0}
+        ledger.finish_file(
+            landed.id, status=status, digest="d", detail=f"{landed.path} is no Parquet file", at=NOW, **none
+        )
+    assert ledger.refused_files(P) == ["a is no Parquet file", "b is no Parquet file"]
+    assert ledger.refused_files("other") == []
+
+
+def test_stages_are_reopened_apart(ledger: Ledger) -> None:
+    stages: tuple[Stage, ...] = ("tiles", "score", "drift", "monitor")
+    for n, stage in enumerate(stages):
+        ledger.reopen_days(P, [f"2013-03-0{n + 1}"], stage, NOW)
+    assert [list(ledger.reopened_days(P, stage)) for stage in stages] == [
+        [f"2013-03-0{n + 1}"] for n in range(len(stages))
+    ]
 
 
 def test_day_reopened_while_it_is_worked_on_stays_open(ledger: Ledger) -> None:
@@ -525,6 +555,9 @@ def test_stale_token_changes_nothing(ledger: Ledger, successor: str) -> None:
     with unchanged(ledger):
         for effect in (
             lambda: ledger.check_token(zombie.id, zombie.token),
+            lambda: ledger.record_training_set(
+                zombie.id, zombie.token, dataset_version="def456", matured_rows=6
+            ),
             lambda: candidate(ledger, zombie, "hash-2"),
             lambda: ledger.record_verdicts(zombie.id, zombie.token, [verdict("latency")], NOW),
             lambda: promote(ledger, zombie),
@@ -581,6 +614,15 @@ def test_candidate_is_on_the_retrain(ledger: Ledger) -> None:
     assert stored == ledger.retrain(retrain.id) == ledger.retrains(P)[0]
     assert (stored.dataset_version, stored.model_hash, stored.mlflow_version) == ("abc123", "hash-1", "7")
     assert (stored.mlflow_run_id, stored.cutoff, stored.matured_rows) == ("mlflow-run", NOW - DAY, 54321)
+
+
+def test_training_set_is_on_the_retrain_before_its_candidate(ledger: Ledger) -> None:
+    retrain = begin(ledger)
+    for _ in range(2):
+        ledger.record_training_set(retrain.id, retrain.token, dataset_version="abc123", matured_rows=5)
+    stored = ledger.retrain(retrain.id)
+    assert (stored.dataset_version, stored.matured_rows, stored.model_hash) == ("abc123", 5, None)
+    assert ledger.last_candidate(P) is None
 
 
 def test_first_verdict_of_a_gate_on_a_model_stands(ledger: Ledger) -> None:
@@ -862,6 +904,7 @@ HISTORY = {"landed_files", "reopened_days", "triggers", "retrains", "verdicts", 
 def every_tick(ledger: Ledger, now: datetime) -> None:
     """What sensors and runs ask again and again."""
     ledger.watermark()
+    ledger.newest_arrival(P, "events")
     ledger.known_paths(P, "events", "2999-01-01")
     ledger.pending_files(P, limit=10)
     ledger.reopened_days(P, "score")

@@ -16,8 +16,11 @@ from mlops_pipelines.ledger import Admitted, FileFact, Ledger, Retrain
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.process import BaseProcess
     from pathlib import Path
+
+pytestmark = pytest.mark.proof
 
 P = "flights"
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -170,10 +173,9 @@ def test_the_replay_is_worth_cutting(tmp_path: Path) -> None:
 
 
 def test_replay_cut_before_any_statement_ends_with_the_same_rows(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
 ) -> None:
-    full = request.config.getoption("--full", default=False)
-    weeks = 8 if full else 3
+    weeks = 5 if full else 3
     total = replayed(tmp_path / "undisturbed.db", weeks)
     expected = rows(tmp_path / "undisturbed.db")
     cuts = range(0, total, 1 if full else 13)
@@ -181,7 +183,7 @@ def test_replay_cut_before_any_statement_ends_with_the_same_rows(
         path = tmp_path / f"cut-{cut}.db"
         replayed_with_a_cut(path, weeks, cut)
         assert rows(path) == expected, f"cut before statement {cut} of {total}"
-    print(f"ledger cut off: {len(cuts)} cuts in {total} statements")
+    sample_size("cuts", len(cuts))
 
 
 def replay_in_a_process(path: Path, weeks: int, attempt: str) -> None:
@@ -191,10 +193,9 @@ def replay_in_a_process(path: Path, weeks: int, attempt: str) -> None:
 
 
 def test_replay_killed_and_run_again_ends_with_the_same_rows(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
 ) -> None:
-    full = request.config.getoption("--full", default=False)
-    weeks, kills = (300, 40) if full else (30, 3)
+    weeks, kills = (300, 40) if full else (16, 3)
     replayed(tmp_path / "undisturbed.db", weeks)
     path = tmp_path / "killed.db"
     spawn = multiprocessing.get_context("spawn")
@@ -212,7 +213,7 @@ def test_replay_killed_and_run_again_ends_with_the_same_rows(
     assert process.exitcode == 0
     assert killed > 0
     assert rows(path) == rows(tmp_path / "undisturbed.db")
-    print(f"ledger killed: {killed} times in {weeks} weeks")
+    sample_size("kills", killed)
 
 
 def wait_for_progress(path: Path, weeks: int, process: BaseProcess) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion, Retrain, Trigger
     from mlops_pipelines.policy import Admit, Hold
 
+pytestmark = pytest.mark.proof
+
 P = "flights"
 START = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR = 3600
@@ -563,16 +565,18 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert "fail" not in retrain.judged[retrain.promoted_model].values()
 
 
-def test_ledger_and_policy_agree_with_a_plain_model(request: pytest.FixtureRequest) -> None:
-    full = request.config.getoption("--full", default=False)
+def test_ledger_and_policy_agree_with_a_plain_model(
+    full: bool, sample_size: Callable[[str, int], None]
+) -> None:
     LedgerMachine.seen.clear()
     run_machine(
         LedgerMachine,
         settings=settings(
-            max_examples=600 if full else 15,
-            stateful_step_count=80 if full else 40,
+            max_examples=300 if full else 15,
+            stateful_step_count=60 if full else 40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
-    print("ledger machine:", ", ".join(f"{n} {what}" for what, n in sorted(LedgerMachine.seen.items())))
+    for what, n in sorted(LedgerMachine.seen.items()):
+        sample_size(what, n)

@@ -283,6 +283,7 @@ def exact_seconds(duration: timedelta) -> Fraction:
     return Fraction(duration // timedelta(microseconds=1), 10**6)
 
 
+@pytest.mark.proof
 @given(pending_lists, states(), policies, moments)
 def test_decision_is_the_plain_models(
     pending: list[PendingTrigger], state: State, rules: Policy, now: datetime
@@ -304,6 +305,7 @@ waiting_states = states().map(
 )
 
 
+@pytest.mark.proof
 @given(pending_lists, waiting_states, policies, moments)
 def test_a_hold_ends_at_the_moment_it_names_and_not_before(
     pending: list[PendingTrigger], state: State, rules: Policy, now: datetime
@@ -319,6 +321,7 @@ def test_a_hold_ends_at_the_moment_it_names_and_not_before(
     assert isinstance(then, Admit) or then.reason == "nothing_new"
 
 
+@pytest.mark.proof
 @given(pending_lists, states(), policies, moments, st.randoms(use_true_random=False))
 def test_order_of_the_pending_triggers_does_not_matter(
     pending: list[PendingTrigger], state: State, rules: Policy, now: datetime, shuffle: random.Random
@@ -351,6 +354,7 @@ class LeakyBucket:
         return True
 
 
+@pytest.mark.proof
 @given(
     st.builds(Budget, retrains=st.integers(1, 7), per=positive_durations),
     st.lists(st.integers(0, 3 * 10**11), min_size=1, max_size=60),

@@ -1,0 +1,471 @@
+"""Training sets in real git and DVC repositories."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pty
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from filelock import FileLock
+
+from mlops_pipelines import datasets as datasets_module
+from mlops_pipelines.datasets import DatasetRegistry, DatasetVersion, ManifestFacts, datasheet
+from mlops_pipelines.errors import TerminalError, TransientError, UserError
+
+NAME = "flights"
+A, B, C = "2013-01-01", "2013-01-02", "2013-01-03"
+CREATED = datetime(2013, 2, 1, tzinfo=UTC)
+FACTS = ManifestFacts(
+    tables={"examples": 4, "labels": 9},
+    view_versions={"carrier": "aa11", "weather": "bb22"},
+    window=(datetime(2012, 2, 2, tzinfo=UTC), CREATED),
+    matured_through=date(2013, 1, 30),
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> DatasetRegistry:
+    return DatasetRegistry(tmp_path / "a home ü" / "datasets")
+
+
+def part(day: str, labels: list[int], **columns: list[Any]) -> pa.Table:
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    times = [start + timedelta(hours=i) for i in range(len(labels))]
+    return pa.table(
+        {
+            "day": [day] * len(labels),
+            "event_id": [f"{day}/{i}" for i in range(len(labels))],
+            "decision_time": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "distance": pa.array([float(i) for i in range(len(labels))]),
+            "label": pa.array(labels, pa.int8()),
+            **columns,
+        }
+    )
+
+
+def commit(
+    registry: DatasetRegistry,
+    parts: dict[str, pa.Table],
+    *,
+    pipeline: str = NAME,
+    facts: ManifestFacts = FACTS,
+    at: datetime = CREATED,
+) -> DatasetVersion:
+    return registry.commit(pipeline, parts, facts, created_at=at)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def dvc_hash(version: DatasetVersion) -> str:
+    return version.path.with_suffix(".dvc").read_text(encoding="utf-8")
+
+
+ONE = {A: part(A, [0, 1]), B: part(B, [1])}
+
+
+# --- versions
+
+
+def test_a_version_reads_back_as_it_was_committed(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    assert (made.rows, made.days) == (3, (A, B))
+    read = registry.read(NAME, made.version)
+    assert read["event_id"].to_pylist() == [f"{A}/0", f"{A}/1", f"{B}/0"]
+    assert read["label"].to_pylist() == [0, 1, 1]
+    assert read.schema.field("label").type == pa.int8()
+    assert read.schema.field("decision_time").type == pa.timestamp("us", tz="UTC")
+    assert registry.latest(NAME) == made.version
+    assert registry.version(NAME, made.version) == made
+
+
+def test_the_same_content_is_the_same_version_with_its_first_manifest(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    shuffled = {B: ONE[B], A: ONE[A].take([1, 0]).select(ONE[A].column_names[::-1])}
+    later = ManifestFacts({"examples": 99}, FACTS.view_versions, FACTS.window, FACTS.matured_through)
+    assert commit(registry, shuffled, facts=later, at=CREATED + timedelta(days=3)) == made
+    assert len(git(registry.root, "log", "--format=%H", "--", NAME).splitlines()) == 1
+
+
+def test_provenance_and_order_do_not_reach_what_dvc_hashes(tmp_path: Path) -> None:
+    shuffled = {A: ONE[A].take([1, 0]).select(ONE[A].column_names[::-1]), B: ONE[B]}
+    other_facts = ManifestFacts({"examples": 99}, FACTS.view_versions, FACTS.window, date(2013, 1, 20))
+    one = commit(DatasetRegistry(tmp_path / "one"), ONE)
+    other = commit(
+        DatasetRegistry(tmp_path / "other"), shuffled, facts=other_facts, at=CREATED + timedelta(9)
+    )
+    assert one.version == other.version
+    assert dvc_hash(one) == dvc_hash(other)
+    assert one.manifest["files"] == other.manifest["files"]
+    assert one.manifest["created_at"] != other.manifest["created_at"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {A: part(A, [0, 0]), B: ONE[B]},
+        {A: ONE[A]},
+        {A: ONE[A], C: part(C, [1])},
+        {A: part(A, [0, 1], extra=[1.0, 2.0]), B: ONE[B]},
+    ],
+)
+def test_other_content_is_another_version(registry: DatasetRegistry, parts: dict[str, pa.Table]) -> None:
+    assert commit(registry, ONE).version != commit(registry, parts).version
+
+
+def test_another_version_of_a_view_is_another_version(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    newer = ManifestFacts(
+        FACTS.tables, {**FACTS.view_versions, "carrier": "cc33"}, FACTS.window, date(2013, 1, 30)
+    )
+    again = commit(registry, ONE, facts=newer)
+    assert again.version != made.version
+    assert registry.latest(NAME) == again.version
+    assert dvc_hash(again) == dvc_hash(made)
+
+
+def test_a_version_stays_readable_when_the_workspace_has_moved_on(registry: DatasetRegistry) -> None:
+    first = commit(registry, ONE)
+    second = commit(registry, {B: part(B, [0]), C: part(C, [1])})
+    assert sorted(p.name for p in second.path.iterdir()) == [f"{B}.parquet", f"{C}.parquet"]
+    assert registry.read(NAME, first.version)["label"].to_pylist() == [0, 1, 1]
+    assert registry.read(NAME, second.version)["label"].to_pylist() == [0, 1]
+    assert first.manifest == registry.version(NAME, first.version).manifest
+
+
+def test_only_new_and_changed_days_are_written(registry: DatasetRegistry) -> None:
+    path = commit(registry, ONE).path
+    before = {p.stem: p.stat().st_ino for p in path.iterdir()}
+    commit(registry, {A: ONE[A], B: part(B, [0]), C: part(C, [1])})
+    after = {p.stem: p.stat().st_ino for p in path.iterdir()}
+    assert after[A] == before[A]
+    assert after[B] != before[B]
+
+
+def test_a_column_that_is_new_or_null_on_some_days_reads_as_null(registry: DatasetRegistry) -> None:
+    wide = part(B, [1], extra=[2.0])
+    assert registry.read(NAME, commit(registry, {A: ONE[A], B: wide}).version)["extra"].to_pylist() == [
+        None,
+        None,
+        2.0,
+    ]
+
+
+def test_the_manifest_says_where_the_parts_come_from(registry: DatasetRegistry) -> None:
+    manifest = commit(registry, ONE).manifest
+    assert manifest["tables"] == {"examples": 4, "labels": 9}
+    assert manifest["views"] == {"carrier": "aa11", "weather": "bb22"}
+    assert manifest["window"] == ["2012-02-02T00:00:00+00:00", "2013-02-01T00:00:00+00:00"]
+    assert manifest["created_at"] == "2013-02-01T00:00:00+00:00"
+    assert [(p["day"], p["rows"], len(p["hash"])) for p in manifest["parts"]] == [(A, 2, 64), (B, 1, 64)]
+    assert set(manifest["commit"]) == {"sha", "dirty"}
+    sheet = datasheet(manifest)
+    assert "3 labelled examples of 2 days, 2013-01-01 to 2013-01-02" in sheet
+    assert "| table examples | version 4 |" in sheet
+    assert "| view carrier | aa11 |" in sheet
+
+
+def test_commits_carry_the_time_of_the_home(registry: DatasetRegistry) -> None:
+    commit(registry, ONE)
+    assert git(registry.root, "log", "-1", "--format=%aI %cI %an") == (
+        "2013-02-01T00:00:00+00:00 2013-02-01T00:00:00+00:00 mlops_pipelines"
+    )
+
+
+def test_pipelines_share_the_repository_and_nothing_else(registry: DatasetRegistry) -> None:
+    flights = commit(registry, ONE)
+    taxis = commit(registry, {C: part(C, [1])}, pipeline="taxis")
+    assert registry.latest("taxis") == taxis.version
+    assert registry.latest(NAME) == flights.version
+    assert registry.read(NAME, flights.version).num_rows == 3
+    with pytest.raises(TerminalError, match="no training set"):
+        registry.read("taxis", flights.version)
+
+
+def test_before_the_first_commit_there_is_nothing(registry: DatasetRegistry) -> None:
+    assert registry.latest(NAME) is None
+    with pytest.raises(TerminalError, match="no training set abc of flights"):
+        registry.version(NAME, "abc")
+    commit(registry, ONE, pipeline="taxis")
+    assert registry.latest(NAME) is None
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "parts"),
+    [("../x", ONE), ("--force", ONE), (NAME, {"../x": ONE[A]}), (NAME, {}), (NAME, {A: ONE[A].slice(0, 0)})],
+)
+def test_what_could_not_be_a_version_is_refused(
+    registry: DatasetRegistry, pipeline: str, parts: dict[str, pa.Table]
+) -> None:
+    with pytest.raises(TerminalError):
+        commit(registry, parts, pipeline=pipeline)
+    assert not registry.root.exists()
+
+
+# --- damage
+
+
+def cached_file(registry: DatasetRegistry, content: bytes) -> Path:
+    [found] = [
+        p
+        for p in (registry.root / ".dvc/cache/files").rglob("*")
+        if p.is_file() and p.read_bytes() == content
+    ]
+    return found
+
+
+def test_a_changed_part_is_read_from_the_cache_and_written_again(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    path = made.path / f"{A}.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + b"x" * 20)
+    assert registry.read(NAME, made.version).num_rows == 3
+    newer = commit(registry, {**ONE, C: part(C, [1])})
+    assert path.read_bytes() == whole
+    assert registry.read(NAME, newer.version).num_rows == 4
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_part_that_is_lost_is_named(registry: DatasetRegistry, removed: bool) -> None:
+    made = commit(registry, ONE)
+    path = made.path / f"{B}.parquet"
+    copy = cached_file(registry, path.read_bytes())
+    path.unlink()
+    copy.chmod(0o644)
+    if removed:
+        copy.unlink()
+    else:
+        copy.write_bytes(b"other")
+    with pytest.raises(TerminalError, match=f"part {B} of training set {made.version}"):
+        registry.read(NAME, made.version)
+
+
+# --- interruptions
+
+
+STEPS = 15  # calls of git and DVC in a first commit, up to its tag
+READS = 3  # calls of git after the tag, to give the version back
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing after it runs in the commit."""
+
+
+@pytest.mark.proof
+def test_a_commit_interrupted_before_any_step_is_repaired_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool, sample_size: Any
+) -> None:
+    wanted = {A: ONE[A], B: part(B, [0]), C: part(C, [1])}
+    undisturbed = DatasetRegistry(tmp_path / "undisturbed")
+    commit(undisturbed, ONE)
+    expected = commit(undisturbed, wanted)
+
+    steps = {"_run_git": DatasetRegistry._run_git, "_add_to_dvc": DatasetRegistry._add_to_dvc}
+    left = 0
+
+    def dying(name: str) -> Any:
+        def run(self: DatasetRegistry, *arguments: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise _Killed
+            return steps[name](self, *arguments, **more)
+
+        return run
+
+    def interrupted(registry: DatasetRegistry, step: int) -> bool:
+        nonlocal left
+        left = step
+        with monkeypatch.context() as patch:
+            for name in steps:
+                patch.setattr(DatasetRegistry, name, dying(name))
+            try:
+                commit(registry, {A: part(A, [1, 1]), C: part(C, [0])})
+            except _Killed:
+                return True
+        return False
+
+    chosen = range(1, STEPS + 1) if full else (1, 6, STEPS - 3, STEPS - 1, STEPS)
+    sample_size("steps before which a commit was interrupted", len(chosen))
+    for step in chosen:
+        registry = DatasetRegistry(tmp_path / str(step))
+        assert interrupted(registry, step)
+        commit(registry, ONE)
+        again = commit(registry, wanted)
+        assert again.manifest == expected.manifest
+        assert dvc_hash(again) == dvc_hash(expected)
+        assert registry.read(NAME, again.version)["label"].to_pylist() == [0, 1, 0, 1]
+    assert not interrupted(DatasetRegistry(tmp_path / "whole"), STEPS + 100)
+    assert left == 100 - READS, "the number of steps has changed"
+
+
+def test_what_a_killed_commit_leaves_behind_is_no_obstacle(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    commit(registry, ONE, pipeline="taxis")
+    for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock"):
+        (registry.root / ".git" / name).touch()
+    (registry.root / NAME / "parts.dvc").write_text("outs:\n- md5: 12", encoding="utf-8")
+    (registry.root / NAME / "manifest.json").write_text("{", encoding="utf-8")
+    (registry.root / "trains").mkdir()
+    (registry.root / "trains" / "parts.dvc").write_text("outs: [", encoding="utf-8")
+    (registry.root / ".dvc/tmp/rwlock").write_text("{", encoding="utf-8")
+    (made.path / f"{C}.tmp").write_bytes(b"half")
+    newer = commit(registry, {**ONE, C: part(C, [1])})
+    assert registry.read(NAME, newer.version).num_rows == 4
+    assert len(list(newer.path.iterdir())) == 3
+
+
+def _commit_in_a_process(root: str, pipeline: str, day: str, gate: Any) -> None:
+    registry = DatasetRegistry(Path(root))
+    gate.wait()
+    commit(registry, {day: part(day, [0, 1])}, pipeline=pipeline)
+
+
+def test_processes_that_commit_at_once_all_succeed(registry: DatasetRegistry) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    work = [(NAME, A), ("taxis", B)]
+    gate = spawn.Barrier(len(work))
+    processes = [
+        spawn.Process(target=_commit_in_a_process, args=(str(registry.root), pipeline, day, gate))
+        for pipeline, day in work
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for pipeline, day in work:
+        version = registry.latest(pipeline)
+        assert version is not None
+        assert registry.read(pipeline, version)["day"].to_pylist() == [day, day]
+
+
+def test_a_repository_that_stays_held_is_a_transient_error(
+    registry: DatasetRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets_module, "_LOCK_TIMEOUT", 0.0)
+    registry.root.mkdir(parents=True)
+    with FileLock(registry.root / ".lock"), pytest.raises(TransientError, match="Another process"):
+        commit(registry, ONE)
+
+
+# --- surroundings
+
+
+def test_a_repository_around_the_home_is_not_touched(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--allow-empty", "-qm", "outer")
+    (tmp_path / ".gitignore").write_text("/data/*\n", encoding="utf-8")
+    before = git(tmp_path, "status", "--porcelain"), git(tmp_path, "rev-parse", "HEAD")
+    root = tmp_path / "data" / "datasets"
+    (root / ".git").mkdir(parents=True)  # as far as an interrupted `git init` may get
+    registry = DatasetRegistry(root)
+    assert registry.latest(NAME) is None
+    made = commit(registry, ONE)
+    assert registry.read(NAME, made.version).num_rows == 3
+    assert (git(tmp_path, "status", "--porcelain"), git(tmp_path, "rev-parse", "HEAD")) == before
+    assert git(tmp_path, "tag") == ""
+    assert git(root, "tag") == f"{NAME}/{made.version}"
+
+
+def test_settings_of_the_user_do_not_change_what_is_committed(
+    registry: DatasetRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ignored").write_text("*.json\n*.dvc\n", encoding="utf-8")
+    settings = tmp_path / "gitconfig"
+    settings.write_text(
+        f"[core]\n excludesFile = {tmp_path / 'ignored'}\n hooksPath = {tmp_path / 'nowhere'}\n"
+        "[commit]\n gpgSign = true\n[tag]\n gpgSign = true\n[init]\n defaultBranch = trunk\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))  # no identity there
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    made = commit(registry, ONE)
+    (made.path / f"{A}.parquet").unlink()
+    assert registry.read(NAME, made.version).num_rows == 3
+    assert sorted(p.name for p in registry.root.iterdir()) == [
+        ".dvc", ".dvcignore", ".git", ".gitignore", ".lock", NAME
+    ]  # fmt: skip
+
+
+def test_without_git_the_error_says_so(registry: DatasetRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="no git"):
+        commit(registry, ONE)
+
+
+def test_the_workspace_is_clean_for_whoever_uses_git_and_dvc_by_hand(registry: DatasetRegistry) -> None:
+    from dvc.config import Config
+    from dvc.repo import Repo
+
+    commit(registry, ONE)
+    commit(registry, {**ONE, C: part(C, [1])})
+    assert git(registry.root, "status", "--porcelain") == ""
+    with datasets_module._silent_dvc(), Repo(str(registry.root), config=registry._dvc_settings) as repo:
+        assert repo.status() == {}
+    core = Config(str(registry.root / ".dvc"), validate=True)["core"]
+    assert (core["analytics"], core["check_update"]) == (False, False)
+
+
+TALK = """
+import os, sys
+makedirs = os.makedirs
+def inside(name, *args, **more):
+    assert "/home/" in str(name), name
+    makedirs(name, *args, **more)
+os.makedirs = inside
+from pathlib import Path
+from tests.test_datasets import C, CREATED, NAME, ONE, commit, part
+from mlops_pipelines.datasets import DatasetRegistry
+registry = DatasetRegistry(Path(sys.argv[1]))
+first = commit(registry, ONE)
+commit(registry, {C: part(C, [1])})
+registry.read(NAME, first.version)
+"""
+
+
+def test_nothing_is_written_to_a_terminal_or_outside_the_home(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    (tmp_path / "user").mkdir()
+    environment = {**os.environ, "HOME": str(tmp_path / "user"), "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TALK, str(tmp_path / "home" / "datasets")],
+        stdin=theirs, stdout=theirs, stderr=theirs, check=False, env=environment, timeout=60,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    os.write(theirs, b"END")
+    said = b""
+    while not said.endswith(b"END"):
+        said += os.read(ours, 65536)
+    os.close(ours)
+    os.close(theirs)
+    # colorama, which DVC loads, resets the colours of a terminal when Python ends.
+    assert (done.returncode, said.replace(b"\x1b[0m", b"")) == (0, b"END")
+    assert list((tmp_path / "user").rglob("*")) == []
+
+
+def test_the_registry_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, mlops_pipelines.datasets\n"
+        "print([m for m in ('dvc', 'pyarrow', 'git', 'filelock') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_manifest_is_readable_json_in_git(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    stored = json.loads(git(registry.root, "show", f"{NAME}/{made.version}:{NAME}/manifest.json"))
+    assert stored == made.manifest
+    assert stored["format"] == 1
