@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
 
+PORT = click.IntRange(1, 65535)
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
@@ -189,9 +190,8 @@ def mlflow(home: Path | None, port: int) -> None:
     place = Home.open(_home(home))
     click.echo(f"Registry: http://127.0.0.1:{port}")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    _become(
-        "mlflow", "server", "--backend-store-uri", place.mlflow_uri, "--host", "127.0.0.1", "--port", str(port)
-    )  # fmt: skip
+    store = ["--backend-store-uri", place.mlflow_uri]
+    _become("mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port))
 
 
 def _home(given: Path | None) -> Path:

@@ -336,16 +336,16 @@ def content_hash(table: pa.Table, *, sort_by: Sequence[str], unhashed: Sequence[
     as 0.0 and every NaN as the same. unhashed: columns left out.
     Raises TerminalError for a column type the lake does not store.
     """
-    return _hash_sorted(canonical(table, sort_by=sort_by, unhashed=unhashed), unhashed)
+    return _hash_sorted(_sorted(plain(table), sort_by, unhashed), unhashed)
 
 
 def canonical(table: pa.Table, *, sort_by: Sequence[str], unhashed: Sequence[str] = ()) -> pa.Table:
-    """The table in the lake's types, its rows in the order in which their content hash is taken.
+    """The table in the lake's types, in the order in which its content hash is taken, 0.0 for -0.0.
 
-    Rows are ordered by day, `sort_by`, then all other columns, so that equal rows in any order come out
-    equal. Raises TerminalError for a column type the lake does not store.
+    Rows are ordered by day, `sort_by`, then all other columns: tables of the same columns and the same
+    content hash come out equal. Raises TerminalError for a column type the lake does not store.
     """
-    return _sorted(plain(table), sort_by, unhashed)
+    return _one_zero(_sorted(plain(table), sort_by, unhashed))
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -630,7 +630,6 @@ def _sorted(table: pa.Table, sort_by: Sequence[str], unhashed: Sequence[str]) ->
     if missing:
         raise TerminalError(f"No column {', '.join(missing)} to sort by among {table.column_names}.")
     outside = set(unhashed)
-    table = _one_zero(table)
     head = [n for n in ("day", *sort_by) if n in table.column_names and n not in outside]
     hashed = [n for n in sorted(table.column_names) if n not in outside]
     keys = list(dict.fromkeys([*head, *hashed, *sorted(table.column_names)]))
@@ -641,7 +640,7 @@ def _sorted(table: pa.Table, sort_by: Sequence[str], unhashed: Sequence[str]) ->
 
 
 def _one_zero(table: pa.Table) -> pa.Table:
-    """The table with 0.0 for -0.0, which compare as equal and would leave the order of rows open."""
+    """The table with 0.0 for -0.0, which compare as equal."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -656,28 +655,41 @@ def _hash_sorted(table: pa.Table, unhashed: Sequence[str]) -> str:
     names = sorted(set(table.column_names) - set(unhashed))
     columns = {n: c for n in names if (c := table[n]).null_count < table.num_rows}
     header = [table.num_rows, [[name, str(column.type)] for name, column in columns.items()]]
-    digest = hashlib.sha256(_HASH_FORMAT + json.dumps(header).encode())
+    content: list[bytes | memoryview] = [_HASH_FORMAT, json.dumps(header).encode()]
     for column in columns.values():
         for block in _blocks(column):
-            digest.update(memoryview(block).nbytes.to_bytes(8, "little"))
-            digest.update(block)
-    return digest.hexdigest()
+            content += [memoryview(block).nbytes.to_bytes(8, "little"), block]
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def _blocks(column: pa.ChunkedArray) -> Iterator[bytes | memoryview]:
-    """Bytes that stand for a column's values and nothing else: validity, then values, nulls as zeros."""
+    """Bytes that stand for a column's values and nothing else: validity, then values, nulls as zeros.
+
+    Read from the buffers: a table has many columns of few rows, and a call into Arrow costs more than they.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    yield np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).data if array.null_count else b""
+    valid = _bits(array, 0) if array.null_count else None
+    yield b"" if valid is None else np.packbits(valid).data
     if pa.types.is_string(array.type) or pa.types.is_binary(array.type):
         filled = array.fill_null("" if pa.types.is_string(array.type) else b"")
         yield pc.binary_length(filled).to_numpy(zero_copy_only=False).data
         yield _characters(filled)
     else:
-        yield _numbers(array).data
+        values = _numbers(array)
+        yield (values if valid is None else np.where(valid, values, np.zeros(1, values.dtype))).data
+
+
+def _bits(array: pa.Array, index: int) -> NDArray[np.bool_]:
+    """One of the array's buffers that holds a bit a value."""
+    import numpy as np
+
+    start, end = array.offset, array.offset + len(array)
+    packed = np.frombuffer(array.buffers()[index], np.uint8)[start // 8 : -(-end // 8)]
+    return np.unpackbits(packed, bitorder="little")[start % 8 :][: len(array)].astype(np.bool_)
 
 
 def _characters(array: pa.Array) -> bytes | memoryview:
@@ -692,19 +704,18 @@ def _characters(array: pa.Array) -> bytes | memoryview:
 
 
 def _numbers(array: pa.Array) -> NDArray[np.generic]:
-    """The values with zero for null and one bit pattern for NaN."""
+    """The values, anything where they are null; one bit pattern for zero and one for NaN."""
     import numpy as np
     import pyarrow as pa
 
-    if pa.types.is_timestamp(array.type):
-        array = array.view(pa.int64())
-    elif pa.types.is_date32(array.type):
-        array = array.view(pa.int32())
-    if array.null_count:
-        array = array.fill_null(False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type))
-    values: NDArray[np.generic] = array.to_numpy(zero_copy_only=False)
-    if values.dtype.kind == "f" and (nan := np.isnan(values)).any():
-        values = np.where(nan, np.array(np.nan, values.dtype), values)
+    if pa.types.is_boolean(array.type):
+        return _bits(array, 1)
+    kind = f"<{'f' if pa.types.is_floating(array.type) else 'i'}{array.type.bit_width // 8}"
+    values: NDArray[np.generic] = np.frombuffer(array.buffers()[1], kind)[array.offset :][: len(array)]
+    if kind.startswith("<f"):
+        values = np.add(values, 0, dtype=values.dtype)  # -0.0 becomes 0.0
+        if (nan := np.isnan(values)).any():
+            values = np.where(nan, np.array(np.nan, values.dtype), values)
     return values
 
 

@@ -54,12 +54,12 @@ def show_replay(loaded: LoadedSpec, home: Path, until: date, step: timedelta, *,
 
     console = Console(stderr=as_json)
     if as_json:
-        done = replay(loaded, home, until, step, _Silent())
+        done = replay(loaded, home, until, step, progress=_Silent())
     else:
         with _bar(console) as bar:
             first = datetime.combine(loaded.spec.partitions.start, datetime.min.time(), UTC)
             task = bar.add_task("replay", total=(until - first.date()).days + 1, what="starting")
-            done = replay(loaded, home, until, step, _Display(bar, task, first))
+            done = replay(loaded, home, until, step, progress=_Display(bar, task, first))
     _summarize(Home.open(home).pipeline(loaded), done, console, as_json=as_json)
     return done
 

@@ -121,6 +121,7 @@ class Registry:
         version. A run that an earlier, interrupted call left behind is marked as failed and put away.
         """
         model_hash = candidate.refit.hash
+        _check_name("pipeline", pipeline)
         _check_name("retrain", retrain_id)
         with _faults():
             found = self._find(pipeline, retrain_id, model_hash)
@@ -143,6 +144,7 @@ class Registry:
 
     def find(self, pipeline: str, retrain_id: str) -> Registered | None:
         """The latest version that a retrain, or an experiment, registered; None if it has none."""
+        _check_name("pipeline", pipeline)
         _check_name("retrain", retrain_id)
         with _faults():
             versions = self._client.search_model_versions(
@@ -249,7 +251,6 @@ class Registry:
     def _experiment(self, pipeline: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        _check_name("pipeline", pipeline)
         folder = (self._artifacts / pipeline).absolute()
         if self._client.get_experiment_by_name(pipeline) is None:
             try:

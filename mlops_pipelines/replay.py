@@ -104,14 +104,16 @@ def replay(
     home_path: Path,
     until: date,
     step: timedelta,
+    *,
     progress: Progress,
     module: str = MODULE,
 ) -> Replayed:
     """Bring the home of a pipeline to the end of the day `until` (UTC), from wherever it stands.
 
     Interrupted at any moment, the next call goes on and ends with the same tables, training sets,
-    models and promotions. module: where Dagster finds the pipeline's definitions. Raises UserError for a date or step that cannot be, a home that is busy or
-    cannot be written; TerminalError if a run fails.
+    models and promotions. module: where Dagster finds the pipeline's definitions.
+    Raises UserError for a date or step that cannot be, a home that is busy or cannot be written;
+    TerminalError if a run fails.
     """
     from mlops_pipelines.home import Home, open_home
 
@@ -128,50 +130,38 @@ def replay(
     Home.create(home_path)
     use_home(home_path)
     home = open_home(home_path.expanduser().absolute())
-    with home.exclusive():
-        return _drive(home, loaded, source, first, end, step, progress, module)
+    with home.exclusive(), _Daemon(home, loaded.spec.name, module) as daemon:
+        return _drive(home.pipeline(loaded), daemon, source, end, step, progress)
 
 
-def _drive(
-    home: Home,
-    loaded: LoadedSpec,
-    source: Source,
-    first: datetime,
-    end: datetime,
-    step: timedelta,
-    progress: Progress,
-    module: str,
+def _drive(  # noqa: PLR0917 - each is one of a kind
+    place: PipelineHome, daemon: _Daemon, source: Source, end: datetime, step: timedelta, progress: Progress
 ) -> Replayed:
-    place = home.pipeline(loaded)
     place.prepare()
-    ledger = home.ledger
-    began = ledger.watermark()
-    before = place.ledger.file_counts(loaded.spec.name)
-    with _Daemon(home, loaded.spec.name, module) as daemon:
-        daemon.close_interrupted_runs()
-        while True:
-            target = ledger.target()
-            if target is None:
-                watermark = ledger.watermark()
-                if watermark is not None:
-                    daemon.settle(watermark, progress)
-                    progress.moved(place, watermark)
-                if watermark is not None and watermark >= end:
+    ledger = place.ledger
+    first = source.span()[0]
+    began, before = ledger.watermark(), ledger.file_counts(place.name)["events"].rows
+    daemon.close_interrupted_runs()
+    while True:
+        watermark, target = ledger.watermark(), ledger.target()
+        if target is None:
+            if watermark is not None:
+                daemon.settle(watermark, progress)
+                progress.moved(place, watermark)
+                if watermark >= end:
                     break
-                target = min((watermark or first) + step, end)
-                # Written ahead: an interruption while files land is repaired before anything ticks.
-                ledger.begin_advance(target)
-            progress.started(f"landing to {target:%Y-%m-%d}")
-            source.write(place.landing_root, ledger.watermark() or first, target)
-            ledger.finish_advance()
-        runs = daemon.runs
-    after = place.ledger.file_counts(loaded.spec.name)
+            target = min((watermark or first) + step, end)
+            # Written ahead: an interruption while files land is repaired before anything ticks.
+            ledger.begin_advance(target)
+        progress.started(f"landing to {target:%Y-%m-%d}")
+        source.write(place.landing_root, watermark or first, target)
+        ledger.finish_advance()
     return Replayed(
         since=began,
-        until=ledger.watermark() or first,
-        new_events=after["events"].rows - before["events"].rows,
-        runs=runs,
-        refused=tuple(ledger.refused_files(loaded.spec.name)),
+        until=watermark,
+        new_events=ledger.file_counts(place.name)["events"].rows - before,
+        runs=daemon.runs,
+        refused=tuple(ledger.refused_files(place.name)),
     )
 
 
@@ -293,7 +283,8 @@ class _Daemon:
             if run.status == dg.DagsterRunStatus.FAILURE and not run.job_name.endswith("_retrain"):
                 raise TerminalError(
                     f"Run {run.run_id} of {run.job_name} failed: {_cause(self.instance, run.run_id)}",
-                    remedy=f"mend the cause and repeat the command; mlops dev --home {self._home.path} shows the run",
+                    remedy="mend the cause and repeat the command; "
+                    f"mlops dev --home {self._home.path} shows the run",
                 )
         self.runs += fresh
         return fresh

@@ -451,7 +451,11 @@ class Triggers(Model):
 
 
 class Budget(Model):
-    retrains: Whole = Field(default=6, ge=1, description="Retrains that may start in a row; the bucket refills by as many over the period.")
+    retrains: Whole = Field(
+        default=6,
+        ge=1,
+        description="Retrains that may start in a row; the bucket refills by as many over the period.",
+    )
     per: PositiveDuration = Field(default=timedelta(days=30), description="The period.")
 
 

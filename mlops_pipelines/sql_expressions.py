@@ -182,6 +182,6 @@ def _computed(connection: duckdb.DuckDBPyConnection, sql: str) -> Judged:
         return Judged(None, (f"cannot be computed: {str(error).splitlines()[0]}",))
     if sql_type == "VARCHAR":
         return Judged("category")
-    if sql_type.split("(")[0] in _NUMBERS:
+    if sql_type.split("(", maxsplit=1)[0] in _NUMBERS:
         return Judged("number")
     return Judged(None, (f"gives {sql_type}, which is no feature (allowed: numbers, BOOLEAN, VARCHAR)",))

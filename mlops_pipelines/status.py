@@ -171,7 +171,7 @@ def _maturity(place: PipelineHome, events: int) -> float | None:
 
 
 def prequential_figures(place: PipelineHome, since: date | None, until: date | None) -> dict[str, Any]:
-    """Quality of the champions' scores of the days `since` to `until`, given before their labels were known."""
+    """Quality of the scores of the days `since` to `until` that were given before their labels were known."""
     from mlops_pipelines.monitoring.performance import prequential, prequential_rows, scored_labels
 
     lake = place.lake

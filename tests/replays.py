@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 from dataclasses import dataclass
-from datetime import date, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,13 @@ from mlops_pipelines.home import Home
 from tests.small_flights import NAME, loaded
 
 if TYPE_CHECKING:
+    from datetime import date, timedelta
     from pathlib import Path
 
 # Imported once by the server that replays are forked from: seconds that every replay would pay.
 HEAVY = ["dagster", "deltalake", "duckdb", "evidently.presets", "feast", "great_expectations", "lightgbm",
-         "mlflow", "sklearn.metrics", "mlops_pipelines.replay", "tests.small_flights.definitions"]  # fmt: skip
+         "mlflow", "sklearn.metrics", "mlops_pipelines.replay",
+         "tests.small_flights.definitions"]  # fmt: skip
 TABLES = {
     "events": (["event_id"], ["file_digest", "file_row"]),
     "labels": (["event_id", "known_at", "label_time", "label"], ["file_digest", "file_row"]),
@@ -81,7 +82,7 @@ def _replay(home: Path, until: date, step: timedelta, kill: Kill | None) -> None
 
     if kill is not None:
         _arm(kill)
-    drive(loaded(), home, until, step, _Unwatched(), module="tests.small_flights.definitions")
+    drive(loaded(), home, until, step, progress=_Unwatched(), module="tests.small_flights.definitions")
 
 
 def _arm(kill: Kill) -> None:

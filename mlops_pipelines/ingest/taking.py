@@ -419,7 +419,7 @@ def _keep_unmatched(place: PipelineHome, waiting: pa.Table | None, unmatched: pa
 
 
 def _events_of(place: PipelineHome, labels: pa.Table) -> pa.Table:
-    """event_id and day of the events that labels may belong to: recent ones, and all if that is not enough."""
+    """event_id and day of the events that labels may belong to: recent ones, or all where those do not do."""
     import pyarrow.compute as pc
 
     lake = place.lake
