@@ -166,7 +166,7 @@ class DatasetRegistry:
                     expected=f"a file with SHA-256 {files[day]} in the workspace or DVC's cache",
                     remedy=f"restore {self.root} from a copy, or retrain in a new home",
                 )
-        tables = [pq.read_table(pa.BufferReader(contents[day])) for day in found.days]
+        tables = [pq.ParquetFile(pa.BufferReader(contents[day])).read() for day in found.days]
         return pa.concat_tables(tables, promote_options="default")
 
     def _write(

@@ -13,6 +13,9 @@ from pathlib import Path
 from mlops_pipelines.settings import settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
+_PACKAGE = "mlops_pipelines"
+# What decides a result: a changed README makes no other model.
+_CODE = (_PACKAGE, "assets", "sensors", "pyproject.toml", "requirements.lock")
 _LOCK = _PROJECT / "requirements.lock"
 
 
@@ -20,7 +23,8 @@ _LOCK = _PROJECT / "requirements.lock"
 class Commit:
     """The commit of the running code. sha: `unknown` without git and without a build that names it.
 
-    dirty: whether the tree differed from the commit; None where that cannot be known.
+    dirty: whether the code differed from the commit, files that git does not know included; None where that
+    cannot be known.
     """
 
     sha: str
@@ -31,11 +35,18 @@ class Commit:
 def code_commit() -> Commit:
     """The commit this process runs: given by the build (MLOPS_CODE_COMMIT), else asked of git."""
     given = settings().code_commit
-    if given:
-        return Commit(given, None)
+    return Commit(given, None) if given else commit_of(_PROJECT)
+
+
+def commit_of(project: Path) -> Commit:
+    """The commit that is checked out in a project's folder, as far as git tracks the project's code."""
     try:
-        sha = _git("rev-parse", "HEAD")
-        return Commit(sha, bool(_git("status", "--porcelain", "--untracked-files=no")))
+        # Installed code may lie inside some other repository, whose commit says nothing about it.
+        _git(project, "ls-files", "--error-unmatch", "--", f"{_PACKAGE}/provenance.py")
+        sha = _git(project, "rev-parse", "HEAD")
+        return Commit(
+            sha, bool(_git(project, "status", "--porcelain", "--untracked-files=all", "--", *_CODE))
+        )
     except (OSError, subprocess.CalledProcessError):
         # No git, or no repository around the code: a wheel, or an image without its history.
         return Commit("unknown", None)
@@ -68,11 +79,14 @@ def _processor() -> str:
     return machine.processor()
 
 
-def _git(*arguments: str) -> str:
+def _git(project: Path, *arguments: str) -> str:
+    # A git hook sets variables that point to the repository it runs in.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-        ["git", "-C", str(_PROJECT), *arguments],  # noqa: S607 - whichever git the user has
+        ["git", "--no-optional-locks", "-C", str(project), *arguments],  # noqa: S607 - whichever git the user has
         check=True,
         capture_output=True,
         text=True,
+        env=environment,
     )
     return done.stdout.strip()

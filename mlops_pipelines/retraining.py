@@ -355,11 +355,11 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     )
     verdicts = judge(report, place.spec.gates)
     drawn = pictures(report)
+    place.home.registry.log_evaluation(registered.run_id, report, drawn)
     if retrain is not None:
         place.ledger.record_verdicts(
             retrain.id, retrain.token, [vars(verdict) for verdict in verdicts], place.clock.now()
         )
-    place.home.registry.log_evaluation(registered.run_id, report, drawn)
     figures = {name: one.value for name, one in report.metrics.items() if one is not None}
     return Judged(
         {**figures, "rows": report.rows, "days": report.days, "prevalence": report.prevalence},

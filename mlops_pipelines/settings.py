@@ -18,9 +18,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MLOPS_", env_file=".env", extra="ignore")
 
-    home: Path = Field(Path("data"), description="Folder of everything made at run time.")
+    home: Path = Field(default=Path("data"), description="Folder of everything made at run time.")
     code_commit: str | None = Field(
-        None, description="Commit of the running code, given by a build that carries no git."
+        default=None, description="Commit of the running code, given by a build that carries no git."
     )
 
 
