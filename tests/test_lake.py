@@ -101,6 +101,16 @@ def test_columns_come_in_the_order_asked_for_and_rows_in_the_order_of_days(lake:
     assert lake.days("t") == [A, B]
 
 
+def test_rows_are_counted_by_day_without_reading_them(lake: Lake) -> None:
+    assert lake.row_counts("t") == {}
+    lake.replace("t", both(rows(A, [1, 2]), rows(B, [3])), days=[A, B], sort_by=["id"])
+    lake.replace("t", rows(B, []), days=[B], sort_by=["id"])
+    for file in lake.files("t"):
+        Path(file).unlink()
+    assert lake.row_counts("t") == {A: 2}
+    assert lake.row_counts("t", version=0) == {A: 2, B: 1}
+
+
 def test_other_delta_readers_and_duckdb_see_the_same_rows(lake: Lake) -> None:
     lake.replace("features/x", rows(A, [1, 2]), days=[A], sort_by=["id"])
     lake.replace("features/x", rows(B, [3], extra=[1.5]), days=[B], sort_by=["id"])

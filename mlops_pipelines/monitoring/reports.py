@@ -58,6 +58,8 @@ PERFORMANCE_COLUMNS = {
 PAGE_WEEKDAY = 6
 # Days of the training window its page compares with, spread evenly: enough rows to sample from.
 PAGE_REFERENCE_DAYS = 14
+# Those that drifted most, weighted by importance: nobody scrolls through eighty histograms.
+PAGE_FEATURES = 20
 
 
 @dataclass(frozen=True)
@@ -398,7 +400,9 @@ def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftRepor
     cutoff = (retrain.cutoff or champion.at).date().isoformat()
     past = [day for day in lake.days("examples") if day <= cutoff]
     spread = past[:: max(1, len(past) // PAGE_REFERENCE_DAYS)]
-    features = feature_columns(place.spec, place.contract)
+    kinds = {feature.name: feature for feature in feature_columns(place.spec, place.contract)}
+    drifts = reports[drawn[-1]][1].features
+    features = [kinds[drift.name] for drift in drifts[:PAGE_FEATURES]]
     names = [feature.name for feature in features]
     path = place.reports / "drift" / f"{drawn[-1]}.html"
     draw(
