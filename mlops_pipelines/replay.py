@@ -130,14 +130,15 @@ def replay(
     Home.create(home_path)
     use_home(home_path)
     home = open_home(home_path.expanduser().absolute())
+    place = home.pipeline(loaded)
+    place.prepare()
     with home.exclusive(), _Daemon(home, loaded.spec.name, module) as daemon:
-        return _drive(home.pipeline(loaded), daemon, source, end, step, progress)
+        return _drive(place, daemon, source, end, step, progress)
 
 
 def _drive(  # noqa: PLR0917 - each is one of a kind
     place: PipelineHome, daemon: _Daemon, source: Source, end: datetime, step: timedelta, progress: Progress
 ) -> Replayed:
-    place.prepare()
     ledger = place.ledger
     first = source.span()[0]
     began, before = ledger.watermark(), ledger.file_counts(place.name)["events"].rows

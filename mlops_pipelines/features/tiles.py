@@ -130,9 +130,9 @@ def _aggregate(view: CompiledView, facts: pa.Table) -> pa.Table:
 
 def _measures(partial: Partial) -> Iterator[str]:
     column = f'"{value_column(partial.column)}"'
-    # What is no finite number is missing. The lake holds one zero only, so the least is one value too.
+    # What is no finite number is missing. Adding zero makes -0.0 a 0.0: which is the least is else open.
     number = {
-        "float": f"(CASE WHEN isfinite({column}) THEN {column} END)",
+        "float": f"(CASE WHEN isfinite({column}) THEN {column} + 0.0 END)",
         "bool": f"CAST({column} AS BIGINT)",
     }.get(partial.type, column)
     exact = f"CAST(round({number} * {FIXED_POINT}) AS HUGEINT)" if partial.type == "float" else number

@@ -1,0 +1,135 @@
+"""What the command line says to a user who asks for what cannot be: a clear message, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mlops_pipelines.cli import main
+from mlops_pipelines.home import Home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+
+def mlops(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+def test_an_unknown_pipeline_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    said = refused(mlops("replay", "flights", "--until", "2013-01-07", "--home", str(tmp_path)))
+    assert "flight_delays" in said
+
+
+def test_a_missing_home_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    said = refused(mlops("status", "flight_delays", "--home", str(tmp_path / "none")))
+    assert "There is no home" in said
+    assert "mlops replay flight_delays" in said
+
+
+@pytest.mark.parametrize("day", ["2012-12-31", "2014-01-02", "2030-01-01"])
+def test_a_day_outside_the_data_is_refused_with_the_days_there_are(tmp_path: Path, day: str) -> None:
+    said = refused(mlops("replay", "flight_delays", "--until", day, "--home", str(tmp_path)))
+    assert "2013-01-01" in said
+    assert "2014-01-01" in said
+    assert not (tmp_path / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("step", ["7", "a week", "1.5d", "-1d"])
+def test_a_bad_duration_is_refused_with_the_units_there_are(tmp_path: Path, step: str) -> None:
+    said = refused(
+        mlops("replay", "flight_delays", "--until", "2013-01-07", "--step", step, "--home", str(tmp_path))
+    )
+    assert "s, m, h, d, w" in said or "No such option" in said
+
+
+@pytest.mark.parametrize("step", ["0d", "12h", "36h"])
+def test_a_step_that_is_no_number_of_days_is_refused(tmp_path: Path, step: str) -> None:
+    said = refused(
+        mlops("replay", "flight_delays", "--until", "2013-01-07", "--step", step, "--home", str(tmp_path))
+    )
+    assert "whole days" in said
+
+
+def test_a_bad_date_is_refused(tmp_path: Path) -> None:
+    refused(mlops("replay", "flight_delays", "--until", "31.3.2013", "--home", str(tmp_path)))
+
+
+def test_an_unwritable_home_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    said = refused(
+        mlops("replay", "flight_delays", "--until", "2013-01-07", "--home", str(tmp_path / "file" / "home"))
+    )
+    assert "cannot be written" in said
+
+
+def test_a_landing_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    landing = tmp_path / "pipelines" / "flight_delays" / "landing"
+    landing.mkdir(parents=True)
+    (landing / "labels").write_text("in the way")
+    said = refused(mlops("replay", "flight_delays", "--until", "2013-01-07", "--home", str(tmp_path)))
+    assert "landing folder" in said
+
+
+def test_a_second_replay_on_a_busy_home_is_refused(tmp_path: Path) -> None:
+    with Home.create(tmp_path).exclusive():
+        said = refused(mlops("replay", "flight_delays", "--until", "2013-01-07", "--home", str(tmp_path)))
+    assert "Another replay is running" in said
+
+
+def test_days_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
+    Home.create(tmp_path)
+    said = refused(
+        mlops(
+            "status",
+            "flight_delays",
+            "--since",
+            "2013-03-02",
+            "--until",
+            "2013-03-01",
+            "--home",
+            str(tmp_path),
+        )
+    )
+    assert "lies before" in said
+
+
+def test_the_status_of_an_empty_home_has_every_figure(tmp_path: Path) -> None:
+    Home.create(tmp_path)
+    result = mlops("status", "flight_delays", "--json", "--home", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    status = json.loads(result.output)
+    assert status["watermark"] is None
+    assert {"accepted", "quarantined", "unlabelled", "unscored"} <= set(status["events"])
+    assert {"joined", "maturity"} <= set(status["labels"])
+    assert {"admitted", "failed", "rejected"} <= set(status["retrains"])
+    assert {"pending", "served", "folded", "expired"} <= set(status["triggers"])
+    assert status["promotions"] == status["predictions"] == 0
+    assert status["champion"] == {"version": None, "since": None}
+    figures = {"average_precision", "roc_auc", "log_loss", "rows", "since", "until"}
+    assert figures <= set(status["prequential"])
+
+
+def test_a_home_without_predictions_lists_none(tmp_path: Path) -> None:
+    Home.create(tmp_path)
+    result = mlops("predictions", "flight_delays", "--json", "--home", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output) == []
+
+
+@pytest.mark.parametrize("command", ["replay", "status", "predictions", "dev", "mlflow"])
+def test_every_command_shows_examples(command: str) -> None:
+    result = mlops(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert "--home" in result.output
