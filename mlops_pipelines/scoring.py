@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.spec_loading import LoadedSpec
 
 PREDICTION_COLUMNS = {
@@ -35,6 +36,8 @@ PREDICTION_COLUMNS = {
     "score": "float",
     "scored_at": "timestamp",
 }
+EXAMPLE_ORDER = ("decision_time", "event_id")
+PREDICTION_ORDER = ("decided_at", "event_id")
 PREVIEW_ROWS = 5
 
 
@@ -110,25 +113,13 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
 
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score")})
     lake = place.lake
-    fresh = _events_without_example(place, wanted)
+    fresh = _rows_not_in(place, "events", "examples", wanted)
     if fresh.num_rows == 0 and not lake.exists("examples"):
         return Examples([], 0)
     versions = source_versions(place)
     made = compute_examples(place.spec, place.contract, lake, fresh, versions) if fresh.num_rows else None
-
-    def add(current: pa.Table | None) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        if made is None:
-            return current
-        if current is None:
-            return made
-        known = pc.is_in(made["event_id"], value_set=current["event_id"].combine_chunks())
-        return pa.concat_tables([current, made.filter(pc.invert(known))], promote_options="default")
-
     written = lake.update(
-        "examples", wanted, add, sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
+        "examples", wanted, _adding(made), sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
     )
     return Examples(
         written,
@@ -138,10 +129,6 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     )
 
 
-EXAMPLE_ORDER = ("decision_time", "event_id")
-PREDICTION_ORDER = ("decided_at", "event_id")
-
-
 def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     """Score what no champion has scored yet, each event by the champion before its decision time."""
     import pyarrow as pa
@@ -149,7 +136,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     reopened = place.ledger.reopened_days(place.name, "score")
     wanted = sorted({*days, *reopened})
     lake = place.lake
-    unscored = _examples_without_score(place, wanted)
+    unscored = _rows_not_in(place, "examples", "predictions", wanted)
     promotions = place.ledger.promotions(place.name)
     chosen = champions_before(promotions, unscored["decision_time"].to_pylist() if unscored.num_rows else [])
     by_promotion: dict[int, list[int]] = {}
@@ -162,25 +149,20 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
         for champion, rows in sorted(by_promotion.items())
     ]
     made = pa.concat_tables(parts) if parts else None
+    if made is not None:
+        # Recorded before the scores are: a run that dies in between leaves days to measure, not gaps.
+        stages: tuple[Stage, ...] = ("drift", "monitor")
+        for stage in stages:
+            place.ledger.reopen_days(place.name, made["day"].unique().to_pylist(), stage, now)
     written: list[Written] = []
     if made is not None or lake.exists("predictions"):
-
-        def add(current: pa.Table | None) -> pa.Table:
-            import pyarrow.compute as pc
-
-            if made is None:
-                return current
-            if current is None:
-                return made
-            known = pc.is_in(made["event_id"], value_set=current["event_id"].combine_chunks())
-            return pa.concat_tables([current, made.filter(pc.invert(known))])
-
         written = lake.update(
-            "predictions", wanted, add, sort_by=PREDICTION_ORDER, unhashed=("scored_at", "model_version")
+            "predictions",
+            wanted,
+            _adding(made),
+            sort_by=PREDICTION_ORDER,
+            unhashed=("scored_at", "model_version"),
         )
-    scored_days = {one.day for one in written if one.changed}
-    place.ledger.reopen_days(place.name, scored_days, "drift", now)
-    place.ledger.reopen_days(place.name, scored_days, "monitor", now)
     place.ledger.close_days(place.name, reopened, "score")
     scored = made.num_rows if made is not None else 0
     return Scored(
@@ -231,26 +213,30 @@ def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
     return feature_columns(loaded.spec, loaded.contract)
 
 
-def _events_without_example(place: PipelineHome, days: Sequence[str]) -> pa.Table:
+def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]) -> pa.Table:
+    """Rows of `table` whose event the table `made` does not have in these days yet."""
     import pyarrow.compute as pc
 
-    lake = place.lake
-    events = lake.read("events", days=days)
-    if not lake.exists("examples"):
-        return events
-    known = lake.read("examples", columns=["event_id"], days=days)["event_id"].combine_chunks()
-    return events.filter(pc.invert(pc.is_in(events["event_id"], value_set=known)))
+    rows = place.lake.read(table, days=days)
+    if not place.lake.exists(made):
+        return rows
+    known = place.lake.read(made, columns=["event_id"], days=days)["event_id"].combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows["event_id"], value_set=known)))
 
 
-def _examples_without_score(place: PipelineHome, days: Sequence[str]) -> pa.Table:
-    import pyarrow.compute as pc
+def _adding(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:
+    """A change of a table that keeps what is there and adds rows of other events."""
 
-    lake = place.lake
-    examples = lake.read("examples", days=days)
-    if not lake.exists("predictions"):
-        return examples
-    known = lake.read("predictions", columns=["event_id"], days=days)["event_id"].combine_chunks()
-    return examples.filter(pc.invert(pc.is_in(examples["event_id"], value_set=known)))
+    def add(current: pa.Table | None) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if made is None or current is None:
+            return current if made is None else made
+        known = pc.is_in(made["event_id"], value_set=current["event_id"].combine_chunks())
+        return pa.concat_tables([current, made.filter(pc.invert(known))], promote_options="default")
+
+    return add
 
 
 def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, now: datetime) -> pa.Table:
