@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -197,6 +198,12 @@ class PipelineHome:
     @property
     def streams(self) -> tuple[str, ...]:
         return ("events", "labels", *self.spec.references)
+
+    def partition_of(self, day: str) -> str:
+        """The pipeline's partition nearest to a day (YYYY-MM-DD)."""
+        span = self.spec.partitions
+        last = (span.end - timedelta(days=1)).isoformat() if span.end else day
+        return min(max(day, span.start.isoformat()), last)
 
     def prepare(self) -> None:
         """Make the landing folders. Raises UserError if one cannot be made."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
@@ -143,6 +144,7 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
     first = source.span()[0]
     began, before = ledger.watermark(), ledger.file_counts(place.name)["events"].rows
     daemon.close_interrupted_runs()
+    daemon.finish_interrupted_ticks(progress)
     while True:
         watermark, target = ledger.watermark(), ledger.target()
         if target is None:
@@ -227,6 +229,21 @@ class _Daemon:
         )
         for run in self.instance.get_runs(unfinished):
             self.instance.report_run_failed(run, "The process that ran it ended before it did.")
+
+    def finish_interrupted_ticks(self, progress: Progress) -> None:
+        """Let each sensor whose tick an earlier replay left half-way end that tick.
+
+        Dagster goes on with such a tick instead of asking the sensor, and finds that its run exists: to
+        the loop below it would look as if the sensor had nothing to ask for.
+        """
+        for location in self._workspace.create_request_context().code_locations:
+            for repository in location.get_repositories().values():
+                for sensor in repository.get_sensors():
+                    ticks = self.instance.get_ticks(
+                        sensor.get_remote_origin_id(), sensor.selector_id, limit=1
+                    )
+                    if ticks and ticks[0].status == TickStatus.STARTED:
+                        self._tick(sensor.name, progress)
 
     def settle(self, watermark: datetime, progress: Progress) -> None:
         """Tick until no sensor asks for a run and no schedule is due at this moment."""

@@ -80,9 +80,10 @@ def example_columns(loaded: LoadedSpec) -> dict[str, str]:
 
 
 def reopened_days(place: PipelineHome) -> list[str]:
-    """Days whose tiles, examples or scores late data reopened."""
+    """Partitions whose tiles, examples or scores are to be looked at again."""
     ledger = place.ledger
-    return sorted({*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score")})
+    days = {*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score")}
+    return sorted({place.partition_of(day) for day in days})
 
 
 def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:

@@ -142,7 +142,7 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     if not any(reasons) and _has_rows(place, asking, bound.rows):
         reasons.append(f"at least {bound.rows:,} rows wait")
     why = "; ".join(reason for reason in reasons if reason)
-    days = sorted({partition_of(place, file.arrival_day) for file in pending})
+    days = sorted({place.partition_of(file.arrival_day) for file in pending})
     if why:
         return Backlog(True, f"{len(pending)} files: {why}.", len(pending), tuple(days))
     return Backlog(False, f"{len(pending)} files wait, within every bound.", len(pending), tuple(days))
@@ -158,15 +158,8 @@ def days_with_new_labels(place: PipelineHome) -> list[str]:
         arrived = date.fromisoformat(file.arrival_day)
         span = (arrived - (arrived - back)).days + (1 if back % timedelta(days=1) else 0)
         for ago in range(span + 1):
-            days.add(partition_of(place, (arrived - timedelta(days=ago)).isoformat()))
+            days.add(place.partition_of((arrived - timedelta(days=ago)).isoformat()))
     return sorted(days)
-
-
-def partition_of(place: PipelineHome, day: str) -> str:
-    """The pipeline's partition nearest to a day."""
-    span = place.spec.partitions
-    last = (span.end - timedelta(days=1)).isoformat() if span.end else day
-    return min(max(day, span.start.isoformat()), last)
 
 
 def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
@@ -307,7 +300,7 @@ class _Batch:
                 judged.rejected,
                 stream=self.stream,
                 file_digest=table.digest,
-                arrival_day=date.fromisoformat(partition_of(place, file.arrival_day)),
+                arrival_day=date.fromisoformat(place.partition_of(file.arrival_day)),
             )
             for file, table, judged in self.judged
         ]

@@ -59,7 +59,7 @@ PAGE_WEEKDAY = 6
 # Days of the training window its page compares with, spread evenly: enough rows to sample from.
 PAGE_REFERENCE_DAYS = 14
 # Those that drifted most, weighted by importance: nobody scrolls through eighty histograms.
-PAGE_FEATURES = 20
+PAGE_FEATURES = 10
 
 
 @dataclass(frozen=True)
