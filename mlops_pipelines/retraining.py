@@ -56,7 +56,8 @@ def matured_rows(place: PipelineHome, now: datetime, after: date | None = None) 
 
 def append_bootstrap_trigger(place: PipelineHome, now: datetime) -> list[str]:
     """Ask for the first model once enough matured labels are there; what was appended, as sentences."""
-    if place.ledger.champion(place.name) is not None:
+    # A candidate on its way may become the first champion.
+    if place.ledger.champion(place.name) or place.ledger.in_flight(place.name):
         return []
     rows = matured_rows(place, now)
     if rows < place.spec.training.min_rows:
