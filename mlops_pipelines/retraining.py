@@ -464,7 +464,8 @@ def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     return place.lake.read("events", days=days, columns=["event_id", *slices.by])
 
 
-def _report(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
+def report_of(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
+    """The evaluation that a retrain's candidate was judged on. Raises TerminalError if there is none."""
     report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
     if report is None:
         raise TerminalError(f"The candidate of retrain {retrain.id} has no evaluation report.")
@@ -473,7 +474,7 @@ def _report(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
 
 def _compared_with(place: PipelineHome, retrain: Retrain) -> int:
     """Sequence of the champion that the candidate stood against; 0 if there was none."""
-    comparison = _report(place, retrain).comparison
+    comparison = report_of(place, retrain).comparison
     if comparison is None:
         return 0
     return next(
@@ -490,7 +491,7 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
     rules = place.contract.events.columns
     return model_card(
         place.spec,
-        _report(place, retrain),
+        report_of(place, retrain),
         place.ledger.verdicts(retrain.id),
         version=str(retrain.mlflow_version),
         dataset_version=str(retrain.dataset_version),

@@ -223,9 +223,9 @@ def quality_drop_of(
 
 def _holdout_skill(place: PipelineHome, champion: Promotion, metric: str) -> float:
     """The skill that the champion had on its holdout, from the report it was promoted on."""
-    retrain = place.ledger.retrain(champion.retrain_id)
-    report = place.home.registry.evaluation(str(retrain.mlflow_run_id))
-    figure = report.metrics.get(metric) if report else None
+    from mlops_pipelines.retraining import report_of
+
+    figure = report_of(place, place.ledger.retrain(champion.retrain_id)).metrics.get(metric)
     if figure is None:
         raise TerminalError(
             f"The evaluation of {place.name} version {champion.mlflow_version} has no {metric}.",
