@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.datasets import DatasetVersion
     from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.gates import Verdict
     from mlops_pipelines.home import PipelineHome
@@ -256,11 +257,29 @@ def training_rows(place: PipelineHome, watermark: datetime) -> pa.Table:
 
 
 def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
-    """Commit the training set as of the retrain's watermark; the same data gives the same version."""
-    from mlops_pipelines.datasets import ManifestFacts, datasheet
+    """Commit the training set as of the retrain's watermark; the same data gives the same version.
+
+    A retrain that is taken up keeps the one it began with, whatever has arrived since.
+    Raises StaleTokenError if another run carries the retrain now.
+    """
+    from mlops_pipelines.datasets import datasheet
+
+    if retrain.dataset_version is not None:
+        place.ledger.check_token(retrain.id, retrain.token)
+        version = place.home.datasets.version(place.name, retrain.dataset_version)
+    else:
+        version = _commit_training_set(place, retrain)
+        place.ledger.record_training_set(
+            retrain.id, retrain.token, dataset_version=version.version, matured_rows=version.rows
+        )
+    return TrainingSet(version.version, version.rows, tuple(version.days), datasheet(version.manifest))
+
+
+def _commit_training_set(place: PipelineHome, retrain: Retrain) -> DatasetVersion:
+    from mlops_pipelines.datasets import ManifestFacts
 
     rows = training_rows(place, retrain.watermark)
-    version = place.home.datasets.commit(
+    return place.home.datasets.commit(
         place.name,
         parts_by_day(rows),
         ManifestFacts(
@@ -273,10 +292,6 @@ def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
         ),
         created_at=retrain.watermark,
     )
-    place.ledger.record_training_set(
-        retrain.id, retrain.token, dataset_version=version.version, matured_rows=rows.num_rows
-    )
-    return TrainingSet(version.version, version.rows, tuple(version.days), datasheet(version.manifest))
 
 
 def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:

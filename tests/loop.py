@@ -1,0 +1,100 @@
+"""The loop's steps on a home of its own, called as the runs call them, without Dagster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mlops_pipelines import retraining, scoring
+from mlops_pipelines.home import Home
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.retraining import Outcome
+
+FIRST = datetime(2013, 1, 1, tzinfo=UTC)
+
+
+def small_home(path: Path) -> PipelineHome:
+    """The small pipeline's place in a new home whose clock stands at the first moment of the data."""
+    place = Home.create(path).pipeline(loaded())
+    place.prepare()
+    _move(place, FIRST)
+    # The registry's tables take seconds to make: copies of this home find them there.
+    assert place.home.registry.alias(place.name, "champion") is None
+    return place
+
+
+def at(day: int) -> datetime:
+    """The first moment of a day of January 2013."""
+    return datetime(2013, 1, day, tzinfo=UTC)
+
+
+def advance(
+    place: PipelineHome, until: datetime, keep: Callable[[pa.Table], pa.Table] = lambda rows: rows
+) -> None:
+    """Land what producers wrote by `until`, move the clock there, take all in and score it.
+
+    keep: what of the events lands.
+    """
+    since = place.clock.now()
+    for stream in place.streams:
+        rows = Flights().rows(stream, since, until)
+        land(place, stream, f"{since:%d%H}-{until:%d%H}", keep(rows) if stream == "events" else rows)
+    _move(place, until)
+    serve(place)
+
+
+def land(place: PipelineHome, stream: str, name: str, rows: pa.Table) -> None:
+    """A file of rows in the folder of today."""
+    import pyarrow.parquet as pq
+
+    folder = place.landing(stream) / f"{place.clock.now():%Y-%m-%d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, folder / f"{name}.parquet")
+
+
+def serve(place: PipelineHome) -> None:
+    """What an ingest run and a labels run do, but for the reports."""
+    taking.register_landed(place)
+    taking.take_events(place, [])
+    for reference in place.spec.references:
+        taking.take_reference(place, reference, [])
+    taking.take_labels(place, [])
+    scoring.make_tiles(place, [])
+    scoring.make_examples(place, [])
+    scoring.score(place, [])
+
+
+def retrain(place: PipelineHome, run_id: str) -> Outcome:
+    """What a retrain run does, for a trigger of its own. The run must be admitted."""
+    ask(place, run_id)
+    admission = retraining.admit(place, run_id=run_id)
+    assert admission.retrain is not None, admission.sentence
+    retraining.assemble(place, admission.retrain)
+    return finish(place, run_id)
+
+
+def ask(place: PipelineHome, why: str) -> None:
+    """A trigger that waits."""
+    place.ledger.append_trigger(place.name, "manual", f"manual:{why}", {"why": why}, place.clock.now())
+
+
+def finish(place: PipelineHome, run_id: str) -> Outcome:
+    """The steps after the training set."""
+    retraining.fit(place, run_id=run_id)
+    retraining.evaluate(place, run_id=run_id)
+    return retraining.conclude(place, run_id=run_id)
+
+
+def _move(place: PipelineHome, to: datetime) -> None:
+    place.ledger.begin_advance(to)
+    place.ledger.finish_advance()

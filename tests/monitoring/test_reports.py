@@ -1,0 +1,139 @@
+"""Closed days are measured once, days with new outcomes are judged again, and what persists asks once."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+import pytest
+
+from mlops_pipelines import retraining
+from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.home import Home
+from mlops_pipelines.monitoring import reports
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from tests.loop import advance, at, land, retrain, serve, small_home
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger import Promotion
+
+LATE = Flights().rows("events", at(9), at(10)).slice(0, 5)["event_id"]
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of ten days whose champion is from the 8th; some events of the 9th never landed."""
+    home = tmp_path_factory.mktemp("lived")
+    place = small_home(home)
+    advance(place, at(8))
+    retrain(place, "first")
+    advance(place, at(11), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    """A copy of that home."""
+    shutil.copytree(lived, tmp_path / "home")
+    return Home.open(tmp_path / "home").pipeline(loaded())
+
+
+def champion_of(place: PipelineHome) -> Promotion:
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    return champion
+
+
+def level(place: PipelineHome, day: str) -> str:
+    """The finding of a day as a whole."""
+    rows = place.lake.read("drift_report", days=[day], columns=["feature", "level"])
+    return str(rows.filter(pc.equal(rows["feature"], reports.OVERALL))["level"][0].as_py())
+
+
+SCORED = ["2013-01-08", "2013-01-09", "2013-01-10"]
+
+
+def test_only_closed_days_wait_to_be_measured(place: PipelineHome) -> None:
+    assert reports.days_to_measure(place, at(10)) == SCORED[:2]
+    assert reports.days_to_measure(place, at(11)) == SCORED
+
+
+def test_a_measured_day_waits_no_more_until_late_events_reopen_it(place: PipelineHome) -> None:
+    reports.report_drift(place, SCORED)
+    assert reports.days_to_measure(place, at(11)) == []
+    rows = Flights().rows("events", at(9), at(10))
+    land(place, "events", "late", rows.filter(pc.is_in(rows["event_id"], LATE)))
+    serve(place)
+    assert reports.days_to_measure(place, at(11)) == ["2013-01-09"]
+
+
+def test_measuring_again_changes_nothing(place: PipelineHome) -> None:
+    first = reports.report_drift(place, SCORED)
+    version = place.lake.version("drift_report")
+    again = reports.report_drift(place, SCORED)
+    assert [one.content_hash for one in again.written] == [one.content_hash for one in first.written]
+    assert place.lake.version("drift_report") == version
+
+
+def test_each_feature_of_a_scored_day_is_measured_and_an_unscored_day_is_not(place: PipelineHome) -> None:
+    reports.report_drift(place, ["2013-01-05", *SCORED])
+    rows = place.lake.read("drift_report")
+    assert sorted(set(rows["day"].to_pylist())) == SCORED
+    measured = set(rows.filter(pc.equal(rows["day"], SCORED[0]))["feature"].to_pylist())
+    features = {feature.name for feature in feature_columns(place.spec, place.contract)}
+    assert measured >= features | {reports.OVERALL}
+
+
+def test_drift_that_persists_asks_once_for_each_champion(place: PipelineHome) -> None:
+    def one_carrier_left(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.equal(rows["carrier"], "B6"))
+
+    advance(place, at(12), keep=one_carrier_left)
+    reports.report_drift(place, [])
+    assert level(place, "2013-01-11") == "alarm"
+    assert retraining.append_drift_trigger(place, at(12)) == [], "one day is no drift that persists"
+    advance(place, at(13), keep=one_carrier_left)
+    reports.report_drift(place, [])
+    assert len(retraining.append_drift_trigger(place, at(13))) == 1
+    assert retraining.append_drift_trigger(place, at(13)) == []
+    (trigger,) = place.ledger.triggers(place.name, "pending")
+    assert trigger.evidence["days"] == ["2013-01-11", "2013-01-12"]
+
+
+def test_days_before_the_champion_are_reported_as_unscored(place: PipelineHome) -> None:
+    shown = {row["day"]: row for row in reports.report_performance(place, ["2013-01-03", "2013-01-08"]).days}
+    assert shown["2013-01-03"]["model"] == "–"
+    assert shown["2013-01-03"]["note"] == "no champion has scored this day"
+    assert shown["2013-01-08"]["model"] == f"v{champion_of(place).mlflow_version}"
+    assert shown["2013-01-08"]["labelled scores"] > 0
+
+
+def test_a_judged_day_is_judged_again_when_it_has_matured(place: PipelineHome) -> None:
+    reports.report_performance(place, SCORED)
+    waiting = reports.days_to_judge(place, at(11))
+    assert waiting == []
+    assert reports.days_to_judge(place, at(14)) == ["2013-01-09", "2013-01-10"]
+
+
+def test_new_labels_reopen_their_day_alone(place: PipelineHome) -> None:
+    reports.report_performance(place, [f"2013-01-{day:02}" for day in range(1, 11)])
+    labels = Flights().rows("labels", at(9), at(10)).slice(0, 1)
+    position = labels.schema.get_field_index("arrived_at")
+    moved = labels.set_column(position, "arrived_at", pc.add(labels["arrived_at"], timedelta(days=1)))
+    moved = moved.set_column(labels.schema.get_field_index("late"), "late", pc.invert(labels["late"]))
+    land(place, "labels", "correction", moved)
+    serve(place)
+    assert len(reports.days_to_judge(place, at(11))) == 1
+
+
+def test_quality_that_held_asks_for_nothing(place: PipelineHome) -> None:
+    reports.report_performance(place, SCORED)
+    assert retraining.append_quality_trigger(place, at(11)) == []

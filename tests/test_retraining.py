@@ -1,0 +1,201 @@
+"""A run may only do what it was admitted for; whatever it repeats, or another repeats for it, is the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+import pytest
+
+from mlops_pipelines import retraining
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec import Gates
+from mlops_pipelines.spec_loading import LoadedSpec
+from tests.loop import advance, ask, at, finish, land, retrain, serve, small_home
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.ledger import Retrain
+
+LATE = Flights().rows("events", at(3), at(4)).slice(0, 40)["event_id"]
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of nine days without a model; some events of the 3rd never landed."""
+    home = tmp_path_factory.mktemp("lived")
+    advance(
+        small_home(home), at(10), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE)))
+    )
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    """A copy of that home."""
+    shutil.copytree(lived, tmp_path / "home")
+    return Home.open(tmp_path / "home").pipeline(loaded())
+
+
+def admitted(place: PipelineHome, run_id: str) -> Retrain:
+    retrain = retraining.admit(place, run_id=run_id).retrain
+    assert retrain is not None
+    return retrain
+
+
+def with_gates(place: PipelineHome, **gates: object) -> PipelineHome:
+    """The same pipeline with these gates alone."""
+    spec = place.spec.model_copy(update={"gates": Gates.model_validate(gates)})
+    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
+
+
+def test_a_run_without_a_trigger_is_not_admitted_and_says_why(place: PipelineHome) -> None:
+    admission = retraining.admit(place, run_id="run")
+    assert admission.retrain is None
+    assert "no trigger is pending" in admission.sentence
+    assert admission.tags["mlops/retrain"] == "none"
+
+
+def test_a_retrain_promotes_a_candidate_that_no_gate_stands_against(place: PipelineHome) -> None:
+    outcome = retrain(place, "run")
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    assert outcome.promotion == champion
+    assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version
+    assert outcome.model_card.startswith("#")
+    assert [one.status for one in place.ledger.retrains(place.name)] == ["promoted"]
+
+
+def test_a_failed_gate_ends_the_retrain_as_rejected_and_leaves_the_champion(place: PipelineHome) -> None:
+    retrain(place, "first")
+    champion = place.ledger.champion(place.name)
+    advance(place, at(12))
+    outcome = retrain(with_gates(place, skill={"metric": "log_loss_skill", "at_least": 0.99}), "second")
+    assert outcome.promotion is None
+    assert "rejected" in outcome.sentence
+    assert place.ledger.champion(place.name) == champion
+    assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version  # type: ignore[union-attr]
+    assert [one.status for one in place.ledger.retrains(place.name)] == ["promoted", "rejected"]
+
+
+def test_a_run_that_carries_no_retrain_makes_an_experiment_and_moves_nothing(place: PipelineHome) -> None:
+    retrain(place, "first")
+    aliases = [place.home.registry.alias(place.name, alias) for alias in ("champion", "candidate")]
+    made = retraining.fit(place, run_id="by-hand")
+    assert made.authority == retraining.EXPERIMENT
+    retraining.evaluate(place, run_id="by-hand")
+    assert retraining.conclude(place, run_id="by-hand").promotion is None
+    assert aliases == [place.home.registry.alias(place.name, alias) for alias in ("champion", "candidate")]
+    assert len(place.ledger.retrains(place.name)) == len(place.ledger.promotions(place.name)) == 1
+
+
+def test_the_champion_made_by_hand_heals_the_alias_to_the_ledger(place: PipelineHome) -> None:
+    retrain(place, "first")
+    other = retraining.fit(place, run_id="by-hand").version
+    place.home.registry.set_alias(place.name, "champion", other)
+    retraining.conclude(place, run_id="by-hand")
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version != other
+
+
+def test_a_run_that_was_thought_lost_has_no_authority_any_more(place: PipelineHome) -> None:
+    ask(place, "lost")
+    first = admitted(place, "zombie")
+    retraining.assemble(place, first)
+    retraining.take_back(place, "zombie", place.clock.now())
+    again = admitted(place, "successor")
+    assert (again.id, again.watermark) == (first.id, first.watermark)
+    assert again.token != first.token
+    assert retraining.fit(place, run_id="zombie").authority == retraining.EXPERIMENT
+    assert retraining.conclude(place, run_id="zombie").promotion is None
+    with pytest.raises(TerminalError):
+        retraining.assemble(place, first)
+    assert finish(place, "successor").promotion is not None
+
+
+def test_a_retrain_that_is_taken_up_learns_from_what_it_began_with(place: PipelineHome) -> None:
+    ask(place, "lost")
+    begun = retraining.assemble(place, admitted(place, "first"))
+    retraining.take_back(place, "first", place.clock.now())
+    rows = Flights().rows("events", at(3), at(4))
+    land(place, "events", "late", rows.filter(pc.is_in(rows["event_id"], LATE)))
+    serve(place)
+    assert retraining.training_rows(place, place.clock.now()).num_rows > begun.rows
+    again = retraining.assemble(place, admitted(place, "second"))
+    assert (again.version, again.rows) == (begun.version, begun.rows)
+
+
+def test_evaluating_again_gives_the_verdicts_of_the_first_time(place: PipelineHome) -> None:
+    ask(place, "twice")
+    retraining.assemble(place, admitted(place, "run"))
+    retraining.fit(place, run_id="run")
+    first = retraining.evaluate(place, run_id="run")
+    again = retraining.evaluate(place, run_id="run")
+    assert (first.data_version, first.verdicts) == (again.data_version, again.verdicts)
+
+
+def test_the_training_set_has_each_matured_event_with_its_label_once(place: PipelineHome) -> None:
+    now = place.clock.now()
+    rows = retraining.training_rows(place, now)
+    assert set(rows["day"].to_pylist()) == {f"2013-01-{day:02}" for day in range(1, 8)}
+    assert pc.count_distinct(rows["event_id"]).as_py() == rows.num_rows
+    labels = place.lake.read("labels", columns=["event_id", "label"])
+    known = dict(zip(labels["event_id"].to_pylist(), labels["label"].to_pylist(), strict=True))
+    assert all(
+        known[row["event_id"]] == row["label"] for row in rows.select(["event_id", "label"]).to_pylist()
+    )
+
+
+def test_nothing_known_only_after_departure_is_learned_from(place: PipelineHome) -> None:
+    columns = set(retraining.training_rows(place, place.clock.now()).column_names)
+    assert not columns & {"dep_delay", "dep_time", "arr_delay", "arr_time", "air_time", "landed_at"}
+
+
+def test_the_first_model_asks_for_itself_once(place: PipelineHome) -> None:
+    now = place.clock.now()
+    assert len(retraining.append_bootstrap_trigger(place, now)) == 1
+    assert retraining.append_bootstrap_trigger(place, now) == []
+    assert [one.kind for one in place.ledger.triggers(place.name)] == ["bootstrap"]
+    retrain(place, "run")
+    assert retraining.append_bootstrap_trigger(place, now) == []
+
+
+def test_too_few_matured_labels_do_not_ask_for_a_first_model(place: PipelineHome) -> None:
+    assert retraining.append_bootstrap_trigger(place, at(5)) == []
+
+
+def test_enough_new_labels_ask_once_for_each_candidate(place: PipelineHome) -> None:
+    now = place.clock.now()
+    assert retraining.append_label_triggers(place, now) == []
+    retrain(place, "run")
+    assert retraining.append_label_triggers(place, now) == []
+    advance(place, at(15))
+    later = place.clock.now()
+    assert len(retraining.append_label_triggers(place, later)) == 1
+    assert retraining.append_label_triggers(place, later) == []
+    evidence = place.ledger.triggers(place.name)[-1].evidence
+    assert evidence["new_labels"] >= evidence["at_least"]
+
+
+def test_the_same_data_makes_the_same_mark_and_a_further_matured_day_another(place: PipelineHome) -> None:
+    now = place.clock.now()
+    assert retraining.data_mark(place, now) == retraining.data_mark(place, now + timedelta(hours=2))
+    assert retraining.data_mark(place, now) != retraining.data_mark(place, now - timedelta(days=1))
+
+
+def test_a_candidate_names_its_training_set_and_its_drift_reference(place: PipelineHome) -> None:
+    retrain(place, "run")
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    model = retraining.model_of(place, champion)
+    facts = json.loads(model.files["facts.json"])
+    assert facts["dataset_version"] == place.ledger.retrains(place.name)[0].dataset_version
+    assert retraining.REFERENCE_FILE in model.files

@@ -1,0 +1,133 @@
+"""Each event is scored once, as of its decision, by the champion of that moment."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_pipelines import scoring
+from mlops_pipelines.home import Home
+from mlops_pipelines.ledger import Promotion
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from tests.loop import FIRST, advance, at, land, retrain, serve, small_home
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.home import PipelineHome
+
+BEFORE, PROMOTED, AGAIN, END = at(8), at(9), at(11), at(12)
+
+
+def last_of_the_day(day: int) -> str:
+    """Id of the last event of a day of January."""
+    rows = Flights().rows("events", at(day), at(day + 1)).sort_by("scheduled_departure")
+    return str(rows["event_id"][-1].as_py())
+
+
+MISSING = last_of_the_day(10)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a champion of the 9th and one of the 11th; an event of the 10th never landed."""
+    home = tmp_path_factory.mktemp("lived")
+    place = small_home(home)
+    advance(place, BEFORE)
+    assert not place.lake.exists("predictions")
+    advance(place, PROMOTED)
+    retrain(place, "first")
+    advance(place, AGAIN, keep=lambda rows: rows.filter(pc.not_equal(rows["event_id"], MISSING)))
+    retrain(place, "second")
+    advance(place, END)
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    """A copy of that home."""
+    shutil.copytree(lived, tmp_path / "home")
+    return Home.open(tmp_path / "home").pipeline(loaded())
+
+
+def predictions(place: PipelineHome) -> pa.Table:
+    return place.lake.read("predictions")
+
+
+def test_events_before_the_first_champion_stay_unscored(place: PipelineHome) -> None:
+    assert pc.min(predictions(place)["decided_at"]).as_py() > PROMOTED
+    examples = place.lake.read("examples", columns=["decision_time"])
+    assert pc.min(examples["decision_time"]).as_py() < FIRST + timedelta(days=1)
+    assert examples.filter(pc.greater(examples["decision_time"], PROMOTED)).num_rows == len(
+        predictions(place)
+    )
+
+
+def test_each_event_is_scored_by_the_champion_of_its_decision(place: PipelineHome) -> None:
+    first, second = place.ledger.promotions(place.name)
+    rows = predictions(place)
+    early = pc.less_equal(rows["decided_at"], second.at)
+    assert rows.filter(early)["model_hash"].unique().to_pylist() == [first.model_hash]
+    assert rows.filter(pc.invert(early))["model_hash"].unique().to_pylist() == [second.model_hash]
+    assert pc.count_distinct(rows["event_id"]).as_py() == rows.num_rows
+
+
+def test_a_late_event_is_scored_by_the_champion_of_its_decision(place: PipelineHome) -> None:
+    before = predictions(place)
+    rows = Flights().rows("events", at(10), at(11))
+    land(place, "events", "late", rows.filter(pc.equal(rows["event_id"], MISSING)))
+    serve(place)
+    after = predictions(place)
+    late = after.filter(pc.equal(after["event_id"], MISSING))
+    assert late["model_hash"].to_pylist() == [place.ledger.promotions(place.name)[0].model_hash]
+    assert after.filter(pc.not_equal(after["event_id"], MISSING)).sort_by("prediction_id") == before.sort_by(
+        "prediction_id"
+    )
+
+
+def test_scoring_again_changes_nothing(place: PipelineHome) -> None:
+    versions = {name: place.lake.version(name) for name in ("examples", "predictions")}
+    days = ["2013-01-09", "2013-01-10", "2013-01-11"]
+    assert scoring.make_examples(place, days).new == 0
+    again = scoring.score(place, days)
+    assert (again.scored, any(one.changed for one in again.written)) == (0, False)
+    assert versions == {name: place.lake.version(name) for name in versions}
+
+
+def test_a_score_is_what_its_model_says_of_its_example(place: PipelineHome) -> None:
+    champion = place.ledger.promotions(place.name)[-1]
+    model = place.home.registry.load(place.name, champion.mlflow_version).refit
+    rows = predictions(place)
+    mine = rows.filter(pc.equal(rows["model_hash"], champion.model_hash)).sort_by("event_id")
+    examples = place.lake.read("examples")
+    vectors = examples.filter(pc.is_in(examples["event_id"], mine["event_id"])).sort_by("event_id")
+    assert model.predict(vectors).tolist() == mine["score"].to_pylist()
+
+
+def test_a_day_that_was_scored_waits_to_be_measured(place: PipelineHome) -> None:
+    scored = set(predictions(place)["day"].to_pylist())
+    assert set(place.ledger.reopened_days(place.name, "drift")) == scored
+    assert scored <= set(place.ledger.reopened_days(place.name, "monitor"))
+
+
+moments = st.integers(0, 50).map(lambda hours: FIRST + timedelta(hours=hours))
+
+
+@given(starts=st.lists(moments).map(sorted), decided=st.lists(moments))
+def test_a_champion_serves_from_after_its_promotion_to_the_next(starts: list, decided: list) -> None:  # type: ignore[type-arg]
+    promotions = [
+        Promotion("flights", sequence=n, retrain_id=f"R{n}", model_hash=f"m{n}", mlflow_version=str(n), at=start,
+                  previous=None)
+        for n, start in enumerate(starts, 1)
+    ]  # fmt: skip
+    for moment, found in zip(decided, scoring.champions_before(promotions, decided), strict=True):
+        serving = [n for n, start in enumerate(starts) if start < moment]
+        assert found == (serving[-1] if serving else None)
