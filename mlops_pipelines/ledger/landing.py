@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.ledger.store import AnyRow
 
-Stage = Literal["tiles", "score", "drift", "monitor"]
+# What has to look at a day again: its tiles, its labels, its examples and scores, its drift, its quality,
+# and its quality once more when the day has matured.
+Stage = Literal["tiles", "labels", "score", "drift", "monitor", "mature"]
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,10 @@ class Landing(Store):
             return {(path, size, modified_at) for path, size, modified_at in connection.execute(query)}
 
     def reopen_days(self, pipeline: str, days: Iterable[str], stage: Stage, at: datetime) -> None:
-        """Mark days (YYYY-MM-DD) whose data came late: `stage` has to look at them again."""
+        """Mark days (YYYY-MM-DD) whose data came late: `stage` has to look at them again.
+
+        at: from when on, the home's clock, UTC.
+        """
         days = sorted(set(days))
         if not days:
             return
@@ -209,9 +214,10 @@ class Landing(Store):
                     .values(revision=reopened_days.c.revision + 1, reopened_at=at)
                 )
 
-    def reopened_days(self, pipeline: str, stage: Stage) -> dict[str, int]:
+    def reopened_days(self, pipeline: str, stage: Stage, by: datetime | None = None) -> dict[str, int]:
         """Days (YYYY-MM-DD) that `stage` has to look at again, in order, each with its revision.
 
+        by: leaves out days that are to be looked at later than this, UTC.
         Hand what was worked on to `close_days`: a day reopened in the meantime stays open.
         """
         columns = reopened_days.c
@@ -224,6 +230,8 @@ class Landing(Store):
             )
             .order_by(columns.day)
         )
+        if by is not None:
+            query = query.where(columns.reopened_at <= by)
         with self._reading() as connection:
             return dict(connection.execute(query).all())
 

@@ -71,6 +71,12 @@ class Triggers(Store):
         with self._writing() as connection:
             return insert_new(connection, triggers, row)
 
+    def has_trigger(self, pipeline: str, key: str) -> bool:
+        """Whether the pipeline has had a trigger with this key."""
+        query = sa.select(triggers.c.id).where(triggers.c.pipeline == pipeline, triggers.c.key == key)
+        with self._reading() as connection:
+            return connection.execute(query).first() is not None
+
     def triggers(
         self, pipeline: str, status: TriggerStatus | None = None, limit: int | None = None
     ) -> list[Trigger]:
