@@ -23,6 +23,7 @@ from mlops_pipelines.ledger import (
     Retrain,
     StaleTokenError,
 )
+from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
 from mlops_pipelines.spec import Policy
 
@@ -188,17 +189,10 @@ def file(path: str, day: str = "2013-03-01", size: int = 10) -> FileFact:
     return FileFact(path, size, NOW, day)
 
 
-def take(ledger: Ledger, file_id: int, status: Any = "taken", rows: int = 10) -> bool:
-    return ledger.finish_file(
-        file_id,
-        status=status,
-        digest="d",
-        rows=rows,
-        accepted=rows - 3,
-        quarantined=2,
-        duplicates=1,
-        detail="",
-        at=NOW,
+def take(ledger: Ledger, *file_ids: int, status: Any = "taken", rows: int = 10) -> int:
+    counts = {"rows": rows, "accepted": rows - 3, "quarantined": 2, "duplicates": 1}
+    return ledger.finish_files(
+        [FinishedFile(file_id, status, f"digest of {file_id}", **counts) for file_id in file_ids], NOW
     )
 
 
@@ -228,17 +222,35 @@ def test_pending_files_come_oldest_first(ledger: Ledger) -> None:
 def test_the_first_finish_of_a_file_counts(ledger: Ledger) -> None:
     ledger.register_files(P, "events", [file("a"), file("b"), file("c")])
     a, b, _ = (f.id for f in ledger.pending_files(P))
-    assert take(ledger, a)
-    assert not take(ledger, a, rows=99)
-    assert take(ledger, b, "rejected", rows=5)
+    assert take(ledger, a) == 1
+    assert take(ledger, a, rows=99) == 0
+    assert take(ledger, a, b, status="rejected", rows=5) == 1
+    assert ledger.finish_files([], NOW) == 0
     assert [f.path for f in ledger.pending_files(P)] == ["c"]
     counts = ledger.file_counts(P)
     assert counts["events"] == FileCounts(
         files=3, pending=1, rejected=1, rows=15, accepted=9, quarantined=4, duplicates=2
     )
     assert counts["labels"] == FileCounts()
+
+
+def test_files_are_finished_together_or_not_at_all(ledger: Ledger) -> None:
+    ledger.register_files(P, "events", [file("a"), file("b")])
     with pytest.raises(TerminalError, match="no landed file 99"):
-        take(ledger, 99)
+        take(ledger, 1, 99)
+    assert len(ledger.pending_files(P)) == 2
+    assert take(ledger, 1, 2) == 2
+    assert ledger.pending_files(P) == []
+
+
+def test_a_digest_is_taken_once_a_file_of_the_stream_with_it_was(ledger: Ledger) -> None:
+    ledger.register_files(P, "events", [file("a"), file("b"), file("c")])
+    take(ledger, 1)
+    take(ledger, 2, status="rejected")
+    asked = [f"digest of {n}" for n in range(20_000)]
+    assert ledger.taken_digests(P, "events", asked) == {"digest of 1"}
+    assert ledger.taken_digests(P, "labels", asked) == ledger.taken_digests("other", "events", asked) == set()
+    assert ledger.taken_digests(P, "events", []) == set()
 
 
 def test_newest_arrival_is_the_streams_own(ledger: Ledger) -> None:
@@ -252,16 +264,13 @@ def test_refused_files_say_why_in_the_order_of_their_arrival(ledger: Ledger) -> 
     ledger.register_files(P, "events", [file("b", "2013-03-02"), file("a", "2013-03-01"), file("c")])
     for landed in ledger.pending_files(P)[::-1]:
         status: Any = "taken" if landed.path == "c" else "rejected"
-        none = {"rows": 0, "accepted": 0, "quarantined": 0, "duplicates": 0}
-        ledger.finish_file(
-            landed.id, status=status, digest="d", detail=f"{landed.path} is no Parquet file", at=NOW, **none
-        )
+        ledger.finish_files([FinishedFile(landed.id, status, "d", f"{landed.path} is no Parquet file")], NOW)
     assert ledger.refused_files(P) == ["a is no Parquet file", "b is no Parquet file"]
     assert ledger.refused_files("other") == []
 
 
 def test_stages_are_reopened_apart(ledger: Ledger) -> None:
-    stages: tuple[Stage, ...] = ("tiles", "score", "drift", "monitor")
+    stages: tuple[Stage, ...] = ("tiles", "score", "labels", "drift", "monitor")
     for n, stage in enumerate(stages):
         ledger.reopen_days(P, [f"2013-03-0{n + 1}"], stage, NOW)
     assert [list(ledger.reopened_days(P, stage)) for stage in stages] == [
@@ -906,6 +915,7 @@ def every_tick(ledger: Ledger, now: datetime) -> None:
     ledger.watermark()
     ledger.newest_arrival(P, "events")
     ledger.known_paths(P, "events", "2999-01-01")
+    ledger.taken_digests(P, "events", ["d"])
     ledger.pending_files(P, limit=10)
     ledger.reopened_days(P, "score")
     ledger.append_trigger(P, "drift", "early", {}, now)

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from mlops_pipelines.ledger import Admitted, FileFact, Ledger, Retrain
+from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
@@ -60,17 +61,8 @@ def settle(ledger: Ledger, now: datetime, attempt: str) -> None:
     """Everything that is due at one moment, until nothing is."""
     for landed in ledger.pending_files(P):
         ledger.reopen_days(P, [landed.arrival_day], "score", now)
-        ledger.finish_file(
-            landed.id,
-            status="taken",
-            digest=f"digest of {landed.path}",
-            rows=100,
-            accepted=100,
-            quarantined=0,
-            duplicates=0,
-            detail="",
-            at=now,
-        )
+        taken = FinishedFile(landed.id, "taken", f"digest of {landed.path}", rows=100, accepted=100)
+        ledger.finish_files([taken], now)
     ledger.close_days(P, ledger.reopened_days(P, "score"), "score")
     for kind in ("labels", "drift"):
         ledger.append_trigger(P, kind, f"{kind} of {now:%F}", {"rows": 100}, now)

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger.landing import FinishedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -311,7 +312,7 @@ class _Batch:
         standing: the table's rows in the days of the batch, each with the file it came from; None where
         every row that was not rejected stands.
         """
-        now = place.clock.now()
+        finished: list[FinishedFile] = []
         rejected = Counter(digest for table in rejects for digest in table["file_digest"].to_pylist())
         accepted = Counter(standing["file_digest"].to_pylist()) if standing is not None else None
         sums: Counter[str] = Counter()
@@ -325,12 +326,9 @@ class _Batch:
                 "duplicates": table.rows - quarantined - stands,
             }
             sums.update(counts)
-            place.ledger.finish_file(
-                file.id, status="taken", digest=table.digest, detail="", at=now, **counts
-            )
-        none = {"rows": 0, "accepted": 0, "quarantined": 0, "duplicates": 0}
-        for file, digest, why in self.refused:
-            place.ledger.finish_file(file.id, status="rejected", digest=digest, detail=why, at=now, **none)
+            finished.append(FinishedFile(file.id, "taken", table.digest, **counts))
+        finished += [FinishedFile(file.id, "rejected", digest, why) for file, digest, why in self.refused]
+        place.ledger.finish_files(finished, place.clock.now())
         return Taken(
             self.stream,
             [],

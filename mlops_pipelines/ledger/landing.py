@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from sqlalchemy.engine import Connection
+
     from mlops_pipelines.ledger.store import AnyRow
 
 # What has to look at a day again: its tiles, its labels, its examples and scores, its drift, its quality,
 # and its quality once more when the day has matured.
 Stage = Literal["tiles", "labels", "score", "drift", "monitor", "mature"]
+# So many values go into one statement: SQLite takes 32,766.
+_VALUES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,24 @@ class LandedFile:
     modified_at: datetime
     arrival_day: str
     registered_at: datetime
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """What became of a landed file, by its id in the ledger.
+
+    digest: sha256 of its bytes, hexadecimal, "" if it could not be read. detail: why it was rejected. The
+    rest: rows, all 0 of a rejected file, of which nothing was taken in.
+    """
+
+    id: int
+    status: Literal["taken", "rejected"]
+    digest: str
+    detail: str = ""
+    rows: int = 0
+    accepted: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,44 +126,30 @@ class Landing(Store):
         with self._reading() as connection:
             return [_landed_file(row) for row in connection.execute(query)]
 
-    def finish_file(
-        self,
-        file_id: int,
-        *,
-        status: Literal["taken", "rejected"],
-        digest: str,
-        rows: int,
-        accepted: int,
-        quarantined: int,
-        duplicates: int,
-        detail: str,
-        at: datetime,
-    ) -> bool:
-        """Record what became of a pending file. Whether this call did it; the first one counts.
+    def finish_files(self, files: Sequence[FinishedFile], at: datetime) -> int:
+        """Record what became of pending files, all or none. How many this call finished; the first counts.
 
         at: the home's clock, UTC. Raises TerminalError if there is no such file.
         """
-        update = (
-            landed_files.update()
-            .where(landed_files.c.id == file_id, landed_files.c.status == "pending")
-            .values(
-                status=status,
-                digest=digest,
-                rows=rows,
-                accepted=accepted,
-                quarantined=quarantined,
-                duplicates=duplicates,
-                detail=detail,
-                finished_at=at,
-            )
-        )
+        if not files:
+            return 0
         with self._writing() as connection:
-            if connection.execute(update).rowcount:
-                return True
-            known = connection.execute(sa.select(landed_files.c.id).where(landed_files.c.id == file_id))
-            if known.one_or_none() is None:
-                raise TerminalError(f"The ledger knows no landed file {file_id}.")
-            return False
+            return sum(_finish(connection, file, at) for file in files)
+
+    def taken_digests(self, pipeline: str, stream: str, digests: Sequence[str]) -> set[str]:
+        """Those of the digests that a file of the stream had when it was taken in."""
+        columns = landed_files.c
+        taken: set[str] = set()
+        with self._reading() as connection:
+            for start in range(0, len(digests), _VALUES_AT_ONCE):
+                query = sa.select(columns.digest).where(
+                    columns.pipeline == pipeline,
+                    columns.stream == stream,
+                    columns.status == "taken",
+                    columns.digest.in_(digests[start : start + _VALUES_AT_ONCE]),
+                )
+                taken.update(connection.execute(query).scalars())
+        return taken
 
     def file_counts(self, pipeline: str) -> Mapping[str, FileCounts]:
         """Sums over all registered files, by stream."""
@@ -252,6 +260,18 @@ class Landing(Store):
                     )
                     .values(closed_revision=revision)
                 )
+
+
+def _finish(connection: Connection, file: FinishedFile, at: datetime) -> bool:
+    """Finish a file that is pending. Whether it was."""
+    values = asdict(file)
+    mine = landed_files.c.id == values.pop("id")
+    update = landed_files.update().where(mine, landed_files.c.status == "pending")
+    if connection.execute(update.values(**values, finished_at=at)).rowcount:
+        return True
+    if connection.execute(sa.select(landed_files.c.id).where(mine)).one_or_none() is None:
+        raise TerminalError(f"The ledger knows no landed file {file.id}.")
+    return False
 
 
 def _landed_file(row: AnyRow) -> LandedFile:

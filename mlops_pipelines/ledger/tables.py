@@ -93,6 +93,7 @@ landed_files = sa.Table(
     sa.UniqueConstraint("pipeline", "stream", "path", "size", "modified_at"),
     sa.Index("landed_files_by_status", "pipeline", "status", "arrival_day", "path"),
     sa.Index("landed_files_by_day", "pipeline", "stream", "arrival_day"),
+    sa.Index("landed_files_by_digest", "pipeline", "stream", "digest"),
 )
 
 # A day is open while it was reopened more often than closed; counting up, instead of deleting the row,
