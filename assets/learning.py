@@ -10,6 +10,7 @@ import dagster as dg
 from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import retraining
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.settings import settings
 
 TRAINING_SET_LOGIC = 1
 MODEL_LOGIC = 1
@@ -89,7 +90,7 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
             asset_key=spec.key,
             metadata={
                 "mlflow_version": made.version,
-                "mlflow_run": dg.MetadataValue.text(made.link),
+                "mlflow_run": dg.MetadataValue.url(settings().registry_ui + made.link),
                 "model_hash": made.model_hash,
                 "rows": made.rows,
                 "authority": made.authority,

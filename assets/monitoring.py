@@ -16,6 +16,7 @@ from assets.stage import (
 )
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.settings import settings
 
 DRIFT_LOGIC = 1
 PERFORMANCE_LOGIC = 1
@@ -52,7 +53,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
 
             metadata["psi_by_feature"] = dg.MetadataValue.md(as_markdown(made.picture, "PSI by feature"))
         if made.page:
-            metadata["evidently"] = dg.MetadataValue.url(made.page.as_uri())
+            metadata["evidently"] = dg.MetadataValue.url(settings().registry_ui + made.page)
         return record_days(context, spec.key, made.written, metadata)
 
     return drift_report

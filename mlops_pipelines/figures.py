@@ -23,6 +23,7 @@ _INK = "#30343b"
 _GRID = "#e3e6ea"
 # Told apart with any colour vision, and in grey (Okabe and Ito 2008): blue, vermilion, green.
 _BLUE = "#0072b2"
+_PALE = "#b3d4e8"
 _RED = "#d55e00"
 _GREEN = "#009e73"
 _GREY = "#8a9099"
@@ -94,27 +95,25 @@ def bars(
     *,
     title: str,
     unit: str = "rows",
-    marks: Mapping[str, float] | None = None,
+    paler: Mapping[str, float] | None = None,
     limit: int = 15,
 ) -> bytes:
     """PNG of a horizontal bar a name, in the order given, at most `limit` of them (the rest is counted).
 
-    values: >= 0, in `unit`. marks: vertical lines by name, such as the level from which something alarms;
-    a bar that reaches the highest mark is drawn in red.
+    values: in `unit`. paler: the part of a bar, from zero, that is drawn paler; all of it where it is more.
     """
     shown = dict(list(values.items())[:limit])
-    marks = marks or {}
+    paler = paler or {}
     figure, axes = _canvas(0.9 + 0.24 * max(len(shown), 1), title)
-    alarm = max(marks.values(), default=float("inf"))
-    colours = [_RED if value >= alarm else _BLUE for value in shown.values()]
     positions = range(len(shown))
-    axes.barh(positions, list(shown.values()), color=colours, height=0.7)
+    axes.barh(positions, list(shown.values()), color=_BLUE, height=0.7)
+    parts = [min(paler.get(name, 0.0), value) for name, value in shown.items()]
+    axes.barh(positions, parts, color=_PALE, height=0.7)
     axes.set_yticks(positions, [_shortened(name) for name in shown])
     axes.invert_yaxis()
-    for name, level in marks.items():
-        axes.axvline(level, color=_INK, linewidth=1, linestyle="--")
-        axes.text(level, 1, name, transform=axes.get_xaxis_transform(), fontsize=7, color=_INK, ha="center")
-    axes.set_xlim(0, 1.05 * max([*shown.values(), *marks.values()], default=0.0) or 1.0)
+    axes.axvline(0, color=_GREY, linewidth=0.7)
+    low, high = min([*shown.values(), 0.0]), max([*shown.values(), 0.0])
+    axes.set_xlim(1.05 * low, 1.05 * high if high > low else 1.0)
     hidden = len(values) - len(shown)
     axes.set_xlabel(f"{unit} (and {hidden} more)" if hidden else unit)
     axes.grid(visible=False, axis="y")

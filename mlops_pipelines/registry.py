@@ -103,6 +103,8 @@ class Registry:
         self._artifacts = artifact_root
         self._cache = artifact_root.parent / "cache"
         self._loaded: dict[tuple[str, str, str], LoadedModel] = {}
+        # By run: a report that is kept never changes.
+        self._evaluations: dict[str, EvaluationReport] = {}
 
     def log_candidate(
         self,
@@ -190,13 +192,24 @@ class Registry:
         """The report that was kept with the run, or None: what was measured once is not measured again."""
         from mlops_pipelines.evaluation import EvaluationReport
 
+        if run_id in self._evaluations:
+            return self._evaluations[run_id]
         with _faults():
             kept = {entry.path for entry in self._client.list_artifacts(run_id, "evaluation")}
             if _REPORT not in kept:
                 return None
             with tempfile.TemporaryDirectory() as folder:
                 path = self._client.download_artifacts(run_id, _REPORT, folder)
-                return EvaluationReport.from_json(Path(path).read_text(encoding="utf-8"))
+                report = EvaluationReport.from_json(Path(path).read_text(encoding="utf-8"))
+        self._evaluations[run_id] = report
+        return report
+
+    def log_page(self, pipeline: str, version: str, page: Path, folder: str) -> str:
+        """Keep an HTML page with the run of a version, under `folder`; where MLflow's pages show it."""
+        with _faults():
+            model = self._client.get_model_version(pipeline, version)
+            self._client.log_artifact(str(model.run_id), str(page), folder)
+            return f"{self._registered(model).link}/artifacts/{folder}/{page.name}"
 
     def log_card(self, pipeline: str, version: str, card: str) -> None:
         """Keep the model card with the run; as many of its sections as fit describe the version."""

@@ -49,36 +49,52 @@ def matured_rows(place: PipelineHome, now: datetime, after: date | None = None) 
 
     Read from the table's statistics, not from its rows: a correction counts as a row of its own.
     """
+    return sum(_matured_days(place, now, after).values())
+
+
+def _matured_events(place: PipelineHome, now: datetime) -> int:
+    """Events of the window's matured days that have a label."""
+    import pyarrow.compute as pc
+
+    days = list(_matured_days(place, now))
+    if not days:
+        return 0
+    return int(pc.count_distinct(place.lake.read("labels", columns=["event_id"], days=days)[0]).as_py())
+
+
+def _matured_days(place: PipelineHome, now: datetime, after: date | None = None) -> dict[str, int]:
+    """Rows of the labels table by matured day of the training window, or of those later than `after`."""
     last = matured_through(place, now).isoformat()
     window = (now - place.spec.training.window).date() - timedelta(days=1)
     first = max(window, after or window).isoformat()
-    return sum(n for day, n in place.lake.row_counts("labels").items() if first < day <= last)
+    return {day: n for day, n in place.lake.row_counts("labels").items() if first < day <= last}
 
 
 def append_bootstrap_trigger(place: PipelineHome, now: datetime) -> list[str]:
     """Ask for the first model once enough matured labels are there; what was appended, as sentences."""
-    # A candidate on its way may become the first champion.
-    if place.ledger.champion(place.name) or place.ledger.in_flight(place.name):
+    key = _free_key(place, "bootstrap")
+    minimum = place.spec.training.min_rows
+    if key is None or place.ledger.champion(place.name) or matured_rows(place, now) < minimum:
         return []
-    rows = matured_rows(place, now)
-    if rows < place.spec.training.min_rows:
+    rows = _matured_events(place, now)
+    if rows < minimum:
         return []
-    last = place.ledger.last_candidate(place.name)
-    evidence = {"matured_rows": rows, "min_rows": place.spec.training.min_rows}
-    return _append(place, "bootstrap", f"bootstrap:{last.id if last else 'first'}", evidence, now)
+    return _append(place, "bootstrap", key, {"matured_rows": rows, "min_rows": minimum}, now)
 
 
 def append_label_triggers(place: PipelineHome, now: datetime) -> list[str]:
     """Ask for a retrain when enough labels matured since the last training set."""
     trigger = place.spec.triggers.labels
     last = place.ledger.last_candidate(place.name)
-    if trigger is None or last is None:
+    key = _free_key(place, "labels")
+    if trigger is None or last is None or key is None:
         return []
     new = matured_rows(place, now, after=matured_through(place, last.watermark))
     if new < trigger.at_least:
         return []
-    evidence = {"new_labels": new, "at_least": trigger.at_least, "since": last.id}
-    return _append(place, "labels", f"labels:{last.id}", evidence, now)
+    return _append(
+        place, "labels", key, {"new_labels": new, "at_least": trigger.at_least, "since": last.id}, now
+    )
 
 
 def append_quality_trigger(place: PipelineHome, now: datetime) -> list[str]:
@@ -87,12 +103,11 @@ def append_quality_trigger(place: PipelineHome, now: datetime) -> list[str]:
 
     trigger = place.spec.triggers.performance
     champion = place.ledger.champion(place.name)
-    if trigger is None or champion is None:
+    key = _free_key(place, "performance")
+    if trigger is None or champion is None or key is None:
         return []
-    drop = reports.quality_drop_of(place, champion, trigger, now)
-    if drop is None:
-        return []
-    return _append(place, "performance", f"performance:{champion.sequence}", drop, now)
+    drop = reports.quality_drop_of(place, champion, trigger, _unanswered_since(place, champion), now)
+    return [] if drop is None else _append(place, "performance", key, drop, now)
 
 
 def append_drift_trigger(place: PipelineHome, now: datetime) -> list[str]:
@@ -101,12 +116,30 @@ def append_drift_trigger(place: PipelineHome, now: datetime) -> list[str]:
 
     trigger = place.spec.triggers.drift
     champion = place.ledger.champion(place.name)
-    if trigger is None or champion is None:
+    key = _free_key(place, "drift")
+    if trigger is None or champion is None or key is None:
         return []
-    evidence = reports.persistent_drift(place, champion, trigger)
-    if evidence is None:
-        return []
-    return _append(place, "drift", f"drift:{champion.sequence}", evidence, now)
+    evidence = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
+    return [] if evidence is None else _append(place, "drift", key, evidence, now)
+
+
+def _free_key(place: PipelineHome, kind: str) -> str | None:
+    """Key of the trigger that this kind of reason may append now, or None.
+
+    One for each retrain there has been, however it ended, and none while one is in flight: a reason that
+    a retrain did not take away asks again, at the pace of the policy.
+    """
+    latest = next(iter(place.ledger.retrains(place.name, limit=1)), None)
+    if latest is not None and latest.finished_at is None:
+        return None
+    key = f"{kind}:{latest.id if latest else 'first'}"
+    return None if place.ledger.has_trigger(place.name, key) else key
+
+
+def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:
+    """From when on no candidate has learned from the champion's days: a rejected one has seen the rest."""
+    last = place.ledger.last_candidate(place.name)
+    return max(champion.at, last.watermark) if last else champion.at
 
 
 def _append(
@@ -146,9 +179,9 @@ class Admission:
 
 def outlook(place: PipelineHome, now: datetime) -> Outlook:
     """Whether a run asked for now would be admitted, and why."""
-    decision = place.ledger.decision(
-        place.name, now=now, policy=place.spec.policy, data_mark=data_mark(place, now)
-    )
+    # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
+    mark = data_mark(place, now) if place.ledger.pending_triggers(place.name) else ""
+    decision = place.ledger.decision(place.name, now=now, policy=place.spec.policy, data_mark=mark)
     return Outlook(isinstance(decision, Admit), decision.sentence)
 
 
@@ -236,23 +269,27 @@ def declared_gates(gates: Gates) -> list[str]:
     return [name for name in type(gates).model_fields if getattr(gates, name) is not None]
 
 
-def training_rows(place: PipelineHome, watermark: datetime) -> pa.Table:
+def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[str, int]) -> pa.Table:
     """Examples of the window's matured days with their labels as of `watermark`, one row an event.
 
-    Columns as in `examples` without provenance, and `label` (int8). Unlabelled events have no row.
+    versions: of the tables examples and labels. Columns as in `examples` without `made_of`, and `label`
+    (int8). Unlabelled events have no row. Raises TerminalError if no day has both.
     """
     from mlops_pipelines.monitoring.performance import scored_labels
 
     last = matured_through(place, watermark).isoformat()
     first = (watermark - place.spec.training.window).date().isoformat()
-    days = [day for day in place.lake.days("examples") if first <= day <= last]
-    if not days or not place.lake.exists("labels"):
+    lake = place.lake
+    held = lake.days("examples", version=versions["examples"]) if "examples" in versions else []
+    days = [day for day in held if first <= day <= last]
+    if not days or "labels" not in versions:
         raise TerminalError(
             f"No day of {place.name} from {first} to {last} has examples and labels to learn from.",
             remedy=f"mlops status {place.name}",
         )
-    examples = place.lake.read("examples", days=days).drop_columns(["made_of"])
-    labels = place.lake.read("labels", columns=["event_id", "label", "known_at", "label_time"], days=days)
+    examples = lake.read("examples", days=days, version=versions["examples"]).drop_columns(["made_of"])
+    columns = ["event_id", "label", "known_at", "label_time"]
+    labels = lake.read("labels", columns=columns, days=days, version=versions["labels"])
     return scored_labels(examples, labels, watermark).drop_columns(["label_known_at"])
 
 
@@ -278,14 +315,14 @@ def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
 def _commit_training_set(place: PipelineHome, retrain: Retrain) -> DatasetVersion:
     from mlops_pipelines.datasets import ManifestFacts
 
-    rows = training_rows(place, retrain.watermark)
+    # Pinned before they are read: what arrives meanwhile is not in the set that names these versions.
+    versions = {name: v for name in ("labels", "examples") if (v := place.lake.version(name)) is not None}
+    rows = training_rows(place, retrain.watermark, versions)
     return place.home.datasets.commit(
         place.name,
         parts_by_day(rows),
         ManifestFacts(
-            tables={
-                name: v for name in ("examples", "labels") if (v := place.lake.version(name)) is not None
-            },
+            tables=versions,
             view_versions=view_versions(place.spec, place.contract),
             window=(retrain.watermark - place.spec.training.window, retrain.watermark),
             matured_through=matured_through(place, retrain.watermark),

@@ -7,12 +7,12 @@ latter; so whoever runs it next, nothing that arrived is forgotten.
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
+from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,9 +80,9 @@ def example_columns(loaded: LoadedSpec) -> dict[str, str]:
 
 
 def reopened_days(place: PipelineHome) -> list[str]:
-    """Partitions whose tiles, examples or scores are to be looked at again."""
-    ledger = place.ledger
-    days = {*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score")}
+    """Partitions whose tiles, examples or scores are to be looked at again now."""
+    ledger, now = place.ledger, place.clock.now()
+    days = {*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score", by=now)}
     return sorted({place.partition_of(day) for day in days})
 
 
@@ -109,12 +109,22 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
-    """The vector of every event of `days` that has none yet, as of its decision time."""
+    """The vector of every event of `days` that has none and whose decision time has come.
+
+    Raises what `compute_examples` raises.
+    """
+    import pyarrow.compute as pc
+
     from mlops_pipelines.features.point_in_time import compute_examples
 
-    wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score")})
+    now = place.clock.now()
+    wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
     lake = place.lake
     fresh = _rows_not_in(place, "events", "examples", wanted)
+    if fresh is None:
+        return Examples([], 0)
+    # As of a moment that is not over, a vector would lack what may still become known by then.
+    fresh = fresh.filter(pc.less(fresh["decision_time"], now))
     if fresh.num_rows == 0 and not lake.exists("examples"):
         return Examples([], 0)
     versions = source_versions(place)
@@ -131,20 +141,26 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
 
 
 def score(place: PipelineHome, days: Sequence[str]) -> Scored:
-    """Score what no champion has scored yet, each event by the champion before its decision time."""
+    """Score what no champion has scored yet, each event by the champion before its decision time.
+
+    Events that have no example yet keep their day open until their decision time has come.
+    """
     import pyarrow as pa
 
-    reopened = place.ledger.reopened_days(place.name, "score")
+    now = place.clock.now()
+    reopened = place.ledger.reopened_days(place.name, "score", by=now)
     wanted = sorted({*days, *reopened})
     lake = place.lake
     unscored = _rows_not_in(place, "examples", "predictions", wanted)
+    if unscored is None:
+        _keep_open(place, wanted, now)
+        place.ledger.close_days(place.name, reopened, "score")
+        return Scored([], 0, 0)
     promotions = place.ledger.promotions(place.name)
-    chosen = champions_before(promotions, unscored["decision_time"].to_pylist() if unscored.num_rows else [])
     by_promotion: dict[int, list[int]] = {}
-    for row, champion in enumerate(chosen):
+    for row, champion in enumerate(champions_before(promotions, unscored["decision_time"].to_pylist())):
         if champion is not None:
             by_promotion.setdefault(champion, []).append(row)
-    now = place.clock.now()
     parts = [
         _score_with(place, promotions[champion], unscored.take(rows), now)
         for champion, rows in sorted(by_promotion.items())
@@ -164,6 +180,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
             sort_by=PREDICTION_ORDER,
             unhashed=("scored_at", "model_version"),
         )
+    _keep_open(place, wanted, now)
     place.ledger.close_days(place.name, reopened, "score")
     scored = made.num_rows if made is not None else 0
     return Scored(
@@ -176,6 +193,20 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
         ],
         preview=made.slice(0, PREVIEW_ROWS).to_pylist() if made is not None else (),
     )
+
+
+def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
+    """Reopen the days whose events wait for their decision time, from the first of these on.
+
+    With the patience that the backlog's `age` allows, so that what comes due together is one run.
+    """
+    waiting = _rows_not_in(place, "events", "examples", days)
+    if waiting is None or waiting.num_rows == 0:
+        return
+    first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
+    for one in first:
+        due = one["decision_time_min"] + place.spec.triggers.backlog.age
+        place.ledger.reopen_days(place.name, [one["day"]], "score", max(now, due))
 
 
 def champions_before(promotions: Sequence[Promotion], moments: Sequence[datetime]) -> list[int | None]:
@@ -214,10 +245,12 @@ def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
     return feature_columns(loaded.spec, loaded.contract)
 
 
-def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]) -> pa.Table:
-    """Rows of `table` whose event the table `made` does not have in these days yet."""
+def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]) -> pa.Table | None:
+    """Rows of `table` whose event the table `made` does not have in these days yet; None without `table`."""
     import pyarrow.compute as pc
 
+    if not place.lake.exists(table):
+        return None
     rows = place.lake.read(table, days=days)
     if not place.lake.exists(made):
         return rows
@@ -284,20 +317,20 @@ def _by_day(days: Sequence[str], written: Mapping[str, list[Written]]) -> list[W
     """One entry a day over all views: the hash over theirs, changed if one did."""
     from mlops_pipelines.lake import Written
 
-    merged = []
-    for day in days:
-        ones = {view: one for view, all_ in written.items() for one in all_ if one.day == day}
-        content = json.dumps({view: one.content_hash for view, one in sorted(ones.items())})
-        merged.append(
-            Written(
-                day,
-                hashlib.sha256(content.encode()).hexdigest(),
-                sum(one.rows for one in ones.values()),
-                any(one.changed for one in ones.values()),
-                max((one.version for one in ones.values()), default=-1),
-            )
+    views: dict[str, dict[str, Written]] = {day: {} for day in days}
+    for view, ones in sorted(written.items()):
+        for one in ones:
+            views[one.day][view] = one
+    return [
+        Written(
+            day,
+            hash_of({view: one.content_hash for view, one in ones.items()}),
+            sum(one.rows for one in ones.values()),
+            any(one.changed for one in ones.values()),
+            max((one.version for one in ones.values()), default=-1),
         )
-    return merged
+        for day, ones in views.items()
+    ]
 
 
 def _missing(table: pa.Table, features: Sequence[str]) -> list[dict[str, Any]]:

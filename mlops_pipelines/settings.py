@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLOPS_", env_file=".env", extra="ignore")
 
     home: Path = Field(default=Path("data"), description="Folder of everything made at run time.")
+    registry_ui: str = Field(
+        default="http://127.0.0.1:5000", description="Where MLflow's pages are served, for links to them."
+    )
     code_commit: str | None = Field(
         default=None, description="Commit of the running code, given by a build that carries no git."
     )

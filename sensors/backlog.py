@@ -10,7 +10,7 @@ from mlops_pipelines import scoring
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import span_request, under_way
+from sensors.requests import days_text, request
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -26,14 +26,13 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         place = home.pipeline(loaded)
         taking.register_landed(place)
         waiting = taking.backlog(place, place.clock.now())
-        left = [] if waiting.due else scoring.reopened_days(place)
-        if not waiting.due and not left:
-            return dg.SkipReason(waiting.sentence)
-        run = under_way(context.instance, loaded, "ingest", "labels", "score")
-        if run:
-            return dg.SkipReason(f"{waiting.sentence} Run {run} comes first.")
+        if waiting.due:
+            return request(context.instance, loaded, "ingest", waiting.days, waiting.sentence)
+        left = scoring.reopened_days(place)
         if left:
-            return span_request(loaded, "score", left, f"{left[0]} to {left[-1]} were left to be scored")
-        return span_request(loaded, "ingest", waiting.days, waiting.sentence)
+            return request(
+                context.instance, loaded, "score", left, f"{days_text(left)} were left to be scored."
+            )
+        return dg.SkipReason(waiting.sentence)
 
     return backlog

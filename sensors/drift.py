@@ -10,7 +10,7 @@ from mlops_pipelines import retraining
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import span_request, under_way
+from sensors.requests import days_text, request
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -30,9 +30,6 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         days = reports.days_to_measure(place, now)
         if not days:
             return dg.SkipReason("No closed day waits to be measured. " + " ".join(appended))
-        run = under_way(context.instance, loaded, "ingest", "labels", "monitor")
-        if run:
-            return dg.SkipReason(f"{days[0]} to {days[-1]} wait. Run {run} comes first.")
-        return span_request(loaded, "monitor", days, f"scored days {days[0]} to {days[-1]}")
+        return request(context.instance, loaded, "monitor", days, f"{days_text(days)} wait to be measured.")
 
     return drift

@@ -10,7 +10,7 @@ from mlops_pipelines import retraining
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import span_request, under_way
+from sensors.requests import days_text, request
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -27,7 +27,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        taking.register_landed(place)
+        taking.register_landed(place, ["labels"])
         appended = [
             *retraining.append_label_triggers(place, now),
             *retraining.append_quality_trigger(place, now),
@@ -37,9 +37,6 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         days = taking.days_with_new_labels(place)
         if not days:
             return dg.SkipReason("No labels wait. " + " ".join(appended))
-        run = under_way(context.instance, loaded, "ingest", "labels", "monitor")
-        if run:
-            return dg.SkipReason(f"Labels wait for {days[0]} to {days[-1]}. Run {run} comes first.")
-        return span_request(loaded, "labels", days, f"labels for {days[0]} to {days[-1]}")
+        return request(context.instance, loaded, "labels", days, f"Labels wait for {days_text(days)}.")
 
     return label_arrival

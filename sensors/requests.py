@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -20,25 +21,57 @@ UNDER_WAY = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+# Runs of these jobs work on the same tables, so a run of the job is asked for when they have ended.
+WAITS_FOR = {
+    "ingest": ("ingest", "labels", "score"),
+    "score": ("ingest", "labels", "score"),
+    "labels": ("ingest", "labels", "monitor"),
+    "monitor": ("ingest", "labels", "monitor"),
+    "retrain": ("retrain",),
+}
+
 
 def job_name(loaded: LoadedSpec, job: str) -> str:
     return f"{loaded.spec.name}_{job}"
 
 
-def under_way(instance: dg.DagsterInstance, loaded: LoadedSpec, *jobs: str) -> str | None:
-    """Id of an unfinished run of one of these jobs, or None. One query a job, whatever the history."""
-    for job in jobs:
-        runs = instance.get_runs(dg.RunsFilter(job_name=job_name(loaded, job), statuses=UNDER_WAY), limit=1)
+def under_way(instance: dg.DagsterInstance, loaded: LoadedSpec, job: str) -> str | None:
+    """Id of an unfinished run that `job` waits for, or None. One query a job, whatever the history."""
+    for other in WAITS_FOR[job]:
+        runs = instance.get_runs(dg.RunsFilter(job_name=job_name(loaded, other), statuses=UNDER_WAY), limit=1)
         if runs:
             return runs[0].run_id
     return None
 
 
-def span_request(loaded: LoadedSpec, job: str, days: Sequence[str], reason: str) -> dg.RunRequest:
-    """One run of `job` over the span of `days` (first to last, UTC days)."""
-    first, last = min(days), max(days)
-    tags = {"mlops/reason": reason}
+def request(
+    instance: dg.DagsterInstance, loaded: LoadedSpec, job: str, days: Sequence[str], why: str
+) -> dg.RunRequest | dg.SkipReason:
+    """A run of `job` for these days (UTC), unless one that it waits for is under way. why: a sentence."""
+    run = under_way(instance, loaded, job)
+    return dg.SkipReason(f"{why} Run {run} comes first.") if run else span_request(loaded, job, days, why)
+
+
+def days_text(days: Sequence[str]) -> str:
+    """Days in order as a person says them."""
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def span_request(loaded: LoadedSpec, job: str, days: Sequence[str], why: str) -> dg.RunRequest:
+    """One run of `job` over the last of `days` (UTC) that follow each other without a gap.
+
+    A run takes partitions as one range, and its steps take up by themselves all that waits: a late row
+    of last winter does not make a run over every day since.
+    """
+    waiting = {date.fromisoformat(day) for day in days}
+    first = last = max(waiting)
+    while first - timedelta(days=1) in waiting:
+        first -= timedelta(days=1)
+    tags = {"mlops/reason": why}
     if first == last:
-        return dg.RunRequest(job_name=job_name(loaded, job), partition_key=first, tags=tags)
-    span = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+        return dg.RunRequest(job_name=job_name(loaded, job), partition_key=first.isoformat(), tags=tags)
+    span = {
+        ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
+        ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
+    }
     return dg.RunRequest(job_name=job_name(loaded, job), tags={**tags, **span})

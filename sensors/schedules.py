@@ -7,10 +7,11 @@ from typing import Any
 import dagster as dg
 
 from mlops_pipelines import scoring
+from mlops_pipelines.ingest import taking
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import span_request, under_way
+from sensors.requests import days_text, request
 
 
 def build_late_data(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDefinition:
@@ -20,16 +21,16 @@ def build_late_data(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDefi
         execution_timezone="UTC",
         job=jobs["score"],
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Tiles, examples and scores of days that late data reopened.",
+        description="Finds files in old folders; tiles, examples and scores of days that late data reopened.",
     )
     def late_data(context: dg.ScheduleEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
-        days = scoring.reopened_days(home.pipeline(loaded))
+        place = home.pipeline(loaded)
+        # The sensors list recent folders only.
+        taking.register_landed(place, everything=True)
+        days = scoring.reopened_days(place)
         if not days:
             return dg.SkipReason("No day is reopened by late data.")
-        run = under_way(context.instance, loaded, "ingest", "score")
-        if run:
-            return dg.SkipReason(f"{days[0]} to {days[-1]} are reopened. Run {run} brings them up to date.")
-        return span_request(loaded, "score", days, f"late data for {days[0]} to {days[-1]}")
+        return request(context.instance, loaded, "score", days, f"Late data reopened {days_text(days)}.")
 
     return late_data
 
@@ -50,9 +51,6 @@ def build_monitoring(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDef
         days = reports.days_to_measure(place, place.clock.now())
         if not days:
             return dg.SkipReason("Every closed day is measured.")
-        run = under_way(context.instance, loaded, "labels", "monitor")
-        if run:
-            return dg.SkipReason(f"{days[0]} to {days[-1]} wait. Run {run} comes first.")
-        return span_request(loaded, "monitor", days, f"daily monitoring of {days[0]} to {days[-1]}")
+        return request(context.instance, loaded, "monitor", days, f"{days_text(days)} wait to be measured.")
 
     return daily_monitoring

@@ -18,7 +18,8 @@ def drawn() -> dict[str, bytes]:
     return {
         "precision_recall": precision_recall({"candidate": curve, "champion v3": curve}, prevalence=0.5),
         "calibration": calibration([0.1, 0.4, 0.8], [0.2, 0.3, 0.7], [10, 200, 30]),
-        "bars": bars(MANY, title="PSI by feature", unit="nats", marks={"watch": 0.1, "alarm": 0.25}),
+        "bars": bars(MANY, title="PSI by feature", unit="nats", paler=dict.fromkeys(MANY, 0.1)),
+        "bars below zero": bars({"bad": -0.2, "good": 0.1}, title="Skill by day"),
         "no bars": bars({}, title="Reject reasons"),
         "bars of nothing": bars({"type": 0}, title="Reject reasons"),
     }

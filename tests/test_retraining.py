@@ -22,6 +22,8 @@ from tests.small_flights import loaded
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pyarrow as pa
+
     from mlops_pipelines.ledger import Retrain
 
 LATE = Flights().rows("events", at(3), at(4)).slice(0, 40)["event_id"]
@@ -48,6 +50,12 @@ def admitted(place: PipelineHome, run_id: str) -> Retrain:
     retrain = retraining.admit(place, run_id=run_id).retrain
     assert retrain is not None
     return retrain
+
+
+def training_rows(place: PipelineHome) -> pa.Table:
+    """What a retrain would learn from now."""
+    versions = {name: place.lake.version(name) or 0 for name in ("examples", "labels")}
+    return retraining.training_rows(place, place.clock.now(), versions)
 
 
 def with_gates(place: PipelineHome, **gates: object) -> PipelineHome:
@@ -128,7 +136,7 @@ def test_a_retrain_that_is_taken_up_learns_from_what_it_began_with(place: Pipeli
     rows = Flights().rows("events", at(3), at(4))
     land(place, "events", "late", rows.filter(pc.is_in(rows["event_id"], LATE)))
     serve(place)
-    assert retraining.training_rows(place, place.clock.now()).num_rows > begun.rows
+    assert training_rows(place).num_rows > begun.rows
     again = retraining.assemble(place, admitted(place, "second"))
     assert (again.version, again.rows) == (begun.version, begun.rows)
 
@@ -143,8 +151,7 @@ def test_evaluating_again_gives_the_verdicts_of_the_first_time(place: PipelineHo
 
 
 def test_the_training_set_has_each_matured_event_with_its_label_once(place: PipelineHome) -> None:
-    now = place.clock.now()
-    rows = retraining.training_rows(place, now)
+    rows = training_rows(place)
     assert set(rows["day"].to_pylist()) == {f"2013-01-{day:02}" for day in range(1, 8)}
     assert pc.count_distinct(rows["event_id"]).as_py() == rows.num_rows
     labels = place.lake.read("labels", columns=["event_id", "label"])
@@ -155,7 +162,7 @@ def test_the_training_set_has_each_matured_event_with_its_label_once(place: Pipe
 
 
 def test_nothing_known_only_after_departure_is_learned_from(place: PipelineHome) -> None:
-    columns = set(retraining.training_rows(place, place.clock.now()).column_names)
+    columns = set(training_rows(place).column_names)
     assert not columns & {"dep_delay", "dep_time", "arr_delay", "arr_time", "air_time", "landed_at"}
 
 
@@ -166,6 +173,17 @@ def test_the_first_model_asks_for_itself_once(place: PipelineHome) -> None:
     assert [one.kind for one in place.ledger.triggers(place.name)] == ["bootstrap"]
     retrain(place, "run")
     assert retraining.append_bootstrap_trigger(place, now) == []
+
+
+def test_a_first_retrain_that_failed_is_asked_for_again(place: PipelineHome) -> None:
+    now = place.clock.now()
+    retraining.append_bootstrap_trigger(place, now)
+    for attempt in range(3):
+        assert retraining.append_bootstrap_trigger(place, now) == []
+        admitted(place, f"attempt-{attempt}")
+        retraining.take_back(place, f"attempt-{attempt}", now)
+    assert [one.status for one in place.ledger.retrains(place.name)] == ["failed"]
+    assert len(retraining.append_bootstrap_trigger(place, now)) == 1
 
 
 def test_too_few_matured_labels_do_not_ask_for_a_first_model(place: PipelineHome) -> None:

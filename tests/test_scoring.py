@@ -58,6 +58,22 @@ def place(lived: Path, tmp_path: Path) -> PipelineHome:
     return Home.open(tmp_path / "home").pipeline(loaded())
 
 
+def small_place_like(place: PipelineHome) -> PipelineHome:
+    """A further copy of a home as it is now."""
+    path = place.home.path.with_name("usual")
+    shutil.copytree(place.home.path, path)
+    return Home.open(path).pipeline(loaded())
+
+
+def hashes(place: PipelineHome) -> list[dict[str, str]]:
+    return [
+        place.lake.hashes("examples", sort_by=scoring.EXAMPLE_ORDER, unhashed=["made_of"]),
+        place.lake.hashes(
+            "predictions", sort_by=scoring.PREDICTION_ORDER, unhashed=["scored_at", "model_version"]
+        ),
+    ]
+
+
 def predictions(place: PipelineHome) -> pa.Table:
     return place.lake.read("predictions")
 
@@ -118,14 +134,31 @@ def test_a_day_that_was_scored_waits_to_be_measured(place: PipelineHome) -> None
     assert scored <= set(place.ledger.reopened_days(place.name, "monitor"))
 
 
+def test_events_that_are_announced_ahead_are_scored_when_their_decision_has_come(place: PipelineHome) -> None:
+    usual = small_place_like(place)
+    advance(usual, at(13))
+    rows = Flights().rows("events", at(12), at(13))
+    arrived = rows.schema.get_field_index("arrived_at")
+    ahead = rows.set_column(
+        arrived, "arrived_at", pa.chunked_array([[at(12)] * len(rows)], rows["arrived_at"].type)
+    )
+    land(place, "events", "ahead", ahead)
+    serve(place)
+    examples = place.lake.read("examples", columns=["event_id"])
+    assert pc.sum(pc.is_in(examples["event_id"], rows["event_id"])).as_py() == 0
+    assert scoring.reopened_days(place) == []
+    advance(place, at(13), keep=lambda rows: rows.slice(0, 0))
+    assert hashes(place) == hashes(usual)
+
+
 moments = st.integers(0, 50).map(lambda hours: FIRST + timedelta(hours=hours))
 
 
 @given(starts=st.lists(moments).map(sorted), decided=st.lists(moments))
 def test_a_champion_serves_from_after_its_promotion_to_the_next(starts: list, decided: list) -> None:  # type: ignore[type-arg]
     promotions = [
-        Promotion("flights", sequence=n, retrain_id=f"R{n}", model_hash=f"m{n}", mlflow_version=str(n), at=start,
-                  previous=None)
+        Promotion("flights", sequence=n, retrain_id=f"R{n}", model_hash=f"m{n}", mlflow_version=str(n),
+                  at=start, previous=None)
         for n, start in enumerate(starts, 1)
     ]  # fmt: skip
     for moment, found in zip(decided, scoring.champions_before(promotions, decided), strict=True):

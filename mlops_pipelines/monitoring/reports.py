@@ -13,7 +13,6 @@ from mlops_pipelines.monitoring import drift as drifting
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -64,13 +63,16 @@ PAGE_FEATURES = 10
 
 @dataclass(frozen=True)
 class Drift:
-    """What became of the drift reports of some days."""
+    """What became of the drift reports of some days.
+
+    picture: PNG. page: of Evidently, below the address of MLflow's pages.
+    """
 
     written: list[Written]
     levels: Sequence[Mapping[str, Any]]
     features: Sequence[Mapping[str, Any]]
     picture: bytes | None = None
-    page: Path | None = None
+    page: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,10 @@ def days_to_measure(place: PipelineHome, now: datetime) -> list[str]:
 
 def days_to_judge(place: PipelineHome, now: datetime) -> list[str]:
     """Days with new scores or labels, and days that matured since they were last judged."""
-    from mlops_pipelines.retraining import matured_through
-
-    open_days = set(place.ledger.reopened_days(place.name, "monitor"))
-    last = matured_through(place, now).isoformat()
-    lake = place.lake
-    if lake.exists("performance_report"):
-        recent = [day for day in lake.days("performance_report") if day <= last][-MATURING_DAYS:]
-        rows = lake.read("performance_report", days=recent, columns=["day", "matured"])
-        open_days |= {row["day"] for row in rows.to_pylist() if not row["matured"]}
-    return sorted(open_days)
-
-
-# A day that has not matured lies this near to the last one that has: further back all are final.
-MATURING_DAYS = 60
+    ledger = place.ledger
+    return sorted(
+        {*ledger.reopened_days(place.name, "monitor"), *ledger.reopened_days(place.name, "mature", by=now)}
+    )
 
 
 def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
@@ -126,8 +118,8 @@ def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
             sort_by=["feature"],
             unhashed=("model_version",),
         )
-    page = _page(place, reports)
     place.ledger.close_days(place.name, reopened, "drift")
+    page = _page(place, reports)
     latest = reports[max(reports)][1] if reports else None
     return Drift(
         written,
@@ -152,12 +144,13 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
 
     from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
 
+    now = place.clock.now()
     reopened = place.ledger.reopened_days(place.name, "monitor")
-    wanted = sorted({*days, *reopened})
+    maturing = place.ledger.reopened_days(place.name, "mature", by=now)
+    wanted = sorted({*days, *reopened, *maturing})
     lake = place.lake
     if not lake.exists("events") or not wanted:
         return Performance([], [])
-    now = place.clock.now()
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
     labels = _read(place, "labels", wanted, {"event_id": "string", "label": "int8", "label_time": "timestamp",
                                              "known_at": "timestamp"})  # fmt: skip
@@ -167,14 +160,13 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     matured = maturity(events, labels, now, place.spec.labels.matures_after)
     scored = scored_labels(predictions, labels, now)
     rows: list[dict[str, Any]] = []
-    judged = []
-    for promotion in place.ledger.promotions(place.name):
-        mine = predictions.filter(pc.equal(predictions["model_hash"], promotion.model_hash))
+    promotions = {promotion.model_hash: promotion for promotion in place.ledger.promotions(place.name)}
+    for model_hash in predictions["model_hash"].unique().to_pylist():
+        mine = predictions.filter(pc.equal(predictions["model_hash"], model_hash))
         its_days = set(mine["day"].unique().to_pylist())
-        with_label = scored.filter(pc.equal(scored["model_hash"], promotion.model_hash))
+        with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
         found = performance_by_day(with_label, [one for one in matured if one.day in its_days])
-        judged += found
-        rows += [_performance_row(one, promotion) for one in found]
+        rows += [_performance_row(one, promotions[model_hash]) for one in found]
     unscored = {one.day for one in matured} - {row["day"] for row in rows}
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
     written = lake.replace(
@@ -184,20 +176,27 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
         sort_by=["model_hash"],
         unhashed=("model_version",),
     )
+    for one in matured:
+        if not one.matured:
+            place.ledger.reopen_days(place.name, [one.day], "mature", _matures(place, one.day))
     place.ledger.close_days(place.name, reopened, "monitor")
+    place.ledger.close_days(place.name, maturing, "mature")
     return Performance(written, [_shown(row) for row in rows], _performance_pictures(rows))
 
 
 def quality_drop_of(
-    place: PipelineHome, champion: Promotion, trigger: PerformanceTrigger, now: datetime
+    place: PipelineHome, champion: Promotion, trigger: PerformanceTrigger, since: datetime, now: datetime
 ) -> dict[str, Any] | None:
-    """Evidence that the champion's quality has surely fallen by more than is borne, or None."""
+    """Evidence that the champion's quality on days from `since` on has surely fallen by more than is borne.
+
+    None without such evidence. Raises TerminalError if the champion's evaluation lacks the metric.
+    """
     from mlops_pipelines.monitoring.performance import DaySums, quality_drop
 
     lake = place.lake
     if not lake.exists("performance_report"):
         return None
-    first = max(champion.at, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
+    first = max(since, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
     days = [day for day in lake.days("performance_report") if day >= first]
     rows = lake.read("performance_report", days=days).to_pylist()
     sums = [
@@ -212,7 +211,7 @@ def quality_drop_of(
         for row in rows
         if row["model_hash"] == champion.model_hash and row["labelled"]
     ]
-    # Without enough matured days nothing is sure, and the registry need not be asked.
+    # With days for less than half of the window nothing is sure, and the registry need not be asked.
     if 2 * timedelta(days=len(sums)) < trigger.over:
         return None
     drop = quality_drop(sums, _holdout_skill(place, champion, trigger.metric), trigger)
@@ -276,14 +275,17 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _performance_pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    skills = {row["day"]: row["log_loss_skill"] for row in rows if row.get("log_loss_skill") is not None}
+    skills = {
+        f"{row['day']} v{row['model_version']}": row["log_loss_skill"]
+        for row in sorted(rows, key=lambda row: row["day"], reverse=True)
+        if row.get("log_loss_skill") is not None
+    }
     if not skills:
         return {}
     from mlops_pipelines.figures import bars
 
-    return {
-        "skill_by_day": bars(skills, title="Log loss skill by day", unit="1 - loss / loss of the base rate")
-    }
+    title = "Log loss skill by day and model"
+    return {"skill_by_day": bars(skills, title=title, unit="1 - loss / loss of the base rate")}
 
 
 def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[str, str]) -> pa.Table:
@@ -298,14 +300,14 @@ def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[
 
 
 def persistent_drift(
-    place: PipelineHome, champion: Promotion, trigger: DriftTrigger
+    place: PipelineHome, champion: Promotion, trigger: DriftTrigger, since: datetime
 ) -> dict[str, Any] | None:
-    """Evidence that drift against this champion persists, or None."""
+    """Evidence that drift against this champion persists on days from `since` on, or None."""
     _, window = trigger.persists
     lake = place.lake
     if not lake.exists("drift_report"):
         return None
-    days = lake.days("drift_report")[-window:]
+    days = [day for day in lake.days("drift_report") if day >= since.date().isoformat()][-window:]
     rows = lake.read("drift_report", days=days, columns=["day", "feature", "model_hash", "level", "sentence"])
     overall = sorted(
         (row for row in rows.to_pylist()
@@ -371,53 +373,71 @@ def _drift_rows(day: str, champion: Promotion, report: DriftReport) -> list[dict
 
 
 def _drift_picture(report: DriftReport | None) -> bytes | None:
+    """The features that count most; of each, how much chance and an ordinary day explain."""
     if report is None or not report.features:
         return None
     from mlops_pipelines.figures import bars
 
     return bars(
-        {drift.name: drift.contribution for drift in report.features if drift.contribution > 0}
-        or {report.features[0].name: 0.0},
-        title="What each feature adds to the unexplained PSI",
-        unit="nats, weighted by importance",
+        {drift.name: drift.psi for drift in report.features},
+        title="PSI by feature, the one that counts most first",
+        unit="nats; the paler part is explained by chance and by ordinary days",
+        paler={drift.name: drift.explained for drift in report.features},
     )
 
 
-def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftReport]]) -> Path | None:
-    """Evidently's page over the days measured, where one alarmed or the week ends; None otherwise."""
+def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftReport]]) -> str:
+    """Where MLflow shows Evidently's page of the days measured; empty if there was no reason to draw one.
+
+    It is drawn where a day alarmed or the week ends, and kept with the run of the champion.
+    """
+    import tempfile
+    from pathlib import Path
+
     drawn = [
         day
         for day, (_, report) in reports.items()
         if report.level == "alarm" or date.fromisoformat(day).weekday() == PAGE_WEEKDAY
     ]
     if not drawn:
-        return None
+        return ""
     from mlops_pipelines.monitoring.evidently_page import draw
 
-    champion, _ = reports[drawn[-1]]
-    retrain = place.ledger.retrain(champion.retrain_id)
+    champion, report = reports[drawn[-1]]
     lake = place.lake
-    cutoff = (retrain.cutoff or champion.at).date().isoformat()
-    past = [day for day in lake.days("examples") if day <= cutoff]
-    spread = past[:: max(1, len(past) // PAGE_REFERENCE_DAYS)]
+    # A feature may have left the YAML since the champion was trained.
     kinds = {feature.name: feature for feature in feature_columns(place.spec, place.contract)}
-    drifts = reports[drawn[-1]][1].features
-    features = [kinds[drift.name] for drift in drifts[:PAGE_FEATURES]]
+    features = [kinds[drift.name] for drift in report.features if drift.name in kinds][:PAGE_FEATURES]
     names = [feature.name for feature in features]
-    path = place.reports / "drift" / f"{drawn[-1]}.html"
-    draw(
-        lake.read("examples", days=spread, columns=names),
-        lake.read("examples", days=sorted(reports), columns=names),
-        features,
-        path,
-    )
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / f"{drawn[-1]}.html"
+        draw(
+            lake.read("examples", days=_reference_days(place, champion), columns=names),
+            lake.read("examples", days=sorted(reports), columns=names),
+            features,
+            page,
+        )
+        return place.home.registry.log_page(place.name, champion.mlflow_version, page, "drift")
+
+
+def _reference_days(place: PipelineHome, champion: Promotion) -> list[str]:
+    """At most PAGE_REFERENCE_DAYS of the days the champion learned from, spread evenly."""
+    retrain = place.ledger.retrain(champion.retrain_id)
+    last = retrain.cutoff or champion.at
+    first = (last - place.spec.training.window).date().isoformat()
+    days = [day for day in place.lake.days("examples") if first <= day <= last.date().isoformat()]
+    return days[:: -(-len(days) // PAGE_REFERENCE_DAYS)]
 
 
 def _closes(day: str) -> datetime:
     from mlops_pipelines.retraining import midnight
 
     return midnight(day) + timedelta(days=1)
+
+
+def _matures(place: PipelineHome, day: str) -> datetime:
+    """When every label of the day is known or past due."""
+    return _closes(day) + place.spec.labels.matures_after
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:

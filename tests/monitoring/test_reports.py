@@ -11,9 +11,11 @@ import pytest
 
 from mlops_pipelines import retraining
 from mlops_pipelines.features.views import feature_columns
-from mlops_pipelines.home import Home
+from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec import Gates, PerformanceTrigger
+from mlops_pipelines.spec_loading import LoadedSpec
 from tests.loop import advance, at, land, retrain, serve, small_home
 from tests.small_flights import loaded
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion
 
 LATE = Flights().rows("events", at(9), at(10)).slice(0, 5)["event_id"]
@@ -131,9 +132,58 @@ def test_new_labels_reopen_their_day_alone(place: PipelineHome) -> None:
     moved = moved.set_column(labels.schema.get_field_index("late"), "late", pc.invert(labels["late"]))
     land(place, "labels", "correction", moved)
     serve(place)
-    assert len(reports.days_to_judge(place, at(11))) == 1
+    events = place.lake.read("events", columns=["event_id", "day"])
+    day = events.filter(pc.equal(events["event_id"], moved["event_id"][0]))["day"][0].as_py()
+    assert reports.days_to_judge(place, at(11)) == [day]
 
 
 def test_quality_that_held_asks_for_nothing(place: PipelineHome) -> None:
-    reports.report_performance(place, SCORED)
-    assert retraining.append_quality_trigger(place, at(11)) == []
+    advance(place, at(18))
+    reports.report_performance(place, [])
+    assert retraining.append_quality_trigger(watching(place), at(18)) == []
+
+
+def test_a_sure_fall_in_quality_asks_once_and_again_only_for_days_that_no_candidate_has_seen(
+    place: PipelineHome,
+) -> None:
+    watched = watching(place)
+    advance(place, at(15))
+    worthless(place)
+    assert len(retraining.append_quality_trigger(watched, at(15))) == 1
+    assert retraining.append_quality_trigger(watched, at(15)) == []
+    assert retrain(strict(place), "second").promotion is None
+    assert retraining.append_quality_trigger(watched, at(15)) == []
+    advance(place, at(22))
+    worthless(place)
+    assert len(retraining.append_quality_trigger(watched, at(22))) == 1
+
+
+def watching(place: PipelineHome) -> PipelineHome:
+    """The same pipeline with a trigger on quality."""
+    triggers = place.spec.triggers.model_copy(
+        update={"performance": PerformanceTrigger.model_validate({"drop": 0.1, "over": "6d"})}
+    )
+    return other(place, triggers=triggers)
+
+
+def strict(place: PipelineHome) -> PipelineHome:
+    """The same pipeline with a gate that nothing passes."""
+    return other(place, gates=Gates.model_validate({"skill": {"metric": "log_loss_skill", "at_least": 0.99}}))
+
+
+def other(place: PipelineHome, **changes: object) -> PipelineHome:
+    spec = place.spec.model_copy(update=changes)
+    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
+
+
+def worthless(place: PipelineHome) -> None:
+    """Judge what there is, then let the reports say that every score was worth nothing."""
+    reports.report_performance(place, [])
+    rows = place.lake.read("performance_report")
+    position = rows.schema.get_field_index("log_loss")
+    bad = rows.set_column(
+        position, "log_loss", pc.if_else(pc.is_valid(rows["log_loss"]), 1.0, rows["log_loss"])
+    )
+    place.lake.replace(
+        "performance_report", bad, days=sorted(set(bad["day"].to_pylist())), sort_by=["model_hash"]
+    )
