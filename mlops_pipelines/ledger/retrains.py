@@ -49,7 +49,8 @@ class Retrain:
     seq: its number in the pipeline, from 1. status: running, lost (its run died; the next run takes it
     up), or its ending. watermark: the home's clock at admission, UTC; what it may look at.
     token: authority of the attempt that runs now, or ran last. started_at: the home's clock when that
-    attempt began. losses: attempts whose run was lost. data_mark: names the data it was admitted on.
+    attempt began. losses: attempts whose run was lost and not interrupted. data_mark: names the data it was
+    admitted on.
     reason: why it was admitted, a sentence. trigger_ids, trigger_kinds: what it answers, the served one
     first. dataset_version ... mlflow_run_id: the candidate, None until there is one; cutoff: UTC.
     outcome, finished_at: how and when it ended.
@@ -166,11 +167,11 @@ class Retrains(Store):
         with self._reading() as connection:
             _check(_row(connection, retrain_id), token)
 
-    def mark_lost(self, run_id: str, at: datetime) -> Retrain | None:
+    def mark_lost(self, run_id: str, at: datetime, *, charged: bool = True) -> Retrain | None:
         """Record that a run is gone. The retrain it carried, or None if it carried none any more.
 
-        The third loss ends the retrain: as failed, or as promoted where its promotion stands.
-        at: the home's clock, UTC.
+        The third loss that is charged ends the retrain: as failed, or as promoted where its promotion stands.
+        at: the home's clock, UTC. charged: False where the run was interrupted from outside.
         """
         with self._writing() as connection:
             row = connection.execute(
@@ -184,7 +185,7 @@ class Retrains(Store):
             retrain = _row(connection, row.id)
             if (retrain.run_id, retrain.status) != (run_id, "running"):
                 return None
-            _lose(connection, retrain, at)
+            _lose(connection, retrain, at, charged=charged)
             return _retrain(connection, retrain.id)
 
     def record_training_set(
@@ -428,8 +429,8 @@ def _take_up(connection: Connection, retrain_id: str, run_id: str, now: datetime
     )
 
 
-def _lose(connection: Connection, row: AnyRow, at: datetime) -> None:
-    losses = row.losses + 1
+def _lose(connection: Connection, row: AnyRow, at: datetime, *, charged: bool) -> None:
+    losses = row.losses + charged
     connection.execute(retrains.update().where(retrains.c.id == row.id).values(status="lost", losses=losses))
     if losses < MAX_LOSSES:
         return

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -58,6 +58,7 @@ home_clock = sa.Table(
     sa.Column("id", sa.Integer, sa.CheckConstraint("id = 1"), primary_key=True),
     sa.Column("watermark", UtcTime),
     sa.Column("target", UtcTime),
+    sa.Column("pipeline", sa.String),  # whose replay moves it
 )
 
 pipelines = sa.Table(
