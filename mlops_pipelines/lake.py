@@ -218,20 +218,22 @@ class Lake:
         *,
         key: Sequence[str],
         sort_by: Sequence[str],
+        days: Sequence[str] = (),
         unhashed: Sequence[str] = (),
         provenance: Mapping[str, object] | None = None,
     ) -> list[Written]:
         """Adds the rows whose key the same day does not hold yet; rows that are there stay as they are.
 
-        One entry for each day of `table`. Raises TerminalError if two rows of `table` have the same day and
+        days: others to tell about. One entry for each of them and each day of `table`; none if there is
+        neither a row nor such a table. Raises TerminalError if two rows of `table` have the same day and
         key, or a key is null; otherwise as `update`.
         """
         import pyarrow as pa
 
         new = plain(table)
         _require_keys(new, ["day", *key], name)
-        days = new["day"].unique().to_pylist()
-        if not days:
+        wanted = sorted({*days, *new["day"].unique().to_pylist()})
+        if not wanted or not (new.num_rows or self.exists(name)):
             return []
 
         def add(current: pa.Table | None) -> pa.Table:
@@ -240,7 +242,7 @@ class Lake:
             fresh = _rows_without(new, current, ["day", *key])
             return pa.concat_tables([current, fresh], promote_options="default")
 
-        return self.update(name, days, add, sort_by=sort_by, unhashed=unhashed, provenance=provenance)
+        return self.update(name, wanted, add, sort_by=sort_by, unhashed=unhashed, provenance=provenance)
 
     def hashes(
         self,

@@ -309,6 +309,16 @@ def test_append_new_keeps_what_is_there(lake: Lake) -> None:
     assert lake.append_new("t", rows(A, []), key=["id"], sort_by=["id"]) == []
 
 
+def test_append_new_tells_about_other_days_too(lake: Lake) -> None:
+    assert lake.append_new("t", rows(A, []), key=["id"], sort_by=["id"], days=[A]) == []
+    assert not lake.exists("t")
+    lake.append_new("t", rows(A, [1, 2]), key=["id"], sort_by=["id"])
+    written = lake.append_new("t", rows(B, [4]), key=["id"], sort_by=["id"], days=[C, A])
+    assert [(w.day, w.rows, w.changed) for w in written] == [(A, 2, False), (B, 1, True), (C, 0, False)]
+    written = lake.append_new("t", rows(A, []), key=["id"], sort_by=["id"], days=[B])
+    assert [(w.day, w.rows, w.changed) for w in written] == [(B, 1, False)]
+
+
 def test_append_new_refuses_keys_that_are_null_or_double(lake: Lake) -> None:
     double = both(rows(A, [1]), rows(A, [2]))
     with pytest.raises(TerminalError, match="have the same day, id"):
