@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from mlops_pipelines.spec import Partitions, PipelineSpec, Reference
 
@@ -43,17 +45,30 @@ class FileOrigin:
 class Merged:
     """A canonical table after new rows came to it.
 
-    table: the rows that stand, in order of their key. accepted: new rows that stand. duplicates: new
-    rows that say what a standing row says. conflicts: rows, new or not, that a standing row with the
-    same key contradicts. conflicting: new rows among these. accepted + duplicates + conflicting = new rows.
+    table: the rows that stand, in order of their key. conflicts: rows, new or not, that a standing row
+    with the same key contradicts.
+    The rest counts new rows by the digest of their file. accepted_of: those that stand. duplicates_of:
+    those that say what a standing row says. conflicting_of: those among the conflicts.
     A new row that comes again from the same place of the same file takes the place of the one it was.
     """
 
     table: pa.Table
-    accepted: int
-    duplicates: int
-    conflicting: int
     conflicts: pa.Table
+    accepted_of: Counter[str]
+    duplicates_of: Counter[str]
+    conflicting_of: Counter[str]
+
+    @property
+    def accepted(self) -> int:
+        return self.accepted_of.total()
+
+    @property
+    def duplicates(self) -> int:
+        return self.duplicates_of.total()
+
+    @property
+    def conflicting(self) -> int:
+        return self.conflicting_of.total()
 
 
 def canonical_events(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec) -> pa.Table:
@@ -321,16 +336,21 @@ def _merge(
         firsts = {_first_place([row for row in rows if row.content == content]) for content in standing}
         contradicted += [row.place for row in rows if row.content not in standing]
         repeated += [row.place for row in rows if row.content in standing and row.place not in firsts]
-    stands, conflicts = np.ones(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
-    stands[[*repeated, *contradicted]] = False
+    repeats, conflicts = np.zeros(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
+    repeats[repeated] = True
     conflicts[contradicted] = True
+    stands = ~(repeats | conflicts)
+
+    def by_file(which: NDArray[np.bool_]) -> Counter[str]:
+        return Counter(new["file_digest"].filter(pa.array(which[first_new:])).to_pylist())
+
     order = [(name, "ascending") for name in (*keys, *_ORDER)]
     return Merged(
         table=both.filter(pa.array(stands)).sort_by(order),
-        accepted=int(stands[first_new:].sum()),
-        duplicates=sum(place >= first_new for place in repeated),
-        conflicting=sum(place >= first_new for place in contradicted),
         conflicts=both.filter(pa.array(conflicts)),
+        accepted_of=by_file(stands),
+        duplicates_of=by_file(repeats),
+        conflicting_of=by_file(conflicts),
     )
 
 

@@ -213,6 +213,19 @@ def test_an_event_that_moves_to_another_day_is_a_conflict_not_a_second_event() -
     assert merged.conflicting == 1
 
 
+def test_new_rows_are_counted_by_their_file() -> None:
+    row = {"event_id": "a", "at": T0, "size": 1, "arrived_at": T0}
+    standing = events_of(row, digest="0")
+    new = [
+        events_of(row | {"event_id": "b"}, row, digest="1"),
+        events_of(row | {"size": 2, "arrived_at": T0 + HOUR}, row | {"arrived_at": T0 + HOUR}, digest="2"),
+    ]
+    merged = merge_events(standing, pa.concat_tables(new), SPEC)
+    assert merged.accepted_of == {"1": 1}
+    assert merged.duplicates_of == {"1": 1, "2": 1}
+    assert merged.conflicting_of == {"2": 1}
+
+
 def test_a_contract_that_grows_leaves_old_rows_as_they_are() -> None:
     row = {"event_id": "a", "at": T0, "size": 1, "arrived_at": T0}
     old = events_of(row, digest="1").drop_columns(["size"])
