@@ -17,6 +17,7 @@ from assets.stage import (
 )
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec_loading import LoadedSpec
 
 EVENTS_LOGIC = 1
 LABELS_LOGIC = 1
@@ -32,58 +33,34 @@ def build(stage: Stage) -> list[dg.AssetsDefinition]:
 
 def _events(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
-    config = [loaded.spec.events.model_dump(mode="json"), loaded.contract.model_dump(mode="json")]
     events = stage.spec(
         "events",
         description="Contract-checked events, one row an id.",
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=EVENTS_LOGIC,
-        config=config,
+        config=[loaded.spec.events, _rules(loaded, "events")],
         deps=[stage.dep("landing_events")],
         columns=taking.event_columns(loaded),
     )
+    streams = loaded.contract.streams
     quarantine = stage.spec(
         "quarantine",
         description="Rejected rows of every stream, whole, each with its reasons.",
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=EVENTS_LOGIC,
-        config=config,
-        deps=[stage.dep("landing_events")],
+        config=[loaded.spec.events, *(_rules(loaded, stream) for stream in streams)],
+        deps=[stage.dep(f"landing_{stream}") for stream in streams],
         columns=taking.QUARANTINE_COLUMNS,
     )
-    checks = [
-        dg.AssetCheckSpec(
-            CHECK_ADDS_UP,
-            asset=events.key,
-            description="accepted + quarantined + duplicates = landed rows",
-        ),
-        dg.AssetCheckSpec(
-            CHECK_FILES, asset=events.key, description="every landed file could be read and kept the contract"
-        ),
-    ]
 
-    @made(stage, [events, quarantine], pool="ingest", checks=checks)
+    @made(stage, [events, quarantine], pool="ingest", checks=_checks(events))
     def take_events(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
-            place = home.pipeline(loaded)
-            taken = taking.take_events(place, partition_days(context))
-        _observe_landing(context, stage, taken)
-        yield record_days(context, events.key, taken.written, _metadata(taken))
+            taken = taking.take_events(home.pipeline(loaded), partition_days(context))
+        yield from _record(context, stage, events, taken)
         yield record_days(context, quarantine.key, taken.quarantine, _reject_metadata(taken))
-        yield dg.AssetCheckResult(
-            asset_key=events.key,
-            check_name=CHECK_ADDS_UP,
-            passed=taken.adds_up,
-            metadata={"sentence": taken.sum_sentence},
-        )
-        yield dg.AssetCheckResult(
-            asset_key=events.key,
-            check_name=CHECK_FILES,
-            passed=not taken.refused,
-            metadata={"files": "\n".join(taken.refused) or "all files accepted"},
-        )
 
     return take_events
 
@@ -93,72 +70,104 @@ def _labels(stage: Stage) -> dg.AssetsDefinition:
     labels = stage.spec(
         "labels",
         description="Outcomes joined to their events by id; a correction is a further row.",
-        kinds={"deltalake"},
+        kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=LABELS_LOGIC,
-        config=[loaded.spec.labels.model_dump(mode="json"), loaded.contract.model_dump(mode="json")],
+        config=[loaded.spec.labels, _rules(loaded, "labels")],
         deps=[stage.dep("landing_labels"), stage.dep("events")],
         columns=taking.label_columns(loaded),
     )
 
-    @made(stage, [labels], pool="ingest")
-    def take_labels(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    @made(stage, [labels], pool="ingest", checks=_checks(labels))
+    def take_labels(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
-            place = home.pipeline(loaded)
-            taken = taking.take_labels(place, partition_days(context))
-        _observe_landing(context, stage, taken)
-        return record_days(context, labels.key, taken.written, _metadata(taken))
+            taken = taking.take_labels(home.pipeline(loaded), partition_days(context))
+        yield from _record(context, stage, labels, taken)
 
     return take_labels
 
 
 def _reference(stage: Stage, name: str) -> dg.AssetsDefinition:
     loaded = stage.loaded
-    reference = loaded.spec.references[name]
-    static = reference.time is None
-    spec = stage.spec(
+    static = loaded.spec.references[name].time is None
+    reference = stage.spec(
         name,
         description=f"Accepted rows of the {'static ' if static else ''}reference `{name}`.",
-        kinds={"deltalake"},
+        kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=REFERENCE_LOGIC,
-        config=[reference.model_dump(mode="json"), loaded.contract.model_dump(mode="json")],
+        config=[loaded.spec.references[name], _rules(loaded, name)],
         deps=[stage.dep(f"landing_{name}")],
         columns=taking.reference_columns(loaded, name),
         daily=not static,
     )
 
-    @made(stage, [spec], pool="ingest")
-    def take_reference(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    @made(stage, [reference], pool="ingest", checks=_checks(reference))
+    def take_reference(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        days = [] if static else partition_days(context)
         with library_errors():
-            place = home.pipeline(loaded)
-            taken = taking.take_reference(place, name, [] if static else partition_days(context))
-        _observe_landing(context, stage, taken)
-        if static:
-            version = taken.written[0].content_hash if taken.written else "empty"
-            return dg.MaterializeResult(
-                asset_key=spec.key,
-                metadata=_metadata(taken),
-                data_version=dg.DataVersion(version),
-            )
-        return record_days(context, spec.key, taken.written, _metadata(taken))
+            taken = taking.take_reference(home.pipeline(loaded), name, days)
+        yield from _record(context, stage, reference, taken)
 
     return take_reference
 
 
-def _observe_landing(context: dg.AssetExecutionContext, stage: Stage, taken: taking.Taken) -> None:
+def _rules(loaded: LoadedSpec, stream: str) -> list[object]:
+    """What of the contract decides about the rows of a stream."""
+    contract = loaded.contract
+    return [dict(contract.columns_of(stream)), contract.reject_share_halts, contract.reject_rows_allowed]
+
+
+def _checks(spec: dg.AssetSpec) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            CHECK_ADDS_UP,
+            asset=spec.key,
+            description="accepted + quarantined + duplicates = landed rows, for every file",
+        ),
+        dg.AssetCheckSpec(
+            CHECK_FILES, asset=spec.key, description="every landed file could be read and kept the contract"
+        ),
+    ]
+
+
+def _record(
+    context: dg.AssetExecutionContext, stage: Stage, spec: dg.AssetSpec, taken: taking.Taken
+) -> Iterator[Any]:
+    """The observation of the landing folder, the materialization of the table, and its checks."""
     if taken.files:
         context.log_event(
             dg.AssetObservation(
                 stage.key(f"landing_{taken.stream}"),
-                metadata={"files": taken.files, "rows": taken.rows, "refused": "\n".join(taken.refused)},
+                metadata={
+                    "files": len(taken.files), "rows": taken.rows, "refused": "\n".join(taken.refused)
+                },
             )
+        )  # fmt: skip
+    if spec.partitions_def:
+        yield record_days(context, spec.key, taken.written, _metadata(taken))
+    else:
+        version = taken.written[0].content_hash if taken.written else "empty"
+        yield dg.MaterializeResult(
+            asset_key=spec.key, metadata=_metadata(taken), data_version=dg.DataVersion(version)
         )
+    yield dg.AssetCheckResult(
+        asset_key=spec.key,
+        check_name=CHECK_ADDS_UP,
+        passed=taken.adds_up,
+        metadata={"sentence": taken.sum_sentence},
+    )
+    yield dg.AssetCheckResult(
+        asset_key=spec.key,
+        check_name=CHECK_FILES,
+        passed=not taken.refused,
+        metadata={"files": "\n".join(taken.refused) or "all files accepted"},
+    )
 
 
 def _metadata(taken: taking.Taken) -> dict[str, Any]:
     return {
-        "files": taken.files,
+        "files": len(taken.files),
         "landed_rows": taken.rows,
         "accepted": taken.accepted,
         "quarantined": taken.quarantined,

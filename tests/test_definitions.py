@@ -15,7 +15,7 @@ WHOLE = {"planes", "training_set", "model", "evaluation_report", "champion"}
 EXTERNAL = {"landing_events", "landing_labels", "landing_weather", "landing_planes"}
 PARENTS = {
     "events": {"landing_events"},
-    "quarantine": {"landing_events"},
+    "quarantine": EXTERNAL,
     "labels": {"landing_labels", "events"},
     "weather": {"landing_weather"},
     "planes": {"landing_planes"},

@@ -105,6 +105,13 @@ def quarantine_canonical(rows: pa.Table, reason: Reason, *, stream: str) -> pa.T
     )
 
 
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of several quarantine tables, or of none."""
+    import pyarrow as pa
+
+    return pa.concat_tables([_table([]), *tables])
+
+
 def reason_counts(quarantined: pa.Table) -> dict[str, int]:
     """How often each reason was given, most frequent first, as `column: rule`."""
     counts: Counter[str] = Counter()

@@ -3,16 +3,21 @@
 What must not be lost is durable before what depends on it: rejected rows and reopened days are recorded
 before the table is committed, and a file is finished in the ledger after it. Repeating any part changes
 nothing, because rows are merged by what they say.
+
+Labels and events may come in any order. A label whose event is not there waits in `labels_unmatched`. New
+events that such a label waits for reopen their day for the stage `labels`; so labels that wait are looked
+at only when there is something for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.landing import FinishedFile
 
 if TYPE_CHECKING:
@@ -22,10 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.ingest.intake import Merged
+    from mlops_pipelines.ingest.intake import FileOrigin, Merged
     from mlops_pipelines.ingest.judging import Judged
     from mlops_pipelines.ingest.landing import LandedTable
-    from mlops_pipelines.ingest.quarantine import Reason
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import LandedFile
     from mlops_pipelines.ledger.landing import Stage
@@ -41,7 +45,7 @@ QUARANTINE_COLUMNS = {
     "arrived_at": "timestamp",
 }
 PREVIEW_ROWS = 5
-# A producer's clock may be slow: folders this much older than the newest are listed again.
+# A producer's clock may be slow: folders this much older than the newest are listed at every tick.
 OVERLAP = timedelta(days=3)
 _MOMENTS = {"arrived_at": "timestamp", "known_at": "timestamp"}
 _ORIGIN = {"file_digest": "string", "file_row": "int"}
@@ -49,28 +53,48 @@ _ORIGIN = {"file_digest": "string", "file_row": "int"}
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of the landed files of a stream.
+    """What became of the landed files of a stream, and of the days of its table.
 
-    written: the days of its table; quarantine: the days of the quarantine. refused: a sentence a file.
+    files: each as the ledger has it. Of a file's rows are accepted: those that stand in the table or, as
+    labels whose event has not come, wait to; quarantined: those in the quarantine; duplicates: those that
+    say what was said before.
+    written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
+    was given. rejects, preview: some rejected and some new rows.
     """
 
     stream: str
+    files: Sequence[FinishedFile]
     written: list[Written]
-    files: int = 0
-    rows: int = 0
-    accepted: int = 0
-    quarantined: int = 0
-    duplicates: int = 0
-    refused: tuple[str, ...] = ()
     quarantine: list[Written] = field(default_factory=list)
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
     rejects: Sequence[Mapping[str, Any]] = ()
     preview: Sequence[Mapping[str, Any]] = ()
 
     @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def accepted(self) -> int:
+        return sum(file.accepted for file in self.files)
+
+    @property
+    def quarantined(self) -> int:
+        return sum(file.quarantined for file in self.files)
+
+    @property
+    def duplicates(self) -> int:
+        return sum(file.duplicates for file in self.files)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What was wrong with each file that was refused as a whole."""
+        return tuple(file.detail for file in self.files if file.status == "rejected")
+
+    @property
     def adds_up(self) -> bool:
-        """Whether every landed row is accounted for once."""
-        return self.rows == self.accepted + self.quarantined + self.duplicates
+        """Whether every row of every file is accounted for once. Each figure is counted where it arises."""
+        return all(file.rows == file.accepted + file.quarantined + file.duplicates for file in self.files)
 
     @property
     def sum_sentence(self) -> str:
@@ -115,15 +139,27 @@ def _contract_columns(loaded: LoadedSpec, stream: str, renamed: set[str]) -> dic
     return {name: rule.type for name, rule in rules.items() if name not in renamed}
 
 
-def register_landed(place: PipelineHome) -> int:
-    """Register what has landed since; how many files were new. Lists recent folders only."""
+def register_landed(
+    place: PipelineHome, streams: Sequence[str] | None = None, *, everything: bool = False
+) -> int:
+    """Register what has landed since, by default of all streams; how many files were new.
+
+    Lists recent folders only: from `OVERLAP` before the newest one known, or before today by the home's
+    clock where that is earlier. A file in an older folder is found when `everything` is listed, as a
+    schedule does every night. Where nothing is new, nothing is written.
+    Raises UserError if a landing folder is missing or holds what does not belong there.
+    """
     from mlops_pipelines.ingest.landing import list_files
 
+    today = place.clock.now().date()
     new = 0
-    for stream in place.streams:
+    for stream in place.streams if streams is None else streams:
         newest = place.ledger.newest_arrival(place.name, stream)
-        since = date.fromisoformat(newest) - OVERLAP if newest else None
-        new += place.ledger.register_files(place.name, stream, list_files(place.landing(stream), since))
+        since = min(date.fromisoformat(newest), today) - OVERLAP if newest and not everything else None
+        known = place.ledger.known_paths(place.name, stream, since.isoformat() if since else "")
+        files = list_files(place.landing(stream), since)
+        unknown = [file for file in files if (file.path, file.size, file.modified_at) not in known]
+        new += place.ledger.register_files(place.name, stream, unknown)
     return new
 
 
@@ -143,154 +179,142 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     if not any(reasons) and _has_rows(place, asking, bound.rows):
         reasons.append(f"at least {bound.rows:,} rows wait")
     why = "; ".join(reason for reason in reasons if reason)
-    days = sorted({place.partition_of(file.arrival_day) for file in pending})
+    # A mistyped folder of the far future must not ask for days that nobody has seen yet.
+    arrivals = {min(date.fromisoformat(file.arrival_day), now.date()) for file in pending}
+    days = tuple(sorted({place.partition_of(day.isoformat()) for day in arrivals}))
     if why:
-        return Backlog(True, f"{len(pending)} files: {why}.", len(pending), tuple(days))
-    return Backlog(False, f"{len(pending)} files wait, within every bound.", len(pending), tuple(days))
+        return Backlog(True, f"{len(pending)} files: {why}.", len(pending), days)
+    return Backlog(False, f"{len(pending)} files wait, within every bound.", len(pending), days)
 
 
 def days_with_new_labels(place: PipelineHome) -> list[str]:
-    """Days whose quality is to be judged anew, and those that waiting labels may belong to."""
+    """Days to judge anew, days whose events labels waited for, and days that landed labels may be of."""
     from mlops_pipelines.monitoring.reports import days_to_judge
 
-    days = set(days_to_judge(place, place.clock.now()))
-    back = place.spec.labels.matures_after
+    now = place.clock.now()
+    days = {*days_to_judge(place, now), *place.ledger.reopened_days(place.name, "labels")}
     for file in place.ledger.pending_files(place.name, ["labels"]):
-        arrived = date.fromisoformat(file.arrival_day)
-        span = (arrived - (arrived - back)).days + (1 if back % timedelta(days=1) else 0)
-        for ago in range(span + 1):
-            days.add(place.partition_of((arrived - timedelta(days=ago)).isoformat()))
+        arrived = min(date.fromisoformat(file.arrival_day), now.date())
+        span = range(_days_to_mature(place) + 1)
+        days |= {place.partition_of((arrived - timedelta(days=ago)).isoformat()) for ago in span}
     return sorted(days)
 
 
 def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     """Take in all waiting event files. days: partitions to account for besides those of the rows."""
-    import pyarrow.compute as pc
-
     from mlops_pipelines.ingest.intake import canonical_events, merge_events, split_by_partitions
     from mlops_pipelines.ingest.quarantine import quarantine_canonical
 
     batch = _read_batch(place, "events", place.spec.events.arrived)
     new = batch.concat(lambda accepted, origin: canonical_events(accepted, origin, place.spec))
-    conflict = _conflict("event_id")
     rejects = batch.rejects(place)
-    merged: list[Merged] = []
     if new is not None:
         new, outside, beyond = split_by_partitions(new, place.spec.partitions)
         rejects.append(quarantine_canonical(outside, beyond, stream="events"))
         _reopen(place, "tiles", _days_of(new["known_at"]))
-        _reopen(place, "score", new["day"].unique().to_pylist())
-    quarantine = _quarantine(place, rejects, days)
-
-    def change(current: pa.Table | None) -> pa.Table:
-        if new is None:
-            return current
-        merged.append(merge_events(current, new, place.spec))
-        # Durable before the commit: a row that is displaced is nowhere else any more.
-        _quarantine(place, [quarantine_canonical(merged[-1].conflicts, conflict, stream="events")], ())
-        return merged[-1].table
-
-    written = _update(place, "events", _union(days, new), change, ["event_id"], exists=new is not None)
-    if merged:
-        rejects.append(quarantine_canonical(merged[-1].conflicts, conflict, stream="events"))
-    taken = batch.finish(place, merged[-1].table if merged else None, rejects)
+        _reopen(place, "score", _days_in(new))
+        _reopen(place, "labels", _days_in(_awaited(place, new)))
+    change = _merge_into(
+        place,
+        "events",
+        new,
+        _days_in(new, days),
+        partial(merge_events, spec=place.spec),
+        sort_by=["event_id"],
+        key="event_id",
+        rejects=rejects,
+        quarantine_days=days,
+    )
     if new is not None and new.num_rows:
-        place.ledger.raise_watermark(pc.max(new["arrived_at"]).as_py())
-    return _with(taken, written, quarantine, rejects, new)
+        # Before the files are finished: a run that dies in between would leave the clock behind for good.
+        place.ledger.raise_watermark(_newest_arrival(batch, new))
+    return _finish(place, batch, change, new)
 
 
 def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
-    """Take in all waiting label files, and labels that came before their event."""
-    import pyarrow as pa
+    """Take in all waiting label files, and the labels that waited for an event which has come.
 
+    A label whose event is not there is accepted too: it waits in `labels_unmatched`.
+    """
     from mlops_pipelines.ingest.intake import canonical_labels, match_labels, merge_labels
 
     batch = _read_batch(place, "labels", place.spec.labels.arrived)
     landed = batch.concat(lambda accepted, origin: canonical_labels(accepted, origin, place.spec))
-    rejects = batch.rejects(place)
-    _quarantine(place, rejects, ())
-    waiting = place.lake.read("labels_unmatched") if place.lake.exists("labels_unmatched") else None
-    parts = [table for table in (landed, waiting) if table is not None and table.num_rows]
+    reopened = place.ledger.reopened_days(place.name, "labels")
+    waiting = _waiting_labels(place) if reopened or landed is not None else None
+    labels = _together(landed, _of_other_files(waiting, batch))
     matched = unmatched = None
-    if parts:
-        labels = pa.concat_tables(parts, promote_options="default")
-        matched, unmatched = match_labels(labels, _events_of(place, labels))
+    if labels is not None:
+        matched, unmatched = match_labels(labels, _events_of(place, landed, [*reopened]))
         _reopen(place, "tiles", _days_of(matched["known_at"]))
-        _reopen(place, "monitor", matched["day"].unique().to_pylist())
-
-    def change(current: pa.Table | None) -> pa.Table:
-        return current if matched is None else merge_labels(current, matched, place.spec).table
-
-    written = _update(
+        _reopen(place, "monitor", _days_in(matched))
+    change = _merge_into(
         place,
         "labels",
-        _union(days, matched),
-        change,
-        ["event_id", "known_at", "label_time", "label"],
-        exists=matched is not None and matched.num_rows > 0,
+        matched if matched is not None and matched.num_rows else None,
+        _days_in(matched, days),
+        partial(merge_labels, spec=place.spec),
+        sort_by=["event_id", "known_at", "label_time", "label"],
+        key="event_id",
+        rejects=batch.rejects(place),
     )
-    if unmatched is not None:
-        _keep_unmatched(place, waiting, unmatched)
-    taken = batch.finish(place, None, rejects)
-    return _with(taken, written, [], rejects, matched)
+    left = merge_labels(None, unmatched, place.spec) if unmatched is not None else None
+    if left is not None:
+        _keep_waiting(place, waiting, left.table)
+    place.ledger.close_days(place.name, reopened, "labels")
+    return _finish(place, batch, change, matched, left)
 
 
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
     """Take in all waiting files of a reference."""
     from mlops_pipelines.ingest.intake import canonical_reference, merge_reference
-    from mlops_pipelines.ingest.quarantine import quarantine_canonical
     from mlops_pipelines.lake import STATIC_DAY
 
     reference = place.spec.references[name]
+    static = reference.time is None
     batch = _read_batch(place, name, reference.arrived)
     new = batch.concat(lambda accepted, origin: canonical_reference(accepted, origin, reference))
-    rejects = batch.rejects(place)
-    _quarantine(place, rejects, ())
-    if new is not None and reference.time is not None:
+    if new is not None and not static:
         _reopen(place, "tiles", _days_of(new["known_at"]))
-
-    rejects_of_merge: list[pa.Table] = []
-
-    def change(current: pa.Table | None) -> pa.Table:
-        if new is None:
-            return current
-        merged = merge_reference(current, new, reference)
-        rejects_of_merge[:] = [quarantine_canonical(merged.conflicts, _conflict("keys"), stream=name)]
-        _quarantine(place, rejects_of_merge, ())
-        return merged.table
-
-    wanted = [STATIC_DAY] if reference.time is None else days
-    order = [*reference.keys, *([] if reference.time is None else ["ref_time"]), "arrived_at"]
-    written = _update(place, name, _union(wanted, new), change, order, exists=new is not None)
-    rejects += rejects_of_merge
-    return _with(batch.finish(place, None, rejects), written, [], rejects, new)
+    change = _merge_into(
+        place,
+        name,
+        new,
+        _days_in(new, [STATIC_DAY] if static else days),
+        partial(merge_reference, reference=reference),
+        sort_by=[*reference.keys, *([] if static else ["ref_time"]), "arrived_at"],
+        key=", ".join(reference.keys),
+        rejects=batch.rejects(place),
+    )
+    return _finish(place, batch, change, new)
 
 
-def _conflict(column: str) -> Reason:
-    from mlops_pipelines.ingest.quarantine import Reason
-
-    return Reason("conflict", f"says what the row with the same {column} says", column)
+# --- a batch ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """The waiting files of a stream, read and judged. refused: file, digest and why."""
+    """The waiting files of a stream, read and judged.
+
+    repeated: files whose bytes were taken in before, or are those of a file before them here: whatever
+    they say was said. refused: file, digest and why.
+    """
 
     stream: str
     judged: tuple[tuple[LandedFile, LandedTable, Judged], ...]
+    repeated: tuple[tuple[LandedFile, LandedTable], ...]
     refused: tuple[tuple[LandedFile, str, str], ...]
 
-    def concat(self, canonical: Callable[..., pa.Table]) -> pa.Table | None:
+    def concat(self, canonical: Callable[[pa.Table, FileOrigin], pa.Table]) -> pa.Table | None:
         """All accepted rows as canonical rows; None if no file was accepted."""
-        import pyarrow as pa
-
         from mlops_pipelines.ingest.intake import FileOrigin
 
-        tables = [
-            canonical(judged.accepted, FileOrigin(table.digest, file.modified_at))
-            for file, table, judged in self.judged
-        ]
-        return pa.concat_tables(tables, promote_options="default") if tables else None
+        return _together(
+            *(
+                canonical(judged.accepted, FileOrigin(table.digest, file.modified_at))
+                for file, table, judged in self.judged
+            )
+        )
 
     def rejects(self, place: PipelineHome) -> list[pa.Table]:
         """The rejected rows of each file, as rows of the quarantine."""
@@ -306,42 +330,13 @@ class _Batch:
             for file, table, judged in self.judged
         ]
 
-    def finish(self, place: PipelineHome, standing: pa.Table | None, rejects: Sequence[pa.Table]) -> Taken:
-        """Finish the files in the ledger, and count.
-
-        standing: the table's rows in the days of the batch, each with the file it came from; None where
-        every row that was not rejected stands.
-        """
-        finished: list[FinishedFile] = []
-        rejected = Counter(digest for table in rejects for digest in table["file_digest"].to_pylist())
-        accepted = Counter(standing["file_digest"].to_pylist()) if standing is not None else None
-        sums: Counter[str] = Counter()
-        for file, table, _ in self.judged:
-            quarantined = rejected[table.digest]
-            stands = table.rows - quarantined if accepted is None else accepted[table.digest]
-            counts = {
-                "rows": table.rows,
-                "accepted": stands,
-                "quarantined": quarantined,
-                "duplicates": table.rows - quarantined - stands,
-            }
-            sums.update(counts)
-            finished.append(FinishedFile(file.id, "taken", table.digest, **counts))
-        finished += [FinishedFile(file.id, "rejected", digest, why) for file, digest, why in self.refused]
-        place.ledger.finish_files(finished, place.clock.now())
-        return Taken(
-            self.stream,
-            [],
-            files=len(self.judged) + len(self.refused),
-            rows=sums["rows"],
-            accepted=sums["accepted"],
-            quarantined=sums["quarantined"],
-            duplicates=sums["duplicates"],
-            refused=tuple(why for _, _, why in self.refused),
-        )
-
 
 def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch:
+    """Read and judge what waits. A file whose digest was taken in is not judged again.
+
+    A digest is taken once a file with it is finished: what a run that died has committed is judged again,
+    and changes nothing.
+    """
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
 
@@ -354,81 +349,196 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
             refused.append((file, error.digest, str(error)))
         except FileNotFoundError:
             refused.append((file, "", f"{file.path} has vanished from {place.landing(stream)}"))
-    verdicts = judge([table for _, table in read], place.contract, stream, arrived=arrived) if read else []
-    judged = []
-    for (file, table), verdict in zip(read, verdicts, strict=True):
+    taken = place.ledger.taken_digests(place.name, stream, [table.digest for _, table in read])
+    repeated = [(file, table) for file, table in read if table.digest in taken]
+    new = [(file, table) for file, table in read if table.digest not in taken]
+    # Copies in one batch are judged together: each is refused under its own name, or one is taken.
+    verdicts = judge([table for _, table in new], place.contract, stream, arrived=arrived) if new else []
+    judged: list[tuple[LandedFile, LandedTable, Judged]] = []
+    for (file, table), verdict in zip(new, verdicts, strict=True):
         if isinstance(verdict, BadBatchError):
             refused.append((file, table.digest, str(verdict)))
+        elif table.digest in taken:
+            repeated.append((file, table))
         else:
+            taken.add(table.digest)
             judged.append((file, table, verdict))
-    return _Batch(stream, tuple(judged), tuple(refused))
+    return _Batch(stream, tuple(judged), tuple(repeated), tuple(refused))
 
 
-def _update(
+@dataclass(frozen=True)
+class _Change:
+    """What a batch did to a table and to the quarantine.
+
+    rejects: all its rejected rows. merged: None where there was nothing to merge.
+    """
+
+    written: list[Written]
+    quarantine: list[Written]
+    rejects: pa.Table
+    merged: Merged | None
+
+
+def _merge_into(
     place: PipelineHome,
-    table: str,
+    name: str,
+    new: pa.Table | None,
     days: Sequence[str],
-    change: Callable[[pa.Table | None], pa.Table],
-    sort_by: Sequence[str],
+    merge: Callable[[pa.Table | None, pa.Table], Merged],
     *,
-    exists: bool,
-) -> list[Written]:
-    if not days or not (exists or place.lake.exists(table)):
-        return []
-    return place.lake.update(table, days, change, sort_by=sort_by, unhashed=PROVENANCE)
+    sort_by: Sequence[str],
+    key: str,
+    rejects: Sequence[pa.Table],
+    quarantine_days: Sequence[str] = (),
+) -> _Change:
+    """Merge new rows, if there are any, into `days` of a table; keep what is rejected.
+
+    key: what tells the rows apart, for people. quarantine_days: to account for besides those of the
+    rejected rows.
+    """
+    from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical, together
+
+    conflict = Reason("conflict", f"says what the row with the same {key} says", key)
+    rejected = together(rejects)
+    quarantine: list[Written] = []
+    merged: Merged | None = None
+
+    def change(current: pa.Table | None) -> pa.Table:
+        nonlocal rejected, quarantine, merged
+        merged = merge(current, new)
+        rejected = together([*rejects, quarantine_canonical(merged.conflicts, conflict, stream=name)])
+        # Durable before the commit: a row that is displaced is nowhere else any more.
+        quarantine = _quarantine(place, rejected, quarantine_days)
+        return merged.table
+
+    if new is not None:
+        written = place.lake.update(name, days, change, sort_by=sort_by, unhashed=PROVENANCE)
+        return _Change(written, quarantine, rejected, merged)
+    quarantine = _quarantine(place, rejected, quarantine_days)
+    if not place.lake.exists(name):
+        return _Change([], quarantine, rejected, None)
+    written = place.lake.update(name, days, lambda rows: rows, sort_by=sort_by, unhashed=PROVENANCE)
+    return _Change(written, quarantine, rejected, None)
 
 
-def _quarantine(place: PipelineHome, rejects: Sequence[pa.Table], days: Sequence[str]) -> list[Written]:
+def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> list[Written]:
     """Keep rejected rows; one entry a day of theirs and of `days`."""
-    import pyarrow as pa
+    return place.lake.append_new(
+        "quarantine",
+        rejects,
+        key=["stream", "file_digest", "file_row"],
+        sort_by=["file_digest", "file_row"],
+        days=days,
+    )
 
-    table = pa.concat_tables(rejects) if rejects else None
-    if table is not None and table.num_rows:
-        place.lake.append_new(
-            "quarantine",
-            table,
-            key=["stream", "file_digest", "file_row"],
-            sort_by=["file_digest", "file_row"],
+
+def _finish(
+    place: PipelineHome, batch: _Batch, change: _Change, new: pa.Table | None, waiting: Merged | None = None
+) -> Taken:
+    """Finish the files of a batch in the ledger, and say what became of them.
+
+    new: its rows. waiting: labels that were kept until their event comes.
+    """
+    from mlops_pipelines.ingest.quarantine import reason_counts
+
+    quarantined = Counter(change.rejects["file_digest"].to_pylist())
+    merges = [merged for merged in (change.merged, waiting) if merged is not None]
+    files = [
+        FinishedFile(
+            file.id,
+            "taken",
+            table.digest,
+            rows=table.rows,
+            accepted=sum(merged.accepted_of[table.digest] for merged in merges),
+            quarantined=quarantined[table.digest],
+            duplicates=sum(merged.duplicates_of[table.digest] for merged in merges),
         )
-    if not days or not place.lake.exists("quarantine"):
-        return []
-    return place.lake.update("quarantine", days, lambda current: current, sort_by=["file_digest", "file_row"])
+        for file, table, _ in batch.judged
+    ]
+    files += [
+        FinishedFile(file.id, "taken", table.digest, rows=table.rows, duplicates=table.rows)
+        for file, table in batch.repeated
+    ]
+    files += [FinishedFile(file.id, "rejected", digest, why) for file, digest, why in batch.refused]
+    place.ledger.finish_files(files, place.clock.now())
+    return Taken(
+        batch.stream,
+        files,
+        change.written,
+        change.quarantine,
+        reject_reasons=reason_counts(change.rejects),
+        rejects=change.rejects.slice(0, PREVIEW_ROWS).to_pylist(),
+        preview=new.slice(0, PREVIEW_ROWS).to_pylist() if new is not None else (),
+    )
 
 
-def _keep_unmatched(place: PipelineHome, waiting: pa.Table | None, unmatched: pa.Table) -> None:
-    """Let `unmatched` be all that waits for its event; a row that came again waits once."""
-    from mlops_pipelines.ingest.intake import merge_labels
-
-    if waiting is None and unmatched.num_rows == 0:
-        return
-    left = merge_labels(None, unmatched, place.spec).table
-    days = {*left["day"].unique().to_pylist(), *(waiting["day"].unique().to_pylist() if waiting else ())}
-    if days:
-        place.lake.replace(
-            "labels_unmatched", left, days=sorted(days), sort_by=["event_id", "known_at"], unhashed=PROVENANCE
-        )
+# --- labels and the events they are of -------------------------------------------------------------
 
 
-def _events_of(place: PipelineHome, labels: pa.Table) -> pa.Table:
-    """event_id and day of the events that labels may belong to: recent ones, or all where those do not do."""
+def _awaited(place: PipelineHome, events: pa.Table) -> pa.Table:
+    """The events that a label waits for."""
     import pyarrow.compute as pc
 
-    lake = place.lake
-    if not lake.exists("events"):
-        raise TerminalError(
-            f"Labels of {place.name} have landed before any event.",
-            remedy="land the events they belong to; the labels wait",
+    waiting = _waiting_labels(place, ["event_id"])
+    if waiting is None:
+        return events.slice(0, 0)
+    return events.filter(pc.is_in(events["event_id"], value_set=waiting["event_id"].combine_chunks()))
+
+
+def _waiting_labels(place: PipelineHome, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """Labels whose event had not come when they were last looked at; None if there never were any."""
+    if not place.lake.exists("labels_unmatched"):
+        return None
+    return place.lake.read("labels_unmatched", columns=columns)
+
+
+def _of_other_files(waiting: pa.Table | None, batch: _Batch) -> pa.Table | None:
+    """Waiting labels but for those of the batch: what a run that died had kept comes again with its file."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if waiting is None:
+        return None
+    own = pa.array([table.digest for _, table, _ in batch.judged], pa.string())
+    return waiting.filter(pc.invert(pc.is_in(waiting["file_digest"], value_set=own)))
+
+
+def _keep_waiting(place: PipelineHome, before: pa.Table | None, left: pa.Table) -> None:
+    """Let the labels that are left be all that wait."""
+    days = _days_in(left, _days_in(before))
+    if days:
+        place.lake.replace(
+            "labels_unmatched", left, days=days, sort_by=["event_id", "known_at"], unhashed=PROVENANCE
         )
+
+
+def _events_of(place: PipelineHome, labels: pa.Table | None, days: Sequence[str]) -> pa.Table:
+    """event_id and day of the events of `days`, and of those that labels may be of.
+
+    These are recent ones, and all where those do not do.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lake, columns = place.lake, ["event_id", "day"]
+    if not lake.exists("events"):
+        return pa.schema([(name, pa.string()) for name in columns]).empty_table()
+    if labels is None or not labels.num_rows:
+        return lake.read("events", columns=columns, days=days)
+    # As numbers: a label may say a time so early that no date lies before it.
     times = pc.min_max(labels["label_time"]).as_py()
-    first = (times["min"] - place.spec.labels.matures_after).date() - timedelta(days=1)
-    recent = [
-        day for day in lake.days("events") if first.isoformat() <= day <= times["max"].date().isoformat()
-    ]
-    events = lake.read("events", columns=["event_id", "day"], days=recent)
+    first, last = times["min"].toordinal() - _days_to_mature(place) - 1, times["max"].toordinal()
+    recent = [day for day in lake.days("events") if first <= date.fromisoformat(day).toordinal() <= last]
+    events = lake.read("events", columns=columns, days=[*days, *recent])
     found = pc.is_in(labels["event_id"], value_set=events["event_id"].combine_chunks())
-    if pc.all(found).as_py() is not False:
-        return events
-    return lake.read("events", columns=["event_id", "day"])
+    return events if pc.all(found).as_py() else lake.read("events", columns=columns)
+
+
+def _days_to_mature(place: PipelineHome) -> int:
+    return math.ceil(place.spec.labels.matures_after / timedelta(days=1))
+
+
+# --- days, times, rows -----------------------------------------------------------------------------
 
 
 def _reopen(place: PipelineHome, stage: Stage, days: Iterable[str]) -> None:
@@ -442,8 +552,25 @@ def _days_of(times: pa.ChunkedArray) -> list[str]:
     return days
 
 
-def _union(days: Sequence[str], table: pa.Table | None) -> list[str]:
+def _days_in(table: pa.Table | None, days: Sequence[str] = ()) -> list[str]:
+    """Days of a table's rows, if there is one, and others."""
     return sorted({*days, *(table["day"].unique().to_pylist() if table is not None else ())})
+
+
+def _together(*tables: pa.Table | None) -> pa.Table | None:
+    """The rows of those tables that are there; None if none is."""
+    import pyarrow as pa
+
+    there = [table for table in tables if table is not None]
+    return pa.concat_tables(there, promote_options="default") if there else None
+
+
+def _newest_arrival(batch: _Batch, rows: pa.Table) -> datetime:
+    """Latest arrival of the rows; none counts as later than the day of the folder that its file landed in."""
+    closes = {table.digest: _closes(file) for file, table, _ in batch.judged}
+    newest = rows.group_by("file_digest").aggregate([("arrived_at", "max")]).to_pylist()
+    latest: datetime = max(min(one["arrived_at_max"], closes[one["file_digest"]]) for one in newest)
+    return latest
 
 
 def _landed_at(file: LandedFile) -> datetime:
@@ -451,8 +578,12 @@ def _landed_at(file: LandedFile) -> datetime:
 
     A replay writes today what producers wrote then; the folder says when that was.
     """
-    closes = datetime.combine(date.fromisoformat(file.arrival_day), time(), UTC) + timedelta(days=1)
-    return min(file.modified_at, closes)
+    return min(file.modified_at, _closes(file))
+
+
+def _closes(file: LandedFile) -> datetime:
+    """The last moment of the day that a file's folder is named by."""
+    return datetime.combine(date.fromisoformat(file.arrival_day), time.max, UTC)
 
 
 def _has_rows(place: PipelineHome, files: Sequence[LandedFile], at_least: int) -> bool:
@@ -476,29 +607,5 @@ def _rows_said(path: Path) -> int:
         return 1
     try:
         return int(pq.read_metadata(path).num_rows)
-    except pa.ArrowInvalid:
-        return 1  # not Parquet, whatever its name says: the run that takes it in will refuse it
-
-
-def _with(
-    taken: Taken,
-    written: list[Written],
-    quarantine: list[Written],
-    rejects: Sequence[pa.Table],
-    new: pa.Table | None,
-) -> Taken:
-    from dataclasses import replace
-
-    import pyarrow as pa
-
-    from mlops_pipelines.ingest.quarantine import reason_counts
-
-    rejected = pa.concat_tables(rejects) if rejects else None
-    return replace(
-        taken,
-        written=written,
-        quarantine=quarantine,
-        reject_reasons=reason_counts(rejected) if rejected is not None else {},
-        rejects=rejected.slice(0, PREVIEW_ROWS).to_pylist() if rejected is not None else (),
-        preview=new.slice(0, PREVIEW_ROWS).to_pylist() if new is not None else (),
-    )
+    except (pa.ArrowException, OSError):
+        return 1  # not Parquet, whatever its name says, or gone: the run that takes it in will refuse it

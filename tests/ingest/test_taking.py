@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
+SECOND = datetime(2013, 1, 2, tzinfo=UTC)
 THIRD = datetime(2013, 1, 3, tzinfo=UTC)
 
 
@@ -43,6 +53,122 @@ def land_table(place: PipelineHome, stream: str, name: str, table: pa.Table, day
 
 def hashes(place: PipelineHome, table: str) -> dict[str, str]:
     return place.lake.hashes(table, sort_by=["event_id"], unhashed=taking.PROVENANCE)
+
+
+def table_hashes(place: PipelineHome) -> dict[str, dict[str, str]]:
+    """Content hashes of every table of the intake that is there."""
+    orders = {"events": ["event_id"], "labels": ["event_id"], "labels_unmatched": ["event_id"],
+              "quarantine": ["file_digest", "file_row"]}  # fmt: skip
+    return {
+        name: place.lake.hashes(name, sort_by=order, unhashed=taking.PROVENANCE)
+        for name, order in orders.items()
+        if place.lake.exists(name)
+    }
+
+
+def at(place: PipelineHome, moment: datetime) -> None:
+    """Let the home be a replayed one whose clock stands at a moment."""
+    place.ledger.begin_advance(moment)
+    place.ledger.finish_advance()
+
+
+def changed(rows: pa.Table, column: str, first: Any) -> pa.Table:
+    """The rows with another value in the first one's column."""
+    index = rows.schema.get_field_index(column)
+    values = pa.array([first, *rows[column].to_pylist()[1:]], rows.schema.field(column).type)
+    return rows.set_column(index, column, values)
+
+
+def an_hour_later(rows: pa.Table) -> pa.Table:
+    """The rows as they would have arrived an hour later."""
+    arrived = pc.add(rows["arrived_at"], pa.scalar(timedelta(hours=1), pa.duration("us")))
+    return rows.set_column(rows.schema.get_field_index("arrived_at"), "arrived_at", arrived)
+
+
+@contextmanager
+def nothing_is_finished(place: PipelineHome) -> Iterator[None]:
+    """The disk fails at the last step of taking in: tables are committed, their files stay pending."""
+    with closing(sqlite3.connect(place.home.path / "ledger.db")) as database:
+        stop = "BEGIN SELECT RAISE(ABORT, 'the disk is gone'); END"
+        database.execute(f"CREATE TRIGGER stop BEFORE UPDATE ON landed_files {stop}")
+        with pytest.raises(IntegrityError, match="the disk is gone"):
+            yield
+        database.execute("DROP TRIGGER stop")
+
+
+def counts(taken: taking.Taken) -> list[tuple[int, int, int, int]]:
+    """Rows, accepted, quarantined and duplicates of each file."""
+    return [(file.rows, file.accepted, file.quarantined, file.duplicates) for file in taken.files]
+
+
+# --- registering -----------------------------------------------------------------------------------
+
+
+def test_a_file_in_a_folder_older_than_the_overlap_is_found_by_the_nightly_listing(
+    place: PipelineHome,
+) -> None:
+    at(place, datetime(2013, 1, 11, tzinfo=UTC))
+    rows = Flights().rows("events", FIRST, SECOND)
+    land_table(place, "events", "new.parquet", rows.slice(0, 1), day="2013-01-10")
+    land_table(place, "events", "late.parquet", rows.slice(1, 1), day="2013-01-08")
+    assert len(place.ledger.pending_files(place.name)) == 2
+    land_table(place, "events", "very late.parquet", rows.slice(2, 1), day="2013-01-02")
+    assert len(place.ledger.pending_files(place.name)) == 2
+    assert taking.register_landed(place, everything=True) == 1
+    assert taking.register_landed(place, everything=True) == 0
+
+
+def test_a_mistyped_folder_of_the_far_future_hides_nothing(place: PipelineHome) -> None:
+    at(place, THIRD)
+    rows = Flights().rows("events", FIRST, SECOND)
+    land_table(place, "events", "mistyped.parquet", rows.slice(0, 1), day="2099-01-01")
+    land_table(place, "events", "next.parquet", rows.slice(1, 1), day="2013-01-03")
+    assert [file.path for file in place.ledger.pending_files(place.name)] == [
+        "2013-01-03/next.parquet",
+        "2099-01-01/mistyped.parquet",
+    ]
+    assert max(taking.backlog(place, THIRD).days) == "2013-01-03"
+
+
+def test_only_the_streams_that_are_named_are_listed(place: PipelineHome) -> None:
+    Flights().write(place.landing_root, FIRST, SECOND)
+    assert taking.register_landed(place, ["labels"]) == 1
+    assert {file.stream for file in place.ledger.pending_files(place.name)} == {"labels"}
+
+
+def test_a_tick_that_finds_nothing_new_writes_nothing(place: PipelineHome) -> None:
+    land(place, FIRST, THIRD)
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    sa.event.listen(place.ledger._engine, "before_cursor_execute", note)
+    assert taking.register_landed(place) == 0
+    assert not [text for text in seen if text.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE"))]
+    assert [text for text in seen if text.startswith("SELECT")]
+
+
+@pytest.mark.parametrize("content", [b"PAR1 but no more", b"PAR1" + bytes(20) + b"\x09\0\0\0PAR1", b""])
+def test_a_file_that_cannot_be_counted_is_due_and_refused_by_the_run(
+    place: PipelineHome, content: bytes
+) -> None:
+    file = land_table(place, "events", "broken.parquet", pa.table({"a": [1]}))
+    file.write_bytes(content)
+    assert taking.backlog(place, THIRD).due
+    assert taking.register_landed(place) == 1
+    assert taking.take_events(place, []).refused[0].startswith(str(file))
+
+
+def test_a_file_that_vanished_is_due_and_refused_by_the_run(place: PipelineHome) -> None:
+    file = land_table(place, "events", "gone.parquet", pa.table({"a": [1]}))
+    file.unlink()
+    assert taking.backlog(place, THIRD).due
+    assert "gone.parquet has vanished" in taking.take_events(place, []).refused[0]
+    assert not taking.backlog(place, THIRD).due
+
+
+# --- taking in -------------------------------------------------------------------------------------
 
 
 def test_every_landed_row_is_accounted_for(place: PipelineHome) -> None:
@@ -76,12 +202,7 @@ def test_rows_that_land_twice_count_once(place: PipelineHome) -> None:
 
 def test_a_row_that_breaks_the_contract_is_kept_whole_and_the_rest_goes_on(place: PipelineHome) -> None:
     rows = Flights().rows("events", FIRST, THIRD)
-    wrong = rows.set_column(
-        rows.schema.get_field_index("distance"),
-        "distance",
-        pa.array([-1, *rows["distance"].to_pylist()[1:]], rows.schema.field("distance").type),
-    )
-    land_table(place, "events", "some.parquet", wrong)
+    land_table(place, "events", "some.parquet", changed(rows, "distance", -1))
     taken = taking.take_events(place, [])
     assert (taken.quarantined, taken.accepted) == (1, rows.num_rows - 1)
     assert taken.adds_up
@@ -102,21 +223,181 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_the_others_go_on(p
     assert (folder / "broken.parquet").exists()
 
 
+def test_a_sum_that_does_not_come_out_is_said() -> None:
+    def taken(*files: FinishedFile) -> taking.Taken:
+        return taking.Taken("events", files, [])
+
+    whole = FinishedFile(1, "taken", "a", rows=3, accepted=1, quarantined=1, duplicates=1)
+    lost, doubled = replace(whole, accepted=0), replace(whole, accepted=2)
+    assert taken(whole, whole).adds_up
+    assert not taken(whole, lost).adds_up
+    assert not taken(lost, doubled).adds_up
+    assert taken(whole, lost).sum_sentence == "1 accepted + 2 quarantined + 2 duplicates, of 6 landed rows"
+
+
+def test_a_row_that_another_contradicts_counts_as_quarantined(place: PipelineHome) -> None:
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 10)
+    land_table(place, "events", "first.parquet", rows)
+    taking.take_events(place, [])
+    land_table(place, "events", "again.parquet", an_hour_later(changed(rows, "distance", 1)))
+    taken = taking.take_events(place, ["2013-01-01"])
+    assert counts(taken) == [(10, 0, 1, 9)]
+    assert taken.adds_up
+    assert [(one.day, one.rows, one.changed) for one in taken.quarantine] == [("2013-01-01", 1, True)]
+
+
+def test_rows_of_a_reference_add_up(place: PipelineHome) -> None:
+    planes = Flights().rows("planes", FIRST, THIRD).slice(0, 5)
+    land_table(place, "planes", "register.parquet", changed(planes, "seats", 0))
+    first = taking.take_reference(place, "planes", [])
+    assert counts(first) == [(5, 4, 1, 0)]
+    land_table(place, "planes", "corrected.parquet", changed(planes, "seats", 77))
+    second = taking.take_reference(place, "planes", [])
+    assert counts(second) == [(5, 1, 0, 4)]
+    land_table(place, "planes", "contradicted.parquet", an_hour_later(changed(planes, "seats", 78)))
+    third = taking.take_reference(place, "planes", [])
+    assert counts(third) == [(5, 0, 1, 4)]
+    assert first.adds_up
+    assert second.adds_up
+    assert third.adds_up
+
+
+# --- copies ----------------------------------------------------------------------------------------
+
+
+def test_of_two_files_of_the_same_bytes_one_is_taken(place: PipelineHome) -> None:
+    rows = changed(Flights().rows("events", FIRST, SECOND).slice(0, 10), "distance", -1)
+    land_table(place, "events", "a.parquet", rows)
+    land_table(place, "events", "b.parquet", rows)
+    taken = taking.take_events(place, [])
+    assert counts(taken) == [(10, 9, 1, 0), (10, 0, 0, 10)]
+    land_table(place, "events", "c.parquet", rows)
+    assert counts(taking.take_events(place, [])) == [(10, 0, 0, 10)]
+    assert place.lake.read("quarantine").num_rows == 1
+    assert place.ledger.pending_files(place.name) == []
+
+
+def test_a_copy_of_a_refused_file_is_refused(place: PipelineHome) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        land_table(place, "events", name, pa.table({"nonsense": [1, 2]}))
+    taken = taking.take_events(place, [])
+    assert [file.status for file in taken.files] == ["rejected", "rejected"]
+    assert "b.parquet" in taken.refused[1]
+    land_table(place, "events", "c.parquet", pa.table({"nonsense": [1, 2]}))
+    assert "c.parquet" in taking.take_events(place, []).refused[0]
+
+
+def test_a_file_whose_run_died_before_it_was_finished_counts_as_it_would_have(place: PipelineHome) -> None:
+    events = changed(Flights().rows("events", FIRST, SECOND), "distance", -1)
+    land_table(place, "events", "some.parquet", events.slice(0, 200))
+    land_table(place, "labels", "some.parquet", Flights().rows("labels", FIRST, SECOND))
+    with nothing_is_finished(place):
+        taking.take_events(place, [])
+    with nothing_is_finished(place):
+        taking.take_labels(place, [])
+    before = table_hashes(place)
+    land_table(place, "events", "copy.parquet", events.slice(0, 200))
+    assert counts(taking.take_events(place, [])) == [(200, 199, 1, 0), (200, 0, 0, 200)]
+    (labels,) = counts(taking.take_labels(place, []))
+    assert labels == (labels[0], labels[0], 0, 0)
+    assert table_hashes(place) == before
+
+
+# --- labels and their events -----------------------------------------------------------------------
+
+
 def test_a_label_waits_for_its_event(place: PipelineHome) -> None:
     events = Flights().rows("events", FIRST, THIRD)
     labels = Flights().rows("labels", FIRST, THIRD)
     land_table(place, "events", "one.parquet", events.slice(0, 1))
     taking.take_events(place, [])
     land_table(place, "labels", "all.parquet", labels)
-    taking.take_labels(place, [])
+    first = taking.take_labels(place, [])
     waiting = place.lake.read("labels_unmatched").num_rows
     assert waiting >= labels.num_rows - 1
+    assert counts(first) == [(labels.num_rows, labels.num_rows, 0, 0)]
     land_table(place, "events", "rest.parquet", events.slice(1))
     taking.take_events(place, [])
+    assert list(place.ledger.reopened_days(place.name, "labels")) == ["2013-01-01", "2013-01-02"]
+    assert {"2013-01-01", "2013-01-02"} <= set(taking.days_with_new_labels(place))
     taken = taking.take_labels(place, [])
     assert place.lake.read("labels_unmatched").num_rows == 0
     assert sum(place.lake.row_counts("labels").values()) == labels.num_rows
     assert any(one.changed for one in taken.written)
+    assert not place.ledger.reopened_days(place.name, "labels")
+
+
+def test_labels_that_land_before_any_event_wait(place: PipelineHome) -> None:
+    labels = Flights().rows("labels", FIRST, SECOND)
+    land_table(place, "labels", "all.parquet", labels)
+    taken = taking.take_labels(place, ["2013-01-01"])
+    assert counts(taken) == [(labels.num_rows, labels.num_rows, 0, 0)]
+    assert place.lake.read("labels_unmatched").num_rows == labels.num_rows
+    assert taking.days_with_new_labels(place) == []
+
+
+def test_a_label_that_lands_twice_is_a_duplicate_whether_it_waits_or_not(place: PipelineHome) -> None:
+    land_table(place, "events", "some.parquet", Flights().rows("events", FIRST, SECOND).slice(0, 300))
+    taking.take_events(place, [])
+    labels = Flights().rows("labels", FIRST, SECOND)
+    land_table(place, "labels", "all.parquet", labels)
+    taking.take_labels(place, [])
+    assert place.lake.read("labels_unmatched").num_rows > 0
+    assert sum(place.lake.row_counts("labels").values()) > 0
+    before = table_hashes(place)
+    land_table(place, "labels", "all but one.parquet", labels.slice(1), day="2013-01-03")
+    taken = taking.take_labels(place, [])
+    assert counts(taken) == [(labels.num_rows - 1, 0, 0, labels.num_rows - 1)]
+    assert table_hashes(place) == before
+
+
+def test_a_label_without_an_event_costs_later_runs_nothing(place: PipelineHome) -> None:
+    """Events of old days are gone from the disk: whoever would read them, fails."""
+    until = datetime(2013, 1, 12, tzinfo=UTC)
+    land_table(place, "events", "all.parquet", Flights().rows("events", FIRST, until))
+    taking.take_events(place, [])
+    labels = Flights().rows("labels", FIRST, until)
+    land_table(place, "labels", "orphan.parquet", changed(labels.slice(0, 1), "event_id", "of no event"))
+    taking.take_labels(place, [])
+    for path in place.lake.files("events", days=["2013-01-02"]):
+        (place.path / path).unlink()
+    last = labels.slice(labels.num_rows - 10)
+    land_table(place, "labels", "last.parquet", last, day="2013-01-12")
+    assert counts(taking.take_labels(place, [])) == [(10, 10, 0, 0)]
+    assert place.lake.read("labels_unmatched")["event_id"].to_pylist() == ["of no event"]
+
+
+@pytest.mark.proof
+def test_streams_may_land_in_any_order(
+    tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    events = Flights().rows("events", FIRST, THIRD)
+    chosen = events.take(list(range(0, events.num_rows, 40)))
+    labels = Flights().rows("labels", FIRST, datetime(2013, 1, 4, tzinfo=UTC))
+    labels = labels.filter(pc.is_in(labels["event_id"], value_set=chosen["event_id"].combine_chunks()))
+    half = chosen.num_rows // 2
+    pieces = {
+        "a": ("events", changed(chosen.slice(0, half), "distance", -1)),
+        "b": ("events", chosen.slice(half)),
+        "c": ("labels", changed(labels.slice(half // 2), "event_id", "of no event")),
+        "d": ("labels", labels.slice(0, 2 * half)),
+    }
+    found = {}
+    orders = list(permutations(pieces))[:: 1 if full else 4]
+    for order in orders:
+        home = Home.create(tmp_path / "".join(order)).pipeline(loaded())
+        home.prepare()
+        for name in order:
+            stream, rows = pieces[name]
+            land_table(home, stream, f"{name}.parquet", rows)
+            take = taking.take_events if stream == "events" else taking.take_labels
+            assert take(home, []).adds_up
+        if home.ledger.reopened_days(home.name, "labels"):
+            taking.take_labels(home, [])
+        found[order] = table_hashes(home)
+    sample_size("orders", len(orders))
+    assert len(found[orders[0]]) == 4
+    assert {order: tables for order, tables in found.items() if tables != found[orders[0]]} == {}
 
 
 def test_a_late_row_reopens_only_its_own_day(place: PipelineHome) -> None:
@@ -151,3 +432,25 @@ def test_events_taken_in_move_the_watermark_of_a_replayed_home_forward_only(plac
     moved = place.ledger.watermark()
     assert moved is not None
     assert datetime(2013, 1, 2, tzinfo=UTC) < moved < THIRD
+
+
+def test_a_row_from_the_future_moves_no_clock_beyond_the_folder_it_landed_in(place: PipelineHome) -> None:
+    at(place, SECOND)
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 5)
+    poison = changed(rows, "arrived_at", datetime(2099, 1, 1, tzinfo=UTC))
+    land_table(place, "events", "some.parquet", poison, day="2013-01-02")
+    taking.take_events(place, [])
+    moved = place.ledger.watermark()
+    assert moved is not None
+    assert SECOND < moved < THIRD
+    assert moved - SECOND > timedelta(hours=23)
+
+
+def test_the_clock_is_not_left_behind_by_a_run_that_died(place: PipelineHome) -> None:
+    at(place, FIRST)
+    land(place, FIRST, SECOND)
+    with nothing_is_finished(place):
+        taking.take_events(place, [])
+    moved = place.ledger.watermark()
+    assert moved is not None
+    assert FIRST < moved < SECOND

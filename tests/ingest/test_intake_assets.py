@@ -1,0 +1,94 @@
+"""The assets of the intake: what a run of them says about the files it was given."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from assets import intake
+from assets.stage import Stage
+from mlops_pipelines.home import Home
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec_loading import LoadedSpec
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.home import PipelineHome
+
+FIRST = datetime(2013, 1, 1, tzinfo=UTC)
+SECOND = datetime(2013, 1, 2, tzinfo=UTC)
+STREAMS = ("events", "labels", "weather", "planes")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> PipelineHome:
+    place = Home.create(tmp_path).pipeline(loaded())
+    place.prepare()
+    return place
+
+
+def take(place: PipelineHome, stream: str) -> dg.ExecuteInProcessResult:
+    """A run that takes a stream in."""
+    taking.register_landed(place)
+    key = dg.AssetKey([place.name, stream])
+    assets = [asset for asset in intake.build(Stage(place.loaded)) if key in asset.keys]
+    return dg.materialize(
+        assets,
+        partition_key="2013-01-01" if stream != "planes" else None,
+        resources={"home": HomeResource(path=str(place.home.path))},
+    )
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_refused_file_of_any_stream_is_seen(place: PipelineHome, stream: str) -> None:
+    folder = place.landing(stream) / "2013-01-01"
+    folder.mkdir()
+    pq.write_table(Flights().rows(stream, FIRST, SECOND), folder / "good.parquet")
+    result = take(place, stream)
+    assert result.success
+    assert checks(result) == {"rows_add_up": True, "files_accepted": True}
+    (folder / "bad.parquet").write_bytes(b"nonsense")
+    result = take(place, stream)
+    assert result.success
+    assert checks(result) == {"rows_add_up": True, "files_accepted": False}
+    (seen,) = result.get_asset_observation_events()
+    assert seen.asset_key == dg.AssetKey([place.name, f"landing_{stream}"])
+
+
+def code_versions(pipeline: LoadedSpec) -> dict[str, Any]:
+    return {
+        spec.key.path[-1]: spec.code_version
+        for asset in intake.build(Stage(pipeline))
+        for spec in asset.specs
+    }
+
+
+def with_contract(**changes: Any) -> LoadedSpec:
+    real = loaded()
+    return LoadedSpec(spec=real.spec, contract=real.contract.model_copy(update=changes), path=real.path)
+
+
+def test_a_rule_of_one_stream_leaves_the_code_version_of_the_others_alone() -> None:
+    before = code_versions(loaded())
+    rules = loaded().contract.labels
+    late = rules.columns["late"].model_copy(update={"nullable": True})
+    other = rules.model_copy(update={"columns": {**rules.columns, "late": late}})
+    after = code_versions(with_contract(labels=other))
+    assert {name for name in before if before[name] != after[name]} == {"labels", "quarantine"}
+
+
+def test_a_rule_of_all_files_changes_every_code_version() -> None:
+    before, after = code_versions(loaded()), code_versions(with_contract(reject_share_halts=0.5))
+    assert {name for name in before if before[name] != after[name]} == {"quarantine", *STREAMS}
