@@ -55,12 +55,15 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         columns=taking.QUARANTINE_COLUMNS,
     )
 
-    @made(stage, [events, quarantine], pool="ingest", checks=_checks(events))
+    # One of the two may be chosen by hand; what is taken in is the same.
+    @made(stage, [events, quarantine], pool="ingest", checks=_checks(events), can_subset=True)
     def take_events(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             taken = taking.take_events(home.pipeline(loaded), partition_days(context))
-        yield from _record(context, stage, events, taken)
-        yield record_days(context, quarantine.key, taken.quarantine, _reject_metadata(taken))
+        if events.key in context.selected_asset_keys:
+            yield from _record(context, stage, events, taken)
+        if quarantine.key in context.selected_asset_keys:
+            yield record_days(context, quarantine.key, taken.quarantine, _reject_metadata(taken))
 
     return take_events
 

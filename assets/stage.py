@@ -112,7 +112,12 @@ def library_errors() -> Iterator[None]:
 
 
 def made(
-    stage: Stage, specs: Sequence[dg.AssetSpec], *, pool: str, checks: Sequence[dg.AssetCheckSpec] = ()
+    stage: Stage,
+    specs: Sequence[dg.AssetSpec],
+    *,
+    pool: str,
+    checks: Sequence[dg.AssetCheckSpec] = (),
+    can_subset: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Decorates the step that makes the assets of `specs`; a range of partitions is one run of it."""
     daily = any(spec.partitions_def for spec in specs)
@@ -120,6 +125,7 @@ def made(
         name=f"{stage.name}__{specs[0].key.path[-1]}",
         specs=list(specs),
         check_specs=list(checks),
+        can_subset=can_subset,
         backfill_policy=SINGLE_RUN if daily else None,
         pool=f"{stage.name}_{pool}",
     )
