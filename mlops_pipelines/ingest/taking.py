@@ -227,7 +227,7 @@ def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     )
     if new is not None and new.num_rows:
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
-        place.ledger.raise_watermark(_newest_arrival(batch, new))
+        place.ledger.raise_watermark(_newest_arrival(batch, new), place.name)
     return _finish(place, batch, change, new)
 
 
