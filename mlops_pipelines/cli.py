@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +19,12 @@ from mlops_pipelines.settings import settings, use_home
 from mlops_pipelines.spec import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
 
-    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.home import Home, PipelineHome
 
+INTERRUPTED = b"Interrupted; the same command goes on from here.\n"
 PORT = click.IntRange(1, 65535)
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -88,10 +92,11 @@ def replay(pipeline: str, until: datetime, step: timedelta, home: Path | None, a
       mlops replay flight_delays --until 2013-03-31
       mlops replay flight_delays --until 2013-12-31 --step 1d --home /tmp/year
     """
-    from mlops_pipelines.progress import show_replay
-    from mlops_pipelines.spec_loading import load_pipeline
+    with ended_by_signals():
+        from mlops_pipelines.progress import show_replay
+        from mlops_pipelines.spec_loading import load_pipeline
 
-    done = show_replay(load_pipeline(pipeline), _home(home), until.date(), step, as_json=as_json)
+        done = show_replay(load_pipeline(pipeline), _home(home), until.date(), step, as_json=as_json)
     if done.refused:
         raise UserError(
             f"{len(done.refused)} landed files were refused:\n  " + "\n  ".join(done.refused),
@@ -145,25 +150,28 @@ def predictions(pipeline: str, limit: int, home: Path | None, as_json: bool) -> 
 
 @main.command()
 @_home_option
-@click.option(
-    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI."
-)
-def dev(home: Path | None, port: int) -> None:
+@click.option("--port", type=PORT, default=3000, show_default=True, help="Port of the UI.")
+@click.option("--new", is_flag=True, help="Make the home if it is missing; the wall clock is its clock.")
+def dev(home: Path | None, port: int, new: bool) -> None:
     """Start the Dagster UI with its daemon and sensors on a home, going on with the home's clock.
+
+    It holds the home alone: no replay runs beside it.
 
     \b
     Examples:
       mlops dev
       mlops dev --home /tmp/year --port 3001
+      mlops dev --home /srv/live --new
     """
     from mlops_pipelines.home import PROJECT, Home
     from mlops_pipelines.spec_loading import find_specs, load_spec
 
     path = _home(home)
-    place = Home.create(path)
+    place = Home.create(path) if new else Home.open(path)
     for spec in find_specs():
         place.pipeline(load_spec(spec)).prepare()
     use_home(path)
+    hold_for_dev(place)
     os.environ["DAGSTER_HOME"] = str(place.dagster)
     click.echo(f"Home:     {place.path}")
     click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")
@@ -174,9 +182,7 @@ def dev(home: Path | None, port: int) -> None:
 
 @main.command()
 @_home_option
-@click.option(
-    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the UI."
-)
+@click.option("--port", type=PORT, default=5000, show_default=True, help="Port of the UI.")
 def mlflow(home: Path | None, port: int) -> None:
     """Show the MLflow registry of a home.
 
@@ -192,6 +198,49 @@ def mlflow(home: Path | None, port: int) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     store = ["--backend-store-uri", place.mlflow_uri]
     _become("mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port))
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the process there and then, with 128 + the signal's number.
+
+    Dagster would catch them, call the run that it cuts short failed, and go on. There is nothing to tidy
+    up: a replay goes on from wherever it ended, however it ended. Threads and processes that start in here
+    do not get the signals: one thread waits for them.
+    """
+    signals = {signal.SIGINT, signal.SIGTERM}
+    over = threading.Event()
+
+    def wait() -> None:
+        received = signal.sigwait(signals)
+        if over.is_set():
+            return
+        if os.isatty(1):
+            os.write(1, b"\r\x1b[2K\x1b[?25h")  # the line of the progress bar, and the cursor it hid
+        os.write(2, INTERRUPTED)
+        os._exit(128 + received)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    waiter = threading.Thread(target=wait, name="signals", daemon=True)
+    waiter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.pthread_kill(waiter.ident or 0, signal.SIGTERM)
+        waiter.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hold_for_dev(place: Home) -> None:
+    """Hold the home for this process and the program that takes its place, and end the runs that died in it.
+
+    Raises UserError if another process holds it.
+    """
+    from mlops_pipelines.replay import close_dead_runs
+
+    os.set_inheritable(place.lock("mlops dev"), True)
+    close_dead_runs(place)
 
 
 def _home(given: Path | None) -> Path:

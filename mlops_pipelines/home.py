@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Home:
         if not (path / LEDGER).is_file():
             raise UserError(
                 f"There is no home at {path}.",
-                expected="a folder that a replay or `mlops dev` has made",
+                expected="a folder that a replay, or `mlops dev --new`, has made",
                 remedy=f"mlops replay flight_delays --until 2013-03-31 --home {path}",
             )
         return cls(path)
@@ -58,7 +59,8 @@ class Home:
         """The home at `path`, made if it is missing. Raises UserError if it cannot be written."""
         path = path.expanduser().absolute()
         try:
-            (path / "dagster").mkdir(parents=True, exist_ok=True)
+            for folder in ("dagster", "mlflow"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
             link = path / "dagster" / "dagster.yaml"
             if not link.exists():
                 link.unlink(missing_ok=True)
@@ -116,24 +118,45 @@ class Home:
             known = self._pipelines[loaded.spec.name] = PipelineHome(self, loaded)
         return known
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the home alone. Raises UserError if another replay holds it.
+    def lock(self, holder: str) -> int:
+        """Hold the home alone until the descriptor that is returned is closed, or its last process ends.
 
-        The lock is the operating system's: it is gone with the process, however that ends.
+        holder: what to call it when another is refused, such as `mlops dev`. The lock is the operating
+        system's: it is gone with the process, however that ends, and goes with the descriptor to a program
+        that takes the process's place. Raises UserError if the home is held, or cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / "lock", timeout=0)
+        path = self.path / "lock"
         try:
-            with lock:
-                yield
-        except Timeout as error:
+            # Not truncated: it says who holds it.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
             raise UserError(
-                f"Another replay is running on {self.path}.",
-                expected="one replay at a time on a home",
-                remedy="wait for it, or give this one its own --home DIR",
+                f"The home's lock {path} cannot be written: {error.strerror}.",
+                expected="a file this user may write",
+                remedy="move away what stands in its place, or mend the permissions",
             ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.pread(lock, 100, 0).decode() or "another process"
+            os.close(lock)
+            raise UserError(
+                f"The home {self.path} is held by {other}.",
+                expected="one `mlops replay` or `mlops dev` at a time on a home",
+                remedy="end it, or wait for it, or work on another --home DIR",
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"`{holder}` (process {os.getpid()})".encode(), 0)
+        return lock
+
+    @contextmanager
+    def exclusive(self, holder: str) -> Iterator[None]:
+        """Hold the home alone, as `lock` does."""
+        lock = self.lock(holder)
+        try:
+            yield
+        finally:
+            os.close(lock)
 
 
 @cache

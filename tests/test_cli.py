@@ -31,13 +31,18 @@ def test_an_unknown_pipeline_is_refused_with_the_names_there_are(tmp_path: Path)
     assert "flight_delays" in said
 
 
-def test_a_missing_home_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    said = refused(mlops("status", "flight_delays", "--home", str(tmp_path / "none")))
+@pytest.mark.parametrize(
+    "command", [["status", "flight_delays"], ["predictions", "flight_delays"], ["dev"], ["mlflow"]]
+)
+def test_a_missing_home_is_refused_with_the_command_that_makes_one(
+    command: list[str], tmp_path: Path
+) -> None:
+    said = refused(mlops(*command, "--home", str(tmp_path / "none")))
     assert "There is no home" in said
     assert "mlops replay flight_delays" in said
 
 
-@pytest.mark.parametrize("day", ["2012-12-31", "2014-01-02", "2030-01-01"])
+@pytest.mark.parametrize("day", ["2012-12-31", "2014-01-02", "9999-12-31"])
 def test_a_day_outside_the_data_is_refused_with_the_days_there_are(tmp_path: Path, day: str) -> None:
     said = refused(mlops("replay", "flight_delays", "--until", day, "--home", str(tmp_path)))
     assert "2013-01-01" in said
@@ -82,9 +87,9 @@ def test_a_landing_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None
 
 
 def test_a_second_replay_on_a_busy_home_is_refused(tmp_path: Path) -> None:
-    with Home.create(tmp_path).exclusive():
+    with Home.create(tmp_path).exclusive("mlops replay"):
         said = refused(mlops("replay", "flight_delays", "--until", "2013-01-07", "--home", str(tmp_path)))
-    assert "Another replay is running" in said
+    assert "is held by `mlops replay`" in said
 
 
 def test_days_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
