@@ -10,21 +10,29 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
+from dagster._core.definitions import instigation_logger
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon import sensor as sensor_daemon
 from dagster._scheduler import scheduler as schedule_daemon
-from sqlalchemy import Engine, event
+from dagster._utils.log import create_console_logger
+from dagster_shared.error import SerializableErrorInfo
+from sqlalchemy import Engine, create_engine, event
 
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.settings import use_home
@@ -41,8 +49,11 @@ LOCATION = "mlops_pipelines"
 MODULE = "mlops_pipelines.definitions"
 # In this order data is complete before anything is decided on it, whatever an interruption left.
 SENSORS = ("backlog", "label_arrival", "drift", "retraining")
+# Runs that no process carries yet: they wait for a daemon, which outlives the one that took them.
+_WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
 # A sensor that still asks after this many runs at one moment asks for something that never helps.
 MOST_RUNS_AT_ONE_MOMENT = 40
+MOST_ENGINES = 16
 
 _OVERRIDES = {
     "run_coordinator": {
@@ -90,7 +101,8 @@ class Progress(Protocol):
 class Replayed:
     """What one call did.
 
-    since, until: where the home's clock stood before and stands now, UTC.
+    since, until: where the home's clock stood before and stands now, UTC. new_events: accepted ones.
+    refused: what was wrong with each file that was refused as a whole.
     """
 
     since: datetime | None
@@ -113,15 +125,14 @@ def replay(
 
     Interrupted at any moment, the next call goes on and ends with the same tables, training sets,
     models and promotions. module: where Dagster finds the pipeline's definitions.
-    Raises UserError for a date or step that cannot be, a home that is busy or cannot be written;
-    TerminalError if a run fails.
+    Raises UserError for a date or step that cannot be, a home that is busy, cannot be written or keeps
+    another time, and for what is the user's to mend in a landing zone; TerminalError if a run fails.
     """
     from mlops_pipelines.home import Home, open_home
 
     source = _source(loaded)
     first, last = source.span()
-    end = datetime.combine(until, datetime.min.time(), UTC) + timedelta(days=1)
-    if not first < end <= last:
+    if not first.date() <= until < last.date():
         raise UserError(
             f"{until} is outside the data of {loaded.spec.name}.",
             expected=f"a day from {first.date()} to {(last - timedelta(days=1)).date()}",
@@ -133,8 +144,45 @@ def replay(
     home = open_home(home_path.expanduser().absolute())
     place = home.pipeline(loaded)
     place.prepare()
-    with home.exclusive(), _Daemon(home, loaded.spec.name, module) as daemon:
-        return _drive(place, daemon, source, end, step, progress)
+    with home.exclusive("mlops replay"):
+        _check_clock(place)
+        with _Daemon(home, loaded.spec.name, module) as daemon:
+            return _drive(place, daemon, source, _midnight(until) + timedelta(days=1), step, progress)
+
+
+def close_dead_runs(home: Home) -> None:
+    """End the runs that died with an earlier process: the caller holds the home's lock, so none lives.
+
+    Otherwise they would stay as started for ever, and sensors wait for them. Those that nobody has begun
+    are left to the daemon.
+    """
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster))) as instance:
+        _close_runs(home, instance, [status for status in NOT_FINISHED_STATUSES if status not in _WAITING])
+
+
+def _close_runs(home: Home, instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus]) -> None:
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        # First, and uncharged: whoever ended the process, it was not the retrain.
+        home.ledger.mark_lost(run.run_id, home.clock.now(), charged=False)
+        instance.report_run_failed(run, "The process that ran it ended before it did.")
+
+
+def _check_clock(place: PipelineHome) -> None:
+    """Raises UserError on a home whose time is not that of this pipeline's replay."""
+    ledger, path = place.ledger, place.home.path
+    owner = ledger.clock_owner()
+    if owner not in (None, place.name):
+        raise UserError(
+            f"The home {path} keeps the time of the replay of {owner}.",
+            expected=f"a home of its own for the replay of {place.name}: a home has one clock",
+            remedy="--home DIR",
+        )
+    if ledger.watermark() is None and ledger.target() is None and ledger.has_landed_files():
+        raise UserError(
+            f"The home {path} keeps the machine's time and has taken in data.",
+            expected=f"a home of its own for the replay of {place.name}, which would set its clock back",
+            remedy="--home DIR",
+        )
 
 
 def _drive(  # noqa: PLR0917 - each is one of a kind
@@ -142,7 +190,8 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
 ) -> Replayed:
     ledger = place.ledger
     first = source.span()[0]
-    began, before = ledger.watermark(), ledger.file_counts(place.name)["events"].rows
+    began = ledger.watermark()
+    accepted, refused = ledger.file_counts(place.name)["events"].accepted, ledger.refused_files(place.name)
     daemon.close_interrupted_runs()
     daemon.finish_interrupted_ticks(progress)
     while True:
@@ -150,22 +199,30 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
         if target is None:
             if watermark is not None:
                 daemon.settle(watermark, progress)
+                if ledger.watermark() != watermark:
+                    continue  # what was taken in is newer than the clock was
                 progress.moved(place, watermark)
                 if watermark >= end:
                     break
-            target = min((watermark or first) + step, end)
+            target = min(_midnight(watermark or first) + step, end)
             # Written ahead: an interruption while files land is repaired before anything ticks.
-            ledger.begin_advance(target)
+            ledger.begin_advance(target, place.name)
         progress.started(f"landing to {target:%Y-%m-%d}")
-        source.write(place.landing_root, watermark or first, target)
+        # Whole days: what is taken in under `mlops dev` leaves the clock within one.
+        source.write(place.landing_root, _midnight(watermark or first), _midnight(target))
         ledger.finish_advance()
     return Replayed(
         since=began,
         until=watermark,
-        new_events=ledger.file_counts(place.name)["events"].rows - before,
+        new_events=ledger.file_counts(place.name)["events"].accepted - accepted,
         runs=daemon.runs,
-        refused=tuple(ledger.refused_files(place.name)),
+        refused=tuple((Counter(ledger.refused_files(place.name)) - Counter(refused)).elements()),
     )
+
+
+def _midnight(moment: date) -> datetime:
+    """The first moment of its day, UTC."""
+    return datetime.combine(moment, time(), UTC)
 
 
 def _source(loaded: LoadedSpec) -> Source:
@@ -201,9 +258,12 @@ class _Daemon:
 
     def __enter__(self) -> _Daemon:
         self._stack.enter_context(_without_fsync(self._home.dagster))
+        self._stack.enter_context(_engines_kept())
+        self._stack.enter_context(_quiet_sensors())
         self.instance = self._stack.enter_context(
             dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(self._home.dagster), overrides=_OVERRIDES))
         )
+        self._stack.enter_context(_schemas_known())
         origin = InProcessCodeLocationOrigin(
             LoadableTargetOrigin(executable_path=sys.executable, module_name=self._module),
             location_name=LOCATION,
@@ -218,17 +278,8 @@ class _Daemon:
         self._stack.close()
 
     def close_interrupted_runs(self) -> None:
-        """Mark as failed the runs that died with an earlier replay: the home's lock says none lives."""
-        unfinished = dg.RunsFilter(
-            statuses=[
-                dg.DagsterRunStatus.NOT_STARTED,
-                dg.DagsterRunStatus.QUEUED,
-                dg.DagsterRunStatus.STARTING,
-                dg.DagsterRunStatus.STARTED,
-            ]
-        )
-        for run in self.instance.get_runs(unfinished):
-            self.instance.report_run_failed(run, "The process that ran it ended before it did.")
+        """Mark as failed the runs that an earlier process left unfinished: no other will ever run them."""
+        _close_runs(self._home, self.instance, NOT_FINISHED_STATUSES)
 
     def finish_interrupted_ticks(self, progress: Progress) -> None:
         """Let each sensor whose tick an earlier replay left half-way end that tick.
@@ -290,7 +341,9 @@ class _Daemon:
         return self._finished_runs()
 
     def _finished_runs(self) -> int:
-        """Number of runs since the last look. Raises TerminalError if one failed that is not a retrain.
+        """Number of runs since the last look.
+
+        Raises TerminalError, or UserError where the library raised one, if one failed that is no retrain.
 
         A retrain that fails is taken up again by its sensor, and ended by the ledger if it goes on
         failing; any other run would be asked for without end.
@@ -299,8 +352,9 @@ class _Daemon:
         fresh, self._seen = total - self._seen, total
         for run in self.instance.get_runs(limit=fresh) if fresh else ():
             if run.status == dg.DagsterRunStatus.FAILURE and not run.job_name.endswith("_retrain"):
-                raise TerminalError(
-                    f"Run {run.run_id} of {run.job_name} failed: {_cause(self.instance, run.run_id)}",
+                kind, cause = _cause(self.instance, run.run_id)
+                raise kind(
+                    f"Run {run.run_id} of {run.job_name} failed: {cause}",
                     remedy="mend the cause and repeat the command; "
                     f"mlops dev --home {self._home.path} shows the run",
                 )
@@ -329,27 +383,80 @@ def _without_fsync(folder: Path) -> Iterator[None]:
         event.remove(Engine, "connect", connected)
 
 
-def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
-    """What the first failed step of a run said."""
+@contextmanager
+def _engines_kept() -> Iterator[None]:
+    """Let Dagster's SQLite storages use one engine a database, instead of one a statement.
+
+    A new engine compiles its statements anew: more than half of what an event costs. The engines pool no
+    connections, so none outlives its use.
+    """
+    kept: dict[str, Engine] = {}
+
+    def engine(url: str, **options: Any) -> Engine:
+        if url not in kept:
+            if len(kept) == MOST_ENGINES:  # every run has a database of its own
+                kept.clear()
+            kept[url] = create_engine(url, **options)
+        return kept[url]
+
+    with ExitStack() as stack:
+        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+            stack.enter_context(_replaced(module, "create_engine", engine))
+        yield
+
+
+@contextmanager
+def _schemas_known() -> Iterator[None]:
+    """Spare Dagster's look at the schema of its storages, which the instance that is open has had.
+
+    It opens them anew for each evaluation of a sensor, and each time reads fifty migrations to compare.
+    """
+    with ExitStack() as stack:
+        for module in (sqlite_run_storage, sqlite_schedule_storage):
+            stack.enter_context(_replaced(module, "check_alembic_revision", lambda *_: ("known", "known")))
+        yield
+
+
+@contextmanager
+def _quiet_sensors() -> Iterator[None]:
+    """Keep what sensors tell off the screen, which shows the replay's progress; warnings stay."""
+
+    def quiet(name: str, _: int) -> logging.Logger:
+        return create_console_logger(name, logging.WARNING)
+
+    with _replaced(instigation_logger, "create_console_logger", quiet):
+        yield
+
+
+def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[type[TerminalError], str]:
+    """What the first failed step of a run raised and said."""
     for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
         failure = record.event_log_entry.get_dagster_event().step_failure_data
-        if failure.user_failure_data and failure.user_failure_data.description:
-            return failure.user_failure_data.description
-        error = failure.error
-        while error and error.cause:
-            error = error.cause
-        return error.message.strip() if error else "it gave no reason"
-    return "it gave no reason"
+        if failure.error is None:
+            break
+        kind, text = _root(failure.error)
+        said = failure.user_failure_data.description if failure.user_failure_data else None
+        return kind, said or text
+    return TerminalError, "it gave no reason"
 
 
-def _drain(iteration: Iterator[Any]) -> None:
-    """Go through a daemon's iteration. Raises TerminalError for an error it reports."""
+def _drain(iteration: Iterator[object]) -> None:
+    """Go through a daemon's iteration. Raises TerminalError, or UserError, for an error it reports."""
     for reported in iteration:
-        if reported is not None:
-            error = reported
-            while error.cause:
-                error = error.cause
-            raise TerminalError(f"A sensor or schedule failed: {error.message.strip()}")
+        if isinstance(reported, SerializableErrorInfo):
+            kind, text = _root(reported)
+            raise kind(f"A sensor or schedule failed: {text}")
+
+
+def _root(error: SerializableErrorInfo) -> tuple[type[TerminalError], str]:
+    """What Dagster's record of an error began with: what to raise, and its text."""
+    while error.cause:
+        error = error.cause
+    theirs = error.cls_name == UserError.__name__
+    text = error.message.strip()
+    if theirs:
+        text = text.removeprefix(f"{UserError.__module__}.").removeprefix(f"{UserError.__name__}: ")
+    return (UserError if theirs else TerminalError), text
 
 
 @contextmanager

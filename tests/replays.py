@@ -1,15 +1,18 @@
-"""Replays of the small pipeline in processes of their own, which can be killed at a chosen step."""
+"""Replays of the small pipeline in processes of their own, killed or interrupted at a chosen step."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
 import os
-import signal
+import time
 from dataclasses import dataclass
 from importlib import import_module
+from signal import SIGKILL, Signals
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.cli import ended_by_signals
+from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home
 from tests.small_flights import NAME, loaded
 
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
 HEAVY = ["dagster", "deltalake", "duckdb", "evidently.presets", "feast", "great_expectations", "lightgbm",
          "mlflow", "sklearn.metrics", "mlops_pipelines.replay",
          "tests.small_flights.definitions"]  # fmt: skip
-TABLES = {
+# By table: the order of its rows, and its columns of provenance.
+TABLES: dict[str, tuple[list[str], list[str]]] = {
     "events": (["event_id"], ["file_digest", "file_row"]),
     "labels": (["event_id", "known_at", "label_time", "label"], ["file_digest", "file_row"]),
+    "labels_unmatched": (["event_id", "known_at"], ["file_digest", "file_row"]),
     "weather": (["origin", "ref_time", "arrived_at"], ["file_digest", "file_row"]),
+    "planes": (["tailnum", "arrived_at"], ["file_digest", "file_row"]),
     "examples": (["decision_time", "event_id"], ["made_of"]),
     "predictions": (["decided_at", "event_id"], ["scored_at", "model_version"]),
     "drift_report": (["feature"], ["model_version"]),
@@ -35,19 +41,20 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Kill:
-    """Die by SIGKILL at a call of `method` of `module:Class`: the nth, before or after it ran."""
+    """Get a signal at a call of `method` of `module:Class`: the nth, before or after it ran."""
 
     target: str
     method: str
     nth: int = 1
     after: bool = False
+    by: Signals = SIGKILL
 
     def __str__(self) -> str:
-        return f"{'after' if self.after else 'before'}-{self.method.strip('_')}-{self.nth}"
+        return f"{self.by.name} {'after' if self.after else 'before'} {self.method.strip('_')} {self.nth}"
 
 
 def replay(home: Path, until: date, step: timedelta, kill: Kill | None = None) -> int | None:
-    """Replay in another process; its exit code (-9 if it was killed)."""
+    """Replay in another process; its exit code (-9 if it was killed, 130 if it was interrupted)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
     process = context.Process(target=_replay, args=(home, until, step, kill))
@@ -57,19 +64,30 @@ def replay(home: Path, until: date, step: timedelta, kill: Kill | None = None) -
 
 
 def fingerprint(home: Path) -> dict[str, Any]:
-    """Content hashes of every partition, training set and model, and the sequence of promotions."""
+    """Content hashes of every partition, training set and model; what the ledger says of files, retrains."""
     place = Home.open(home).pipeline(loaded())
     alias = place.home.registry.alias(NAME, "champion")
+    tiles = {
+        tile_table(view): (["hour", *view.keys], list[str]())
+        for view in compile_views(place.spec, place.contract)
+        if view.windowed
+    }
     tables: dict[str, Any] = {
         name: place.lake.hashes(name, sort_by=order, unhashed=unhashed)
-        for name, (order, unhashed) in TABLES.items()
+        for name, (order, unhashed) in {**TABLES, **tiles}.items()
         if place.lake.exists(name)
     }
     return {
         **tables,
+        "files": dict(place.ledger.file_counts(NAME)),
         "retrains": [
             (one.id, one.status, one.trigger_kinds, one.dataset_version, one.model_hash, one.watermark)
             for one in place.ledger.retrains(NAME)
+        ],
+        "verdicts": [
+            (one.id, verdict.gate, verdict.outcome, verdict.figure)
+            for one in place.ledger.retrains(NAME)
+            for verdict in place.ledger.verdicts(one.id)
         ],
         "promotions": [(one.sequence, one.model_hash, one.at) for one in place.ledger.promotions(NAME)],
         "triggers": [(one.key, one.status) for one in place.ledger.triggers(NAME)],
@@ -82,7 +100,8 @@ def _replay(home: Path, until: date, step: timedelta, kill: Kill | None) -> None
 
     if kill is not None:
         _arm(kill)
-    drive(loaded(), home, until, step, progress=_Unwatched(), module="tests.small_flights.definitions")
+    with ended_by_signals():
+        drive(loaded(), home, until, step, progress=_Unwatched(), module="tests.small_flights.definitions")
 
 
 def _arm(kill: Kill) -> None:
@@ -96,13 +115,19 @@ def _arm(kill: Kill) -> None:
         nonlocal calls
         calls += 1
         if calls == kill.nth and not kill.after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _get(kill.by)
         result = original(*args, **kwargs)
         if calls == kill.nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _get(kill.by)
         return result
 
     setattr(owner, kill.method, dying)
+
+
+def _get(signal: Signals) -> None:
+    """A signal, in the middle of something long."""
+    os.kill(os.getpid(), signal)
+    time.sleep(60)
 
 
 class _Unwatched:

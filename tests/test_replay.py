@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from signal import SIGINT, SIGKILL
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,10 +34,16 @@ KILLS = [
     Kill(LAKE, "_commit", nth=1, after=True),
     Kill(LAKE, "_commit", nth=12, after=True),
     Kill(LAKE, "_commit", nth=20),
-    Kill(LEDGER, "finish_file", nth=3),
-    Kill(LEDGER, "finish_file", nth=20, after=True),
+    Kill(LEDGER, "finish_files", nth=3),
+    Kill(LEDGER, "finish_files", nth=8, after=True),
     Kill(LEDGER, "close_days", nth=2),
+    Kill(LEDGER, "close_days", nth=3),
+    Kill(LEDGER, "close_days", nth=6, after=True),
+    Kill(LEDGER, "close_days", nth=7),
+    Kill(LEDGER, "close_days", nth=7, after=True),
     Kill(LEDGER, "append_trigger", nth=1, after=True),
+    Kill(LEDGER, "append_trigger", nth=2),
+    Kill(LEDGER, "append_trigger", nth=2, after=True),
     Kill(LEDGER, "admit", nth=1, after=True),
     Kill(DATASETS, "_git", nth=12),
     Kill(DATASETS, "_git", nth=13),
@@ -78,6 +85,15 @@ def test_a_replay_killed_anywhere_ends_like_an_undisturbed_one(
         assert replay(home, UNTIL, STEP, kill) == -9, f"{kill} was never reached"
         assert replay(home, UNTIL, STEP) == 0, f"the replay after {kill} failed"
         assert fingerprint(home) == undisturbed, f"{kill} left a trace"
+
+
+def test_no_interruption_is_charged_to_the_retrain_that_it_hits(
+    undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    for by, code in [(SIGINT, 130), (SIGKILL, -9), (SIGINT, 130), (SIGKILL, -9)]:
+        assert replay(tmp_path, UNTIL, STEP, Kill(LEDGER, "record_candidate", by=by)) == code
+    assert replay(tmp_path, UNTIL, STEP) == 0
+    assert fingerprint(tmp_path) == undisturbed
 
 
 @pytest.mark.proof
