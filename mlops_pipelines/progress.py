@@ -86,15 +86,16 @@ def _line(place: PipelineHome, watermark: datetime) -> str:
     figures = prequential_figures(place, since, until)
     rows = {name: sum(place.lake.row_counts(name).values()) for name in ("events", "labels", "quarantine")}
     champion = place.ledger.champion(place.name)
-    retrains = place.ledger.retrains(place.name)
+    retrains = sum(place.ledger.counts(place.name).retrains.values())
     if figures["roc_auc"] is None:
         quality = "no scores with labels yet"
     else:
         quality = f"AUC {figures['roc_auc']:.3f}  AP {figures['average_precision']:.3f}"
-    why = f"  last: {', '.join(retrains[-1].trigger_kinds)} → {retrains[-1].status}" if retrains else ""
+    latest = place.ledger.retrains(place.name, limit=1)
+    why = "".join(f"  last: {', '.join(one.trigger_kinds)} → {one.status}" for one in latest)
     return (
         f"{watermark:%Y-%m-%d}  events {rows['events']:>7,}  rejects {rows['quarantine']:>3}  "
-        f"labels {rows['labels']:>7,}  retrains {len(retrains):>2}  "
+        f"labels {rows['labels']:>7,}  retrains {retrains:>2}  "
         f"champion {f'v{champion.mlflow_version}' if champion else '–':>4}  28 days: {quality}{why}"
     )
 
@@ -114,6 +115,7 @@ def _summarize(place: PipelineHome, done: Replayed, console: Console, *, as_json
             f"[bold]{row['retrain']}[/] of {row['admitted_at'][:10]}: {row['why']} → "
             f"[bold]{row['status']}[/]{model}",
             highlight=False,
+            soft_wrap=True,
         )
         for verdict in row["verdicts"]:
             mark = marks[verdict["outcome"]]
@@ -124,4 +126,5 @@ def _summarize(place: PipelineHome, done: Replayed, console: Console, *, as_json
         f"{done.new_events:,} new events, {done.runs} runs; the clock of {place.home.path} stands at "
         f"{done.until:%Y-%m-%d %H:%M} UTC.",
         highlight=False,
+        soft_wrap=True,
     )

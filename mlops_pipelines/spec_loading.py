@@ -85,8 +85,8 @@ def find_specs(root: Path = PIPELINES) -> list[Path]:
 def load_pipeline(name: str, root: Path = PIPELINES) -> LoadedSpec:
     """The pipeline of this name below a folder.
 
-    Raises UserError that names the pipelines there are, or the two files that claim one name, and
-    whatever `load_spec` raises.
+    Raises UserError that names the pipelines there are and the files that cannot be read, or the two files
+    that claim one name, and whatever `load_spec` raises.
     """
     named = [(found, path) for path in find_specs(root) if (found := _declared_name(path)) is not None]
     paths = [path for found, path in named if found == name]
@@ -97,9 +97,12 @@ def load_pipeline(name: str, root: Path = PIPELINES) -> LoadedSpec:
         )
     if not paths:
         known = sorted({found for found, _ in named})
+        unread = list(_unreadable(root))
         raise UserError(
-            f"There is no pipeline {shown(name)}{alternatives(name, known)}",
-            remedy=f"give one of these names, or add a folder with a defs.yaml under {root}",
+            "\n".join([f"There is no pipeline {shown(name)}{alternatives(name, known)}", *unread]),
+            remedy="mend what cannot be read"
+            if unread
+            else f"give one of these names, or add a folder with a defs.yaml under {root}",
         )
     return load_spec(paths[0])
 
@@ -183,6 +186,15 @@ def _declares_pipeline(path: Path) -> bool:
     except UserError:
         return True  # whoever loads it is told what is wrong with it
     return isinstance(data, dict) and data.get("type") == COMPONENT_TYPE
+
+
+def _unreadable(root: Path) -> Iterator[str]:
+    """What is wrong with each `defs.yaml` below a folder that is not YAML: it may be the one looked for."""
+    for path in find_specs(root):
+        try:
+            read_yaml(path)
+        except UserError as error:
+            yield error.message
 
 
 def _declared_name(path: Path) -> str | None:

@@ -63,7 +63,11 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
 
 
 def newest_predictions(place: PipelineHome, limit: int) -> list[dict[str, Any]]:
-    """The latest predictions, newest decision first."""
+    """The latest predictions, newest decision first within each day of events, the newest day first.
+
+    Days are those of the events (UTC), as the table is cut; where events are decided on another day than
+    their own, neighbouring days may overlap in time of decision.
+    """
     lake = place.lake
     found: list[dict[str, Any]] = []
     columns = ["prediction_id", "event_id", "model_version", "score", "decided_at"]
@@ -157,17 +161,25 @@ def _labelled(place: PipelineHome) -> int:
 
 def _maturity(place: PipelineHome, events: int) -> float | None:
     from mlops_pipelines.monitoring.performance import maturity
+    from mlops_pipelines.retraining import matured_through
 
     if not events:
         return None
-    lake = place.lake
-    table = lake.read("events", columns=["day", "event_id", "event_time"])
+    lake, now = place.lake, place.clock.now()
+    # Up to this day every label is known or past due: only the later days are read.
+    last = matured_through(place, now).isoformat()
+    counts = lake.row_counts("events")
+    matured = sum(rows for day, rows in counts.items() if day <= last)
+    days = [day for day in counts if day > last]
+    if not days:
+        return matured / events
+    table = lake.read("events", columns=["day", "event_id", "event_time"], days=days)
     if lake.exists("labels"):
-        labels = lake.read("labels", columns=["event_id", "known_at"])
+        labels = lake.read("labels", columns=["event_id", "known_at"], days=days)
     else:
         labels = table.select(["event_id", "event_time"]).rename_columns(["event_id", "known_at"]).slice(0, 0)
-    found = maturity(table, labels, place.clock.now(), place.spec.labels.matures_after)
-    return sum(day.labelled + day.overdue for day in found) / events
+    found = maturity(table, labels, now, place.spec.labels.matures_after)
+    return (matured + sum(day.labelled + day.overdue for day in found)) / events
 
 
 def prequential_figures(place: PipelineHome, since: date | None, until: date | None) -> dict[str, Any]:

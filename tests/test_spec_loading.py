@@ -773,6 +773,14 @@ def test_a_pipeline_that_cannot_be_read_is_found_and_hides_no_other(tmp_path: Pa
     assert load_pipeline("returns", tmp_path).path == right
 
 
+def test_a_pipeline_that_cannot_be_read_is_not_called_unknown(tmp_path: Path) -> None:
+    broken = written(tmp_path / "mine", "type: x\nattributes: [1\n")
+    written(tmp_path / "right")
+    with pytest.raises(UserError, match=r"no pipeline 'mine' \(allowed: returns\)\n") as refused:
+        load_pipeline("mine", tmp_path)
+    assert f"\n{broken}:3:1 not YAML: " in str(refused.value)
+
+
 def test_an_unknown_pipeline_is_refused_with_those_there_are(tmp_path: Path) -> None:
     written(tmp_path / "a")
     with pytest.raises(UserError, match=r"no pipeline 'return'; did you mean returns\? \(allowed: returns\)"):
