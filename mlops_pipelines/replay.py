@@ -33,6 +33,7 @@ from dagster._scheduler import scheduler as schedule_daemon
 from dagster._utils.log import create_console_logger
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.settings import use_home
@@ -156,8 +157,21 @@ def close_dead_runs(home: Home) -> None:
     Otherwise they would stay as started for ever, and sensors wait for them. Those that nobody has begun
     are left to the daemon.
     """
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster))) as instance:
+    with _opened(home) as instance:
         _close_runs(home, instance, [status for status in NOT_FINISHED_STATUSES if status not in _WAITING])
+
+
+def _opened(home: Home, overrides: dict[str, Any] | None = None) -> dg.DagsterInstance:
+    """Dagster's instance of a home. Raises UserError if its records cannot be written."""
+    try:
+        return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=overrides))
+    except (DatabaseError, OSError) as error:
+        text = error.orig if isinstance(error, DatabaseError) else error.strerror
+        raise UserError(
+            f"Dagster's records in {home.dagster} cannot be opened or written: {text}.",
+            expected="a folder in which this user may write everything",
+            remedy="move away what stands in the place of a file, or mend the permissions",
+        ) from error
 
 
 def _close_runs(home: Home, instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus]) -> None:
@@ -260,9 +274,7 @@ class _Daemon:
         self._stack.enter_context(_without_fsync(self._home.dagster))
         self._stack.enter_context(_engines_kept())
         self._stack.enter_context(_quiet_sensors())
-        self.instance = self._stack.enter_context(
-            dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(self._home.dagster), overrides=_OVERRIDES))
-        )
+        self.instance = self._stack.enter_context(_opened(self._home, _OVERRIDES))
         self._stack.enter_context(_schemas_known())
         origin = InProcessCodeLocationOrigin(
             LoadableTargetOrigin(executable_path=sys.executable, module_name=self._module),

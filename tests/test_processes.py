@@ -119,9 +119,9 @@ def test_after_a_replay_signals_are_taken_as_before() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-@pytest.mark.parametrize("stands", ["lock", "ledger.db"])
+@pytest.mark.parametrize("stands", ["lock", "ledger.db", "dagster/schedules/schedules.db"])
 def test_a_home_with_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, stands: str) -> None:
-    (tmp_path / stands).mkdir()
+    (tmp_path / stands).mkdir(parents=True)
     result = CliRunner().invoke(
         main, ["replay", "flight_delays", "--until", "2013-01-01", "--home", str(tmp_path)]
     )
