@@ -12,14 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from mlops_pipelines.errors import MlopsError, TerminalError, TransientError, UserError
-from mlops_pipelines.ledger.tables import (
-    SCHEMA_VERSION,
-    home_clock,
-    landed_files,
-    ledger_schema,
-    metadata,
-    reopened_days,
-)
+from mlops_pipelines.ledger.tables import SCHEMA_VERSION, ledger_schema, metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +29,7 @@ BUSY_TIMEOUT = timedelta(seconds=60)
 
 
 class Store:
-    """Transactions on the ledger's database. Tables are made, and brought up to date, on first use."""
+    """Transactions on the ledger's database. Tables are made on first use."""
 
     def __init__(self, url: str | URL, *, busy_timeout: timedelta = BUSY_TIMEOUT):
         """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`."""
@@ -57,7 +50,7 @@ class Store:
         self._preparing = threading.Lock()
 
     def prepare(self) -> None:
-        """Make the tables if they are missing; bring those that an older version made up to date.
+        """Make the tables if they are missing.
 
         Raises UserError if the database cannot be opened or written, TerminalError if a newer version of
         the library made it.
@@ -68,8 +61,8 @@ class Store:
             with _errors_translated():
                 with self._engine.begin() as connection:
                     version = _schema_version(connection)
-                if version is None or version < SCHEMA_VERSION:
-                    version = self._create_or_upgrade()
+                if version is None:
+                    version = self._create()
             if version > SCHEMA_VERSION:
                 raise TerminalError(
                     f"The ledger {self._address} has schema version {version}.",
@@ -82,7 +75,7 @@ class Store:
         """Close all connections. The ledger can be used again afterwards."""
         self._engine.dispose()
 
-    def _create_or_upgrade(self) -> int:
+    def _create(self) -> int:
         with self._writer.begin() as connection:
             if connection.dialect.name == "postgresql":
                 # CREATE TABLE IF NOT EXISTS races there; the number only has to be the ledger's own.
@@ -92,9 +85,6 @@ class Store:
                 metadata.create_all(connection)
                 connection.execute(ledger_schema.insert().values(version=SCHEMA_VERSION))
                 version = SCHEMA_VERSION
-            if version == 1:
-                _from_1_to_2(connection)
-                version = 2
             return version
 
     @property
@@ -123,25 +113,6 @@ def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) 
     # Not by the row count, which PostgreSQL does not give for a key that counts up by itself.
     new = insert.values(**values).on_conflict_do_nothing().returning(*table.primary_key.columns)
     return connection.execute(new).first() is not None
-
-
-def _from_1_to_2(connection: Connection) -> None:
-    """The clock has an owner, two more stages have days to look at again, digests have an index."""
-    files = landed_files.c
-    only = sa.select(sa.func.min(files.pipeline)).having(sa.func.count(files.pipeline.distinct()) == 1)
-    for table in (home_clock, reopened_days):
-        # Made anew: SQLite cannot change the values a column may have.
-        had = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
-        kept = connection.execute(sa.select(*(column for column in table.c if column.name in had))).all()
-        table.drop(connection)
-        table.create(connection)
-        for row in kept:
-            connection.execute(table.insert().values(**row._mapping))
-    # A clock that several pipelines may have moved belongs to the next that is replayed.
-    connection.execute(home_clock.update().values(pipeline=only.scalar_subquery()))
-    for index in landed_files.indexes:
-        index.create(connection, checkfirst=True)
-    connection.execute(ledger_schema.update().values(version=2))
 
 
 def _schema_version(connection: Connection) -> int | None:
