@@ -29,10 +29,11 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         if waiting.due:
             return request(context.instance, loaded, "ingest", waiting.days, waiting.sentence)
         left = scoring.reopened_days(place)
-        if left:
-            return request(
-                context.instance, loaded, "score", left, f"{days_text(left)} were left to be scored."
-            )
-        return dg.SkipReason(waiting.sentence)
+        if not left:
+            return dg.SkipReason(waiting.sentence)
+        # A vector is made once: what has landed is taken in before it.
+        job = "ingest" if waiting.files else "score"
+        days = sorted({*left, *waiting.days})
+        return request(context.instance, loaded, job, days, f"{days_text(left)} were left to be scored.")
 
     return backlog

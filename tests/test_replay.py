@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date, timedelta
 from signal import SIGINT, SIGKILL
 from typing import TYPE_CHECKING, Any
@@ -80,20 +81,15 @@ def test_a_replay_killed_anywhere_ends_like_an_undisturbed_one(
 ) -> None:
     kills = KILLS if full else KILLS[:FAST]
     sample_size("points at which a replay was killed", len(kills))
+    traces = []
     for number, kill in enumerate(kills):
         home = tmp_path / str(number)
         assert replay(home, UNTIL, STEP, kill) == -9, f"{kill} was never reached"
         assert replay(home, UNTIL, STEP) == 0, f"the replay after {kill} failed"
-        assert fingerprint(home) == undisturbed, f"{kill} left a trace"
-
-
-def test_no_interruption_is_charged_to_the_retrain_that_it_hits(
-    undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
-    for by, code in [(SIGINT, 130), (SIGKILL, -9), (SIGINT, 130), (SIGKILL, -9)]:
-        assert replay(tmp_path, UNTIL, STEP, Kill(LEDGER, "record_candidate", by=by)) == code
-    assert replay(tmp_path, UNTIL, STEP) == 0
-    assert fingerprint(tmp_path) == undisturbed
+        found = fingerprint(home)
+        traces += [f"{kill}: {part}" for part in undisturbed if found[part] != undisturbed[part]]
+        shutil.rmtree(home)
+    assert not traces
 
 
 @pytest.mark.proof

@@ -164,11 +164,17 @@ def register_landed(
 
 
 def backlog(place: PipelineHome, now: datetime) -> Backlog:
-    """Whether what waits is beyond a bound: rows, bytes, or the age of the oldest file."""
+    """Whether what waits is beyond a bound: rows, bytes, or the age of the oldest file.
+
+    Labels wait for a sensor of their own: they count among the files, and are never due here.
+    """
     pending = place.ledger.pending_files(place.name)
     asking = [file for file in pending if file.stream != "labels"]
+    # A mistyped folder of the far future must not ask for days that nobody has seen yet.
+    arrivals = {min(date.fromisoformat(file.arrival_day), now.date()) for file in pending}
+    days = tuple(sorted({place.partition_of(day.isoformat()) for day in arrivals}))
     if not asking:
-        return Backlog(False, "Nothing waits to be taken in.", 0, ())
+        return Backlog(False, "Nothing waits to be taken in.", len(pending), days)
     bound = place.spec.triggers.backlog
     size = sum(file.size for file in asking)
     age = now - min(_landed_at(file) for file in asking)
@@ -179,9 +185,6 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     if not any(reasons) and _has_rows(place, asking, bound.rows):
         reasons.append(f"at least {bound.rows:,} rows wait")
     why = "; ".join(reason for reason in reasons if reason)
-    # A mistyped folder of the far future must not ask for days that nobody has seen yet.
-    arrivals = {min(date.fromisoformat(file.arrival_day), now.date()) for file in pending}
-    days = tuple(sorted({place.partition_of(day.isoformat()) for day in arrivals}))
     if why:
         return Backlog(True, f"{len(pending)} files: {why}.", len(pending), days)
     return Backlog(False, f"{len(pending)} files wait, within every bound.", len(pending), days)
