@@ -92,6 +92,15 @@ def test_a_replay_killed_anywhere_ends_like_an_undisturbed_one(
     assert not traces
 
 
+def test_no_interruption_is_charged_to_the_retrain_that_it_hits(
+    undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    for by, code in [(SIGINT, 130), (SIGKILL, -9), (SIGINT, 130), (SIGKILL, -9)]:
+        assert replay(tmp_path, UNTIL, STEP, Kill(LEDGER, "record_candidate", by=by)) == code
+    assert replay(tmp_path, UNTIL, STEP) == 0
+    assert fingerprint(tmp_path) == undisturbed
+
+
 @pytest.mark.proof
 def test_steps_of_a_day_give_the_examples_of_steps_of_a_week(
     undisturbed: dict[str, Any], tmp_path: Path, full: bool, sample_size: Any
