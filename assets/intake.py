@@ -164,7 +164,7 @@ def _record(
         asset_key=spec.key,
         check_name=CHECK_FILES,
         passed=not taken.refused,
-        metadata={"files": "\n".join(taken.refused) or "all files accepted"},
+        metadata={"refused": table_preview([{"file": text} for text in taken.refused])},
     )
 
 

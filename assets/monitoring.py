@@ -48,6 +48,8 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
             "levels": table_preview(made.levels),
             "features": table_preview(made.features),
         }
+        if made.unexplained is not None:
+            metadata |= {"day": made.day, "level": made.level, "unexplained_psi": made.unexplained}
         if made.picture:
             from mlops_pipelines.figures import as_markdown
 

@@ -185,9 +185,11 @@ def table_preview(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     """Rows as a Markdown table, the first columns first."""
     if not rows:
         return dg.MetadataValue.md("_no rows_")
+
+    def line(cells: Iterable[object]) -> str:
+        texts = (str(cell)[:240].replace("|", "\\|").replace("\n", " ") for cell in cells)
+        return "| " + " | ".join(texts) + " |"
+
     columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = (str(row[column]).replace("|", "\\|").replace("\n", " ")[:240] for column in columns)
-        lines.append("| " + " | ".join(cells) + " |")
-    return dg.MetadataValue.md("\n".join(lines))
+    body = (line(row[column] for column in columns) for row in rows)
+    return dg.MetadataValue.md("\n".join([line(columns), "|" + "---|" * len(columns), *body]))

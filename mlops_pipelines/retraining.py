@@ -384,7 +384,10 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
         made.model_hash,
         table.num_rows,
         retrain.id if retrain else EXPERIMENT,
-        [{"feature": name, "mean |SHAP|": f"{value:.4f}"} for name, value in list(weights.items())[:15]],
+        [
+            {"feature": name, "mean absolute SHAP": f"{value:.4f}"}
+            for name, value in list(weights.items())[:15]
+        ],
     )
 
 

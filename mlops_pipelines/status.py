@@ -126,6 +126,8 @@ def render_predictions(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, dict):
         return "(" + ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) + ")"
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

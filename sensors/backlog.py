@@ -34,6 +34,6 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         # A vector is made once: what has landed is taken in before it.
         job = "ingest" if waiting.files else "score"
         days = sorted({*left, *waiting.days})
-        return request(context.instance, loaded, job, days, f"{days_text(left)} were left to be scored.")
+        return request(context.instance, loaded, job, days, f"To be scored: {days_text(left)}.")
 
     return backlog

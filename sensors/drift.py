@@ -30,6 +30,6 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         days = reports.days_to_measure(place, now)
         if not days:
             return dg.SkipReason("No closed day waits to be measured. " + " ".join(appended))
-        return request(context.instance, loaded, "monitor", days, f"{days_text(days)} wait to be measured.")
+        return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")
 
     return drift

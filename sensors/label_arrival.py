@@ -37,6 +37,8 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         days = taking.days_with_new_labels(place)
         if not days:
             return dg.SkipReason("No labels wait. " + " ".join(appended))
-        return request(context.instance, loaded, "labels", days, f"Labels wait for {days_text(days)}.")
+        return request(
+            context.instance, loaded, "labels", days, f"Labels or scores to look at: {days_text(days)}."
+        )
 
     return label_arrival

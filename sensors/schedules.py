@@ -51,6 +51,6 @@ def build_monitoring(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDef
         days = reports.days_to_measure(place, place.clock.now())
         if not days:
             return dg.SkipReason("Every closed day is measured.")
-        return request(context.instance, loaded, "monitor", days, f"{days_text(days)} wait to be measured.")
+        return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")
 
     return daily_monitoring

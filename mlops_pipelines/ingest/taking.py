@@ -180,14 +180,18 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     age = now - min(_landed_at(file) for file in asking)
     reasons = [
         f"{size:,} bytes wait" if size >= bound.bytes else "",
-        f"the oldest file waits {age}" if age >= bound.age else "",
+        f"the oldest has waited {_rounded(age)}" if age >= bound.age else "",
     ]
     if not any(reasons) and _has_rows(place, asking, bound.rows):
-        reasons.append(f"at least {bound.rows:,} rows wait")
+        reasons.append(f"{bound.rows:,} rows or more wait")
     why = "; ".join(reason for reason in reasons if reason)
     if why:
-        return Backlog(True, f"{len(pending)} files: {why}.", len(pending), days)
-    return Backlog(False, f"{len(pending)} files wait, within every bound.", len(pending), days)
+        return Backlog(True, f"Files that wait: {len(pending)}; {why}.", len(pending), days)
+    return Backlog(False, f"Files that wait: {len(pending)}, within every bound.", len(pending), days)
+
+
+def _rounded(age: timedelta) -> timedelta:
+    return timedelta(minutes=age // timedelta(minutes=1))
 
 
 def days_with_new_labels(place: PipelineHome) -> list[str]:

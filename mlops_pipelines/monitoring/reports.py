@@ -65,12 +65,16 @@ PAGE_FEATURES = 10
 class Drift:
     """What became of the drift reports of some days.
 
-    picture: PNG. page: of Evidently, below the address of MLflow's pages.
+    picture, features, unexplained (nats, by importance): of the last day measured. picture: PNG. page: of
+    Evidently, below the address of MLflow's pages.
     """
 
     written: list[Written]
     levels: Sequence[Mapping[str, Any]]
     features: Sequence[Mapping[str, Any]]
+    day: str = ""
+    level: str = ""
+    unexplained: float | None = None
     picture: bytes | None = None
     page: str = ""
 
@@ -133,6 +137,9 @@ def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
              "importance": f"{f.importance:.3f}", "missing": f"{f.missing:.1%}"}
             for f in (latest.features if latest else ())
         ],
+        day=max(reports, default=""),
+        level=latest.level if latest else "",
+        unexplained=latest.overall if latest else None,
         picture=_drift_picture(latest),
         page=page,
     )  # fmt: skip
@@ -378,11 +385,12 @@ def _drift_picture(report: DriftReport | None) -> bytes | None:
         return None
     from mlops_pipelines.figures import bars
 
+    shown = sorted(report.features, key=lambda drift: (-drift.contribution, -drift.psi))
     return bars(
-        {drift.name: drift.psi for drift in report.features},
-        title="PSI by feature, the one that counts most first",
-        unit="nats; the paler part is explained by chance and by ordinary days",
-        paler={drift.name: drift.explained for drift in report.features},
+        {drift.name: drift.psi for drift in shown},
+        title="PSI by feature",
+        unit="nats (pale: explained)",
+        paler={drift.name: drift.explained for drift in shown},
     )
 
 
