@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,8 +263,15 @@ def test_a_proof_beyond_its_budget_is_ended_with_its_children(tmp_path: Path) ->
     assert code < 0
     assert (tmp_path / "log").read_text() == output
     pid = int(output.split()[1])
-    status = Path(f"/proc/{pid}/stat")
-    assert not status.exists() or status.read_text().split()[2] == "Z"
+    # The signal is sent; on a busy machine its end takes a moment. The child itself would take 60 s.
+    assert any(ended(pid) or time.sleep(0.1) for _ in range(200))
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_the_summary_keeps_outcome_and_sample_sizes() -> None:
