@@ -176,7 +176,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     click.echo(f"Home:     {place.path}")
     click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")
     click.echo(f"Dagster:  http://127.0.0.1:{port}")
-    click.echo("Registry: http://127.0.0.1:5000 after `mlops mlflow` in another terminal")
+    click.echo(f"Registry: {settings().registry_ui} after `mlops mlflow` in another terminal")
     _become("dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port))
 
 

@@ -240,7 +240,3 @@ class PipelineHome:
                     expected="a folder that this user may write",
                     remedy="move away what stands in its place, or choose another with --home DIR",
                 ) from error
-
-    @property
-    def reports(self) -> Path:
-        return self.path / "reports"

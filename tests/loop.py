@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import retraining, scoring
-from mlops_pipelines.home import Home
+from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_loading import LoadedSpec
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.retraining import Outcome
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
@@ -31,6 +32,18 @@ def small_home(path: Path) -> PipelineHome:
     # The registry's tables take seconds to make: copies of this home find them there.
     assert place.home.registry.alias(place.name, "champion") is None
     return place
+
+
+def copy_of(home: Path, to: Path) -> PipelineHome:
+    """The small pipeline's place in a copy of a home."""
+    shutil.copytree(home, to)
+    return Home.open(to).pipeline(loaded())
+
+
+def varied(place: PipelineHome, **changes: object) -> PipelineHome:
+    """The same pipeline on the same home with other parts of its specification."""
+    spec = place.spec.model_copy(update=changes)
+    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
 
 
 def at(day: int) -> datetime:

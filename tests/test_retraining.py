@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,18 +11,16 @@ import pytest
 
 from mlops_pipelines import retraining
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates
-from mlops_pipelines.spec_loading import LoadedSpec
-from tests.loop import advance, ask, at, finish, land, retrain, serve, small_home
-from tests.small_flights import loaded
+from tests.loop import advance, ask, at, copy_of, finish, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
 
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Retrain
 
 LATE = Flights().rows("events", at(3), at(4)).slice(0, 40)["event_id"]
@@ -42,8 +39,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     """A copy of that home."""
-    shutil.copytree(lived, tmp_path / "home")
-    return Home.open(tmp_path / "home").pipeline(loaded())
+    return copy_of(lived, tmp_path / "home")
 
 
 def admitted(place: PipelineHome, run_id: str) -> Retrain:
@@ -60,8 +56,7 @@ def training_rows(place: PipelineHome) -> pa.Table:
 
 def with_gates(place: PipelineHome, **gates: object) -> PipelineHome:
     """The same pipeline with these gates alone."""
-    spec = place.spec.model_copy(update={"gates": Gates.model_validate(gates)})
-    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
+    return varied(place, gates=Gates.model_validate(gates))
 
 
 def test_a_run_without_a_trigger_is_not_admitted_and_says_why(place: PipelineHome) -> None:

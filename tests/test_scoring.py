@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -13,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines import scoring
-from mlops_pipelines.home import Home
 from mlops_pipelines.ledger import Promotion
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from tests.loop import FIRST, advance, at, land, retrain, serve, small_home
-from tests.small_flights import loaded
+from tests.loop import FIRST, advance, at, copy_of, land, retrain, serve, small_home
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,15 +51,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     """A copy of that home."""
-    shutil.copytree(lived, tmp_path / "home")
-    return Home.open(tmp_path / "home").pipeline(loaded())
-
-
-def small_place_like(place: PipelineHome) -> PipelineHome:
-    """A further copy of a home as it is now."""
-    path = place.home.path.with_name("usual")
-    shutil.copytree(place.home.path, path)
-    return Home.open(path).pipeline(loaded())
+    return copy_of(lived, tmp_path / "home")
 
 
 def hashes(place: PipelineHome) -> list[dict[str, str]]:
@@ -135,7 +124,7 @@ def test_a_day_that_was_scored_waits_to_be_measured(place: PipelineHome) -> None
 
 
 def test_events_that_are_announced_ahead_are_scored_when_their_decision_has_come(place: PipelineHome) -> None:
-    usual = small_place_like(place)
+    usual = copy_of(place.home.path, place.home.path.with_name("usual"))
     advance(usual, at(13))
     rows = Flights().rows("events", at(12), at(13))
     arrived = rows.schema.get_field_index("arrived_at")

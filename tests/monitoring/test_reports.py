@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,17 @@ import pytest
 
 from mlops_pipelines import retraining
 from mlops_pipelines.features.views import feature_columns
-from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates, PerformanceTrigger
-from mlops_pipelines.spec_loading import LoadedSpec
-from tests.loop import advance, at, land, retrain, serve, small_home
-from tests.small_flights import loaded
+from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
 
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion
 
 LATE = Flights().rows("events", at(9), at(10)).slice(0, 5)["event_id"]
@@ -43,8 +40,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     """A copy of that home."""
-    shutil.copytree(lived, tmp_path / "home")
-    return Home.open(tmp_path / "home").pipeline(loaded())
+    return copy_of(lived, tmp_path / "home")
 
 
 def champion_of(place: PipelineHome) -> Promotion:
@@ -163,17 +159,14 @@ def watching(place: PipelineHome) -> PipelineHome:
     triggers = place.spec.triggers.model_copy(
         update={"performance": PerformanceTrigger.model_validate({"drop": 0.1, "over": "6d"})}
     )
-    return other(place, triggers=triggers)
+    return varied(place, triggers=triggers)
 
 
 def strict(place: PipelineHome) -> PipelineHome:
     """The same pipeline with a gate that nothing passes."""
-    return other(place, gates=Gates.model_validate({"skill": {"metric": "log_loss_skill", "at_least": 0.99}}))
-
-
-def other(place: PipelineHome, **changes: object) -> PipelineHome:
-    spec = place.spec.model_copy(update=changes)
-    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
+    return varied(
+        place, gates=Gates.model_validate({"skill": {"metric": "log_loss_skill", "at_least": 0.99}})
+    )
 
 
 def worthless(place: PipelineHome) -> None:
