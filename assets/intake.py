@@ -14,6 +14,7 @@ from assets.stage import (
     partition_days,
     record_days,
     table_preview,
+    written_facts,
 )
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
@@ -63,7 +64,7 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         if events.key in context.selected_asset_keys:
             yield from _record(context, stage, events, taken)
         if quarantine.key in context.selected_asset_keys:
-            yield record_days(context, quarantine.key, taken.quarantine, _reject_metadata(taken))
+            yield record_days(context, quarantine.key, taken.quarantine, _rejects(taken))
 
     return take_events
 
@@ -147,12 +148,25 @@ def _record(
                 },
             )
         )  # fmt: skip
+    if taken.stream != "events" and taken.quarantined:
+        context.log_event(
+            dg.AssetObservation(
+                stage.key("quarantine"),
+                metadata={f"run_{name}": value for name, value in _rejects(taken).items()},
+                description=f"Rows of {taken.stream}.",
+            )
+        )
     if spec.partitions_def:
-        yield record_days(context, spec.key, taken.written, _metadata(taken))
+        yield record_days(context, spec.key, taken.written, _counts(taken))
     else:
-        version = taken.written[0].content_hash if taken.written else "empty"
+        (one,) = taken.written or (None,)
         yield dg.MaterializeResult(
-            asset_key=spec.key, metadata=_metadata(taken), data_version=dg.DataVersion(version)
+            asset_key=spec.key,
+            metadata={
+                **{f"run_{name}": value for name, value in _counts(taken).items()},
+                **(written_facts(one) if one else {}),
+            },
+            data_version=dg.DataVersion(one.content_hash if one else "empty"),
         )
     yield dg.AssetCheckResult(
         asset_key=spec.key,
@@ -168,19 +182,18 @@ def _record(
     )
 
 
-def _metadata(taken: taking.Taken) -> dict[str, Any]:
+def _counts(taken: taking.Taken) -> dict[str, Any]:
     return {
         "files": len(taken.files),
         "landed_rows": taken.rows,
         "accepted": taken.accepted,
         "quarantined": taken.quarantined,
         "duplicates": taken.duplicates,
-        "preview": table_preview(taken.preview),
     }
 
 
-def _reject_metadata(taken: taking.Taken) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"quarantined": taken.quarantined, "preview": table_preview(taken.rejects)}
+def _rejects(taken: taking.Taken) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"quarantined": taken.quarantined}
     if taken.reject_reasons:
         from mlops_pipelines.figures import as_markdown, bars
 

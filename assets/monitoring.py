@@ -44,19 +44,19 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
     def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = reports.report_drift(home.pipeline(loaded), partition_days(context))
-        metadata: dict[str, Any] = {
-            "levels": table_preview(made.levels),
-            "features": table_preview(made.features),
+        run: dict[str, Any] = {
+            "levels": table_preview([{"day": day, **found} for day, found in made.days.items()])
         }
-        if made.unexplained is not None:
-            metadata |= {"day": made.day, "level": made.level, "unexplained_psi": made.unexplained}
         if made.picture:
             from mlops_pipelines.figures import as_markdown
 
-            metadata["psi_by_feature"] = dg.MetadataValue.md(as_markdown(made.picture, "PSI by feature"))
+            run["psi_by_feature"] = dg.MetadataValue.md(as_markdown(made.picture, "PSI by feature"))
         if made.page:
-            metadata["evidently"] = dg.MetadataValue.url(settings().registry_ui + made.page)
-        return record_days(context, spec.key, made.written, metadata)
+            run["evidently"] = dg.MetadataValue.url(settings().registry_ui + made.page)
+        by_day = {
+            day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
+        }
+        return record_days(context, spec.key, made.written, run, by_day)
 
     return drift_report
 
@@ -80,11 +80,15 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = reports.report_performance(home.pipeline(loaded), partition_days(context))
-        metadata: dict[str, Any] = {"days": table_preview(made.days)}
+        run = {}
         for name, picture in made.pictures.items():
             from mlops_pipelines.figures import as_markdown
 
-            metadata[name] = dg.MetadataValue.md(as_markdown(picture, name))
-        return record_days(context, spec.key, made.written, metadata)
+            run[name] = dg.MetadataValue.md(as_markdown(picture, name))
+        by_day = {
+            day: {**figures, "models": table_preview(made.models[day])}
+            for day, figures in made.figures.items()
+        }
+        return record_days(context, spec.key, made.written, run, by_day)
 
     return performance_report

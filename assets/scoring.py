@@ -46,14 +46,8 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
     def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
-        metadata = {
-            "tiles": table_preview(
-                [{"view": view, "tiles": rows} for view, rows in made.rows_by_view.items()]
-            ),
-            "online_keys": made.online_keys,
-            "online_as_of": str(made.online_as_of),
-        }
-        return record_days(context, tiles.key, made.written, metadata)
+        online = {"online_keys": made.online_keys, "online_as_of": str(made.online_as_of)}
+        return record_days(context, tiles.key, made.written, online)
 
     return feature_tiles
 
@@ -83,13 +77,11 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
     def compute_examples(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
-        metadata = {
-            "new_examples": made.new,
-            "missing_share": table_preview(made.missing),
-            "preview": table_preview(made.preview),
-            "dagster/column_lineage": lineage,
+        by_day = {
+            day: {"missing_share": table_preview(rows), "dagster/column_lineage": lineage}
+            for day, rows in made.missing.items()
         }
-        return record_days(context, examples.key, made.written, metadata)
+        return record_days(context, examples.key, made.written, by_day=by_day)
 
     return compute_examples
 
@@ -112,12 +104,7 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
     def score(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.score(home.pipeline(loaded), partition_days(context))
-        metadata = {
-            "scored": made.scored,
-            "unscored": made.unscored,
-            "by_model_version": table_preview(made.by_version),
-            "preview": table_preview(made.preview),
-        }
-        return record_days(context, predictions.key, made.written, metadata)
+        by_day = {day: {"by_model_version": table_preview(rows)} for day, rows in made.by_version.items()}
+        return record_days(context, predictions.key, made.written, by_day=by_day)
 
     return score

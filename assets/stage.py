@@ -151,17 +151,17 @@ def record_days(
     context: dg.AssetExecutionContext,
     key: dg.AssetKey,
     written: Sequence[Written],
-    metadata: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+    by_day: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dg.MaterializeResult[Any]:
-    """The materialization of the days of this run, and of days beyond it that late data touched."""
+    """The materialization of the days of this run, and of days beyond it that late data touched.
+
+    run: what there is to say of the run as a whole: every partition of it says so, after `run_`.
+    by_day: what there is to say of one day.
+    """
     asked = set(partition_days(context))
     for one in written:
-        facts: dict[str, Any] = {
-            "dagster/partition_row_count": one.rows,
-            "content_hash": one.content_hash,
-            "table_version": one.version,
-            "changed": one.changed,
-        }
+        facts = {**written_facts(one), **(by_day or {}).get(one.day, {})}
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:
@@ -176,9 +176,21 @@ def record_days(
             )
     return dg.MaterializeResult(
         asset_key=key,
-        metadata=metadata or {},
+        metadata={f"run_{name}": value for name, value in (run or {}).items()},
         data_version=data_version([one for one in written if one.day in asked]),
     )
+
+
+def written_facts(one: Written) -> dict[str, Any]:
+    """What a table holds of one day, and what this run changed of it."""
+    return {
+        "dagster/partition_row_count": one.rows,
+        "added": one.rows - one.rows_before,
+        "changed": one.changed,
+        "content_hash": one.content_hash,
+        "table_version": one.version,
+        "preview": table_preview(one.head),
+    }
 
 
 def table_preview(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:

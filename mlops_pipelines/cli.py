@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = b"Interrupted; the same command goes on from here.\n"
 PORT = click.IntRange(1, 65535)
-DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
 class _Duration(click.ParamType["timedelta"]):
@@ -37,6 +36,22 @@ class _Duration(click.ParamType["timedelta"]):
             return parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Day(click.ParamType["date"]):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            day = None
+        if day is None or day.isoformat() != value:
+            self.fail(f"{value!r} is no day, such as 2013-03-31", param, ctx)
+        return day
+
+
+DAY = _Day()
 
 
 class _Errors(click.Group):
@@ -82,7 +97,7 @@ def main() -> None:
 @click.option("--step", default="7d", type=_Duration(), show_default=True, help="Days that land at once.")
 @_home_option
 @_json_option
-def replay(pipeline: str, until: datetime, step: timedelta, home: Path | None, as_json: bool) -> None:
+def replay(pipeline: str, until: date, step: timedelta, home: Path | None, as_json: bool) -> None:
     """Drive PIPELINE's real sensors and runs through history, up to a day.
 
     The home is made if it is missing. Interrupt it whenever you like: the same command goes on.
@@ -96,7 +111,7 @@ def replay(pipeline: str, until: datetime, step: timedelta, home: Path | None, a
         from mlops_pipelines.progress import show_replay
         from mlops_pipelines.spec_loading import load_pipeline
 
-        done = show_replay(load_pipeline(pipeline), _home(home), until.date(), step, as_json=as_json)
+        done = show_replay(load_pipeline(pipeline), _home(home), until, step, as_json=as_json)
     if done.refused:
         raise UserError(
             f"{len(done.refused)} landed files were refused:\n  " + "\n  ".join(done.refused),
@@ -111,9 +126,7 @@ def replay(pipeline: str, until: datetime, step: timedelta, home: Path | None, a
 @click.option("--until", type=DAY, default=None, help="Last day of the prequential figures, included.")
 @_home_option
 @_json_option
-def status(
-    pipeline: str, since: datetime | None, until: datetime | None, home: Path | None, as_json: bool
-) -> None:
+def status(pipeline: str, since: date | None, until: date | None, home: Path | None, as_json: bool) -> None:
     """Where PIPELINE stands: events, labels, triggers, retrains, champion, and how good it has been.
 
     \b
@@ -124,8 +137,8 @@ def status(
     from mlops_pipelines.status import render, status_of
 
     if since and until and until < since:
-        raise UserError(f"--until {until.date()} lies before --since {since.date()}.")
-    found = status_of(_place(home, pipeline), since=_day(since), until=_day(until))
+        raise UserError(f"--until {until} lies before --since {since}.")
+    found = status_of(_place(home, pipeline), since=since, until=until)
     click.echo(json.dumps(found, indent=2) if as_json else render(pipeline, found))
 
 
@@ -173,10 +186,14 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     use_home(path)
     hold_for_dev(place)
     os.environ["DAGSTER_HOME"] = str(place.dagster)
+    # Dagster would say that another command is preferred, which knows no workspace file.
+    silenced = "ignore:Function `dev_command` is superseded"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), silenced]))
     click.echo(f"Home:     {place.path}")
+    click.echo(f"Settings: {place.dagster / 'dagster.yaml'}, a link to {PROJECT / 'dagster.yaml'}")
     click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")
     click.echo(f"Dagster:  http://127.0.0.1:{port}")
-    click.echo(f"Registry: {settings().registry_ui} after `mlops mlflow` in another terminal")
+    click.echo(f"Registry: {settings().registry_ui} after `mlops mlflow --home {place.path}` elsewhere")
     _become("dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port))
 
 
@@ -253,10 +270,6 @@ def _place(home: Path | None, pipeline: str) -> PipelineHome:
 
     loaded = load_pipeline(pipeline)
     return Home.open(_home(home)).pipeline(loaded)
-
-
-def _day(moment: datetime | None) -> date | None:
-    return moment.replace(tzinfo=UTC).date() if moment else None
 
 
 def _become(program: str, *arguments: str) -> None:

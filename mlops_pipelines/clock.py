@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Protocol
 
 
@@ -31,3 +31,8 @@ class FixedClock:
 
     def now(self) -> datetime:
         return self.at
+
+
+def midnight(day: date | str) -> datetime:
+    """First moment of a day (UTC), given as a date or as YYYY-MM-DD; of a datetime, that of its day."""
+    return datetime.combine(date.fromisoformat(day) if isinstance(day, str) else day, time(), UTC)

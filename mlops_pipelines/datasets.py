@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.lake import canonical, content_hash, valid_days
 from mlops_pipelines.provenance import code_commit, lock_hash
+from mlops_pipelines.settings import environment_without_git
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -327,7 +328,7 @@ class DatasetRegistry:
             *arguments,
         ]
         # The user's hooks, ignore lists and signing keys would change what a commit holds.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        environment = environment_without_git()
         environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
         for role in ("AUTHOR", "COMMITTER"):
             environment[f"GIT_{role}_NAME"] = _IDENTITY

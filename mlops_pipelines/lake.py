@@ -43,6 +43,8 @@ STATIC_DAY = "static"  # the day of rows that have no time of their own
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,127}(/[a-z][a-z0-9_]{0,127})?")
 _HASH_FORMAT = b"mlops-content-1\n"
 _ATTEMPTS = 10
+# So many rows of a day are handed out with what was written: enough to see what a table holds.
+HEAD_ROWS = 5
 _FIRST_PAUSE = 0.02  # seconds; a commit takes about as long
 _LONGEST_PAUSE = 2.0
 # A checkpoint makes opening a table and every old version cheap, and costs about two commits.
@@ -55,15 +57,17 @@ _SNAPSHOTS_KEPT = 8
 class Written:
     """What one day holds after an update.
 
-    version: a table version that holds this content. rows: of the day. changed: whether this update
-    committed it, or found it there.
+    version: a table version that holds this content. rows: of the day; rows_before: those it held until
+    now. changed: whether this update committed it, or found it there. head: the first of the rows.
     """
 
     day: str
     content_hash: str
     rows: int
+    rows_before: int
     changed: bool
     version: int
+    head: Sequence[Mapping[str, Any]] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -326,7 +330,16 @@ class Lake:
                 self._existing_table(name).commit(snapshot, schema, adds, rewritten, message)
             version += 1
         return [
-            Written(d, target.hashes[d], target.rows[d].num_rows, d in changed, version) for d in target.days
+            Written(
+                day,
+                target.hashes[day],
+                rows=target.rows[day].num_rows,
+                rows_before=before.rows[day].num_rows,
+                changed=day in changed,
+                version=version,
+                head=target.rows[day].slice(0, HEAD_ROWS).to_pylist(),
+            )
+            for day in target.days
         ]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.clock import midnight
+
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
     from rich.console import Console
@@ -57,7 +59,7 @@ def show_replay(loaded: LoadedSpec, home: Path, until: date, step: timedelta, *,
         done = replay(loaded, home, until, step, progress=_Silent())
     else:
         with _bar(console) as bar:
-            first = datetime.combine(loaded.spec.partitions.start, datetime.min.time(), UTC)
+            first = midnight(loaded.spec.partitions.start)
             task = bar.add_task("replay", total=(until - first.date()).days + 1, what="starting")
             done = replay(loaded, home, until, step, progress=_Display(bar, task, first))
     _summarize(Home.open(home).pipeline(loaded), done, console, as_json=as_json)

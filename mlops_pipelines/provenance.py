@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mlops_pipelines.settings import settings
+from mlops_pipelines.settings import environment_without_git, settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGE = "mlops_pipelines"
@@ -80,13 +80,11 @@ def _processor() -> str:
 
 
 def _git(project: Path, *arguments: str) -> str:
-    # A git hook sets variables that point to the repository it runs in.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
         ["git", "--no-optional-locks", "-C", str(project), *arguments],  # noqa: S607 - whichever git the user has
         check=True,
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment_without_git(),
     )
     return done.stdout.strip()

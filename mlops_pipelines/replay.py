@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
@@ -35,11 +35,13 @@ from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
+from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.settings import use_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import date, datetime
     from pathlib import Path
     from types import ModuleType
 
@@ -148,7 +150,7 @@ def replay(
     with home.exclusive("mlops replay"):
         _check_clock(place)
         with _Daemon(home, loaded.spec.name, module) as daemon:
-            return _drive(place, daemon, source, _midnight(until) + timedelta(days=1), step, progress)
+            return _drive(place, daemon, source, midnight(until) + timedelta(days=1), step, progress)
 
 
 def close_dead_runs(home: Home) -> None:
@@ -218,12 +220,12 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
                 progress.moved(place, watermark)
                 if watermark >= end:
                     break
-            target = min(_midnight(watermark or first) + step, end)
+            target = min(midnight(watermark or first) + step, end)
             # Written ahead: an interruption while files land is repaired before anything ticks.
             ledger.begin_advance(target, place.name)
         progress.started(f"landing to {target:%Y-%m-%d}")
         # Whole days: what is taken in under `mlops dev` leaves the clock within one.
-        source.write(place.landing_root, _midnight(watermark or first), _midnight(target))
+        source.write(place.landing_root, midnight(watermark or first), midnight(target))
         ledger.finish_advance()
     return Replayed(
         since=began,
@@ -232,11 +234,6 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
         runs=daemon.runs,
         refused=tuple((Counter(ledger.refused_files(place.name)) - Counter(refused)).elements()),
     )
-
-
-def _midnight(moment: date) -> datetime:
-    """The first moment of its day, UTC."""
-    return datetime.combine(moment, time(), UTC)
 
 
 def _source(loaded: LoadedSpec) -> Source:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
@@ -563,8 +563,3 @@ def _heal_aliases(place: PipelineHome) -> None:
     place.home.registry.set_alias(place.name, "champion", champion.mlflow_version)
     if champion.previous is not None:
         place.home.registry.set_alias(place.name, "previous", champion.previous)
-
-
-def midnight(day: str) -> datetime:
-    """The first moment of a UTC day."""
-    return datetime.combine(date.fromisoformat(day), time(), UTC)

@@ -38,38 +38,32 @@ PREDICTION_COLUMNS = {
 }
 EXAMPLE_ORDER = ("decision_time", "event_id")
 PREDICTION_ORDER = ("decided_at", "event_id")
-PREVIEW_ROWS = 5
+MOST_MISSING = 15
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """What became of the tiles. rows_by_view: tiles in the days worked on."""
+    """What became of the tiles. written: of each day, over all views; the head has each view's tiles."""
 
     written: list[Written]
-    rows_by_view: Mapping[str, int]
     online_keys: int
     online_as_of: datetime
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What became of the examples. missing: share of missing values by feature, the greatest first."""
+    """What became of the examples. missing: of each day, the features that most often lack a value."""
 
     written: list[Written]
-    new: int
-    missing: Sequence[Mapping[str, Any]] = field(default=())
-    preview: Sequence[Mapping[str, Any]] = field(default=())
+    missing: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of the scores. unscored: events of these days that no champion has scored."""
+    """What became of the scores. by_version: of each day with scores, rows by the model's version."""
 
     written: list[Written]
-    scored: int
-    unscored: int
-    by_version: Sequence[Mapping[str, Any]] = field(default=())
-    preview: Sequence[Mapping[str, Any]] = field(default=())
+    by_version: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
@@ -94,7 +88,6 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
     wanted = sorted({*days, *reopened})
     versions = source_versions(place)
     written: dict[str, list[Written]] = {}
-    rows = {}
     for view in compile_views(place.spec, place.contract):
         if not view.windowed:
             continue
@@ -102,10 +95,9 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
         written[view.name] = place.lake.replace(
             tile_table(view), tiles, days=wanted, sort_by=["hour", *view.keys], provenance=versions
         )
-        rows[view.name] = tiles.num_rows
     keys, as_of = _write_online(place)
     place.ledger.close_days(place.name, reopened, "tiles")
-    return Tiles(_by_day(wanted, written), rows, keys, as_of)
+    return Tiles(_by_day(wanted, written), keys, as_of)
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
@@ -122,22 +114,17 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     lake = place.lake
     fresh = _rows_not_in(place, "events", "examples", wanted)
     if fresh is None:
-        return Examples([], 0)
+        return Examples([])
     # As of a moment that is not over, a vector would lack what may still become known by then.
     fresh = fresh.filter(pc.less(fresh["decision_time"], now))
     if fresh.num_rows == 0 and not lake.exists("examples"):
-        return Examples([], 0)
+        return Examples([])
     versions = source_versions(place)
     made = compute_examples(place.spec, place.contract, lake, fresh, versions) if fresh.num_rows else None
     written = lake.update(
         "examples", wanted, _adding(made), sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
     )
-    return Examples(
-        written,
-        fresh.num_rows,
-        missing=_missing(made, [f.name for f in _features(place.loaded)]) if made else (),
-        preview=made.slice(0, PREVIEW_ROWS).to_pylist() if made else (),
-    )
+    return Examples(written, _missing_by_day(place, wanted))
 
 
 def score(place: PipelineHome, days: Sequence[str]) -> Scored:
@@ -155,7 +142,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     if unscored is None:
         _keep_open(place, wanted, now)
         place.ledger.close_days(place.name, reopened, "score")
-        return Scored([], 0, 0)
+        return Scored([])
     promotions = place.ledger.promotions(place.name)
     by_promotion: dict[int, list[int]] = {}
     for row, champion in enumerate(champions_before(promotions, unscored["decision_time"].to_pylist())):
@@ -182,17 +169,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
         )
     _keep_open(place, wanted, now)
     place.ledger.close_days(place.name, reopened, "score")
-    scored = made.num_rows if made is not None else 0
-    return Scored(
-        written,
-        scored,
-        unscored.num_rows - scored,
-        by_version=[
-            {"model_version": promotions[champion].mlflow_version, "rows": len(rows)}
-            for champion, rows in sorted(by_promotion.items())
-        ],
-        preview=made.slice(0, PREVIEW_ROWS).to_pylist() if made is not None else (),
-    )
+    return Scored(written, _scores_by_version(place, wanted) if written else {})
 
 
 def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
@@ -325,15 +302,36 @@ def _by_day(days: Sequence[str], written: Mapping[str, list[Written]]) -> list[W
         Written(
             day,
             hash_of({view: one.content_hash for view, one in ones.items()}),
-            sum(one.rows for one in ones.values()),
-            any(one.changed for one in ones.values()),
-            max((one.version for one in ones.values()), default=-1),
+            rows=sum(one.rows for one in ones.values()),
+            rows_before=sum(one.rows_before for one in ones.values()),
+            changed=any(one.changed for one in ones.values()),
+            version=max((one.version for one in ones.values()), default=-1),
+            head=[{"view": view, "tiles": one.rows} for view, one in ones.items()],
         )
         for day, ones in views.items()
     ]
 
 
-def _missing(table: pa.Table, features: Sequence[str]) -> list[dict[str, Any]]:
-    shares = [(table[name].null_count / table.num_rows, name) for name in features]
-    shares.sort(reverse=True)
-    return [{"feature": name, "missing": f"{share:.1%}"} for share, name in shares if share][:15]
+def _missing_by_day(place: PipelineHome, days: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    features = [feature.name for feature in _features(place.loaded)]
+    rows = place.lake.read("examples", days=days, columns=["day", *features])
+    counted = rows.group_by("day").aggregate([([], "count_all"), *((name, "count") for name in features)])
+    found = {}
+    for day in counted.to_pylist():
+        shares = [(1 - day[f"{name}_count"] / day["count_all"], name) for name in features]
+        shares.sort(key=lambda one: (-one[0], one[1]))
+        found[day["day"]] = [
+            {"feature": name, "missing": f"{share:.1%}"} for share, name in shares[:MOST_MISSING] if share
+        ]
+    return found
+
+
+def _scores_by_version(place: PipelineHome, days: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    rows = place.lake.read("predictions", days=days, columns=["day", "model_version"])
+    counted = rows.group_by(["day", "model_version"]).aggregate([([], "count_all")]).to_pylist()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in sorted(counted, key=lambda one: int(one["model_version"])):
+        found.setdefault(one["day"], []).append(
+            {"model_version": one["model_version"], "rows": one["count_all"]}
+        )
+    return found

@@ -33,6 +33,11 @@ def settings() -> Settings:
     return Settings()
 
 
+def environment_without_git() -> dict[str, str]:
+    """The environment for a git of our own: a hook sets variables that lead to the repository it runs in."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def use_home(path: Path) -> None:
     """Make `path` the home of this process and of those it starts."""
     os.environ["MLOPS_HOME"] = str(path.expanduser().absolute())

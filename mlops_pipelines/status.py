@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ LABEL_COLUMNS = ["event_id", "label", "label_time", "known_at"]
 def status_of(place: PipelineHome, since: date | None = None, until: date | None = None) -> dict[str, Any]:
     """Counts, the champion, and prequential figures over the days `since` to `until` (both included, UTC).
 
-    events.unlabelled: accepted events no label has come for; unscored: accepted events no champion has
-    scored. labels.maturity: share of accepted events whose label is known or past due, None without events.
+    events.quarantined: rejected rows of the events; files has those of every stream. refused: what was
+    wrong with each file that was refused as a whole. events.unlabelled: accepted events no label has come
+    for; unscored: accepted events no champion has scored. labels.maturity: share of accepted events whose
+    label is known or past due, None without events.
     prequential: over scores whose model was champion before the decision and whose label came after it;
     figures are None where they cannot be computed. Times are ISO 8601, UTC.
     """
@@ -28,12 +31,13 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
     champion = ledger.champion(place.name)
     watermark = ledger.watermark()
     rows = _rows(place)
+    quarantined = _quarantined(place)
     return {
         "pipeline": place.name,
         "watermark": watermark.isoformat() if watermark else None,
         "events": {
             "accepted": rows["events"],
-            "quarantined": rows["quarantined"],
+            "quarantined": quarantined["events"],
             "unlabelled": rows["events"] - rows["labelled"],
             "unscored": rows["events"] - rows["predictions"],
         },
@@ -44,9 +48,10 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
         },
         "files": {
             stream: {"taken": one.files - one.pending - one.rejected, "waiting": one.pending,
-                     "refused": one.rejected}
+                     "refused": one.rejected, "quarantined_rows": quarantined[stream]}
             for stream, one in sorted(files.items())
         },
+        "refused": ledger.refused_files(place.name),
         "retrains": {
             "admitted": sum(counts.retrains.values()),
             **{name: counts.retrains[name] for name in ("promoted", "rejected", "failed", "running", "lost")},
@@ -102,13 +107,16 @@ def retrain_rows(place: PipelineHome) -> list[dict[str, Any]]:
 
 
 def render(pipeline: str, found: Mapping[str, Any]) -> str:
-    """The status as text: one group a line, its figures beside it."""
+    """The status as text: one group a line, its figures beside it; of what was refused, a line a file."""
     lines = [pipeline]
     for group, value in found.items():
-        if group == "pipeline":
-            continue
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        lines.append(f"  {group:<12} " + "  ".join(f"{name} {_cell(one)}".strip() for name, one in parts))
+        if isinstance(value, list):
+            lines += [f"  {group:<12} {text.splitlines()[0]}" for text in value]
+        elif group == "prequential" and not value["rows"]:
+            lines.append(f"  {group:<12} no scores with labels in these days")
+        elif group != "pipeline":
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            lines.append(f"  {group:<12} " + "  ".join(f"{name} {_cell(one)}".strip() for name, one in parts))
     return "\n".join(lines)
 
 
@@ -135,21 +143,20 @@ def _cell(value: object) -> str:
 
 def _rows(place: PipelineHome) -> dict[str, int]:
     lake = place.lake
-    counted = {name: sum(lake.row_counts(name).values()) for name in ("events", "predictions", "quarantine")}
+    counted = {name: sum(lake.row_counts(name).values()) for name in ("events", "predictions")}
     return {
         "events": counted["events"],
         "predictions": counted["predictions"],
-        "quarantined": _quarantined_events(place) if counted["quarantine"] else 0,
         "unmatched": sum(lake.row_counts("labels_unmatched").values()),
         "labelled": _labelled(place),
     }
 
 
-def _quarantined_events(place: PipelineHome) -> int:
-    import pyarrow.compute as pc
-
-    streams = place.lake.read("quarantine", columns=["stream"])["stream"]
-    return int(pc.sum(pc.equal(streams, "events")).as_py() or 0)
+def _quarantined(place: PipelineHome) -> Counter[str]:
+    """Rows in the quarantine, by stream."""
+    if not place.lake.exists("quarantine"):
+        return Counter()
+    return Counter(place.lake.read("quarantine", columns=["stream"])["stream"].to_pylist())
 
 
 def _labelled(place: PipelineHome) -> int:

@@ -68,8 +68,16 @@ def test_one_partition_that_is_right_already_is_verified_and_left_alone(
 
 
 def test_a_range_is_one_run_and_each_partition_has_its_own_facts(place: PipelineHome) -> None:
-    chosen = ",".join(f"{NAME}/{asset}" for asset in ("feature_tiles", "predictions"))
-    materialize(place, "--select", chosen, "--partition-range", "2013-01-01...2013-01-03")
-    found = recorded(place, "feature_tiles")
-    assert sorted(found) == ["2013-01-01", "2013-01-02", "2013-01-03"]
-    assert len({one.metadata["content_hash"].value for one in found.values()}) == 3
+    days = ["2013-01-01", "2013-01-02", "2013-01-03"]
+    chosen = ",".join(f"{NAME}/{asset}" for asset in ("feature_tiles", "examples", "predictions"))
+    materialize(place, "--select", chosen, "--partition-range", f"{days[0]}...{days[-1]}")
+    tiles = recorded(place, "feature_tiles")
+    assert sorted(tiles) == days
+    assert len({one.metadata["content_hash"].value for one in tiles.values()}) == 3
+    for day, one in recorded(place, "examples").items():
+        said = {
+            name: one.metadata[name].value for name in ("dagster/partition_row_count", "added", "preview")
+        }
+        assert said["dagster/partition_row_count"] == place.lake.row_counts("examples").get(day, 0)
+        assert said["added"] == 0
+        assert [other for other in days if f"| {other} |" in said["preview"]] == [day]

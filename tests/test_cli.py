@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from mlops_pipelines.cli import main
 from mlops_pipelines.home import Home
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_loading import load_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +73,8 @@ def test_a_step_that_is_no_number_of_days_is_refused(tmp_path: Path, step: str) 
 
 
 def test_a_bad_date_is_refused(tmp_path: Path) -> None:
-    refused(mlops("replay", "flight_delays", "--until", "31.3.2013", "--home", str(tmp_path)))
+    said = refused(mlops("replay", "flight_delays", "--until", "31.3.2013", "--home", str(tmp_path)))
+    assert "'31.3.2013' is no day, such as 2013-03-31" in said
 
 
 def test_an_unwritable_home_is_refused(tmp_path: Path) -> None:
@@ -123,6 +130,34 @@ def test_the_status_of_an_empty_home_has_every_figure(tmp_path: Path) -> None:
     assert status["champion"] == {"version": None, "since": None}
     figures = {"average_precision", "roc_auc", "log_loss", "rows", "since", "until"}
     assert figures <= set(status["prequential"])
+    assert (
+        "no scores with labels in these days"
+        in mlops("status", "flight_delays", "--home", str(tmp_path)).output
+    )
+
+
+def test_the_status_names_refused_files_and_counts_the_rejects_of_every_stream(tmp_path: Path) -> None:
+    place = Home.create(tmp_path).pipeline(load_pipeline("flight_delays"))
+    place.prepare()
+    folder = place.landing("weather") / "2013-01-01"
+    folder.mkdir()
+    first = datetime(2013, 1, 1, tzinfo=UTC)
+    weather = Flights().rows("weather", first, first + timedelta(days=1))
+    temperature = weather.schema.get_field_index("temp")
+    hot = pa.array([1000.0] * 3 + weather["temp"].to_pylist()[3:])
+    pq.write_table(weather.set_column(temperature, "temp", hot), folder / "hot.parquet")
+    (folder / "notes.parquet").write_text("no table")
+    taking.register_landed(place)
+    taking.take_reference(place, "weather", [])
+    status = json.loads(mlops("status", "flight_delays", "--json", "--home", str(tmp_path)).output)
+    assert status["files"]["weather"] == {"taken": 1, "waiting": 0, "refused": 1, "quarantined_rows": 3}
+    assert status["events"]["quarantined"] == 0
+    (text,) = status["refused"]
+    assert text.startswith(f"{folder / 'notes.parquet'} cannot be read")
+    assert (
+        f"refused      {folder / 'notes.parquet'}"
+        in mlops("status", "flight_delays", "--home", str(tmp_path)).output
+    )
 
 
 def test_a_home_without_predictions_lists_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError, UserError
@@ -22,7 +23,6 @@ from mlops_pipelines.ledger.landing import FileFact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -62,14 +62,14 @@ class LandedTable:
 
 
 class UnreadableFileError(TerminalError):
-    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal."""
+    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal; "" if not read."""
 
-    def __init__(self, path: Path, problem: str, digest: str):
+    def __init__(self, path: Path, problem: str, digest: str = "", *, expected: str | None = None):
         self.path = path
         self.digest = digest
         super().__init__(
             f"{path} cannot be read: {problem}",
-            expected=f"a file that is what its name says, one of {', '.join(_READERS)}",
+            expected=expected or f"a file that is what its name says, one of {', '.join(_READERS)}",
             remedy="land the file again, whole; this one is left where it is",
         )
 
@@ -77,17 +77,45 @@ class UnreadableFileError(TerminalError):
 def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
     """Files that arrived on `since_day` or later (all without it), by day and path.
 
-    Paths are relative to the stream's folder, with `/`; modification times to the microsecond.
-    Names that start with `.` or `_` are unfinished and left out.
-    Raises UserError if the folder is missing, holds something that is neither unfinished nor a folder
-    named by a date, or links to anything but a file within.
+    Paths are relative to the stream's folder, with `/`; modification times to the microsecond, UTC.
+    Names that start with `.` or `_` are unfinished and left out. What lies in no folder named by a day
+    is listed as well, with the day of its modification: `read_landed` refuses it.
+    Raises UserError if the folder is missing.
     """
     if not folder.is_dir():
         raise UserError(f"There is no landing folder {folder}", remedy=f"mkdir -p {folder}")
-    zone = folder.resolve()
-    days = [day for day in _days(folder) if since_day is None or day >= since_day.isoformat()]
-    facts = [_fact(path, folder, zone, day) for day in days for path in _finished(folder / day)]
+    since = since_day.isoformat() if since_day else ""
+    facts: list[FileFact] = []
+    for entry in _finished(folder):
+        is_day = _is_day(entry.name) and _is_folder(entry)
+        if is_day and entry.name < since:
+            continue
+        found = (_fact(file, folder, entry.name if is_day else None) for file in _files(entry))
+        facts += [fact for fact in found if fact.arrival_day >= since]
     return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
+
+
+def read_landed(folder: Path, path: str) -> LandedTable:
+    """The rows of a file as `list_files` lists it in a stream's folder, as `read_file` reads them.
+
+    Raises UnreadableFileError for what does not lie, itself, in a folder named by a day of arrival;
+    FileNotFoundError if it is gone.
+    """
+    file = folder / path
+    day, _, within = path.partition("/")
+    if not (within and _is_day(day)):
+        raise UnreadableFileError(
+            file,
+            "it lies in no folder named by a day of arrival",
+            expected=f"files in folders such as {folder.name}/2013-01-05; "
+            "what is not to be taken in starts with _",
+        )
+    real = Path(os.path.realpath(file))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise UnreadableFileError(file, f"it leads out of the landing folder, to {real}")
+    if os.path.lexists(file) and not real.is_file():
+        raise UnreadableFileError(file, f"{real} is no file")
+    return read_file(file)
 
 
 def read_file(path: Path) -> LandedTable:
@@ -111,23 +139,13 @@ def read_file(path: Path) -> LandedTable:
     return LandedTable(path, digest, table, file_rows, unparsed)
 
 
-def _is_unfinished(name: str) -> bool:
-    return name.startswith((".", "_"))
-
-
-def _days(folder: Path) -> Iterator[str]:
+def _finished(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_unfinished(entry.name):
-                continue
-            if not (entry.is_dir() and _is_day(entry.name)):
-                raise UserError(
-                    f"{entry.path} is not a folder named by a day of arrival",
-                    expected=f"files in folders such as {folder.name}/2013-01-05",
-                    remedy="move it into the folder of the day it arrived on; "
-                    "what is not to be taken in starts with _",
-                )
-            yield entry.name
+        return [entry for entry in entries if not entry.name.startswith((".", "_"))]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)  # a link to a folder might lead round in a circle
 
 
 def _is_day(name: str) -> bool:
@@ -137,26 +155,24 @@ def _is_day(name: str) -> bool:
         return False
 
 
-def _finished(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_unfinished(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):  # a link to a folder might lead round in a circle
-                yield from _finished(folder / entry.name)
-            else:
-                yield folder / entry.name
+def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
+    """The finished files at or below an entry of a folder."""
+    if not _is_folder(entry):
+        yield entry
+        return
+    for within in _finished(entry.path):
+        yield from _files(within)
 
 
-def _fact(path: Path, folder: Path, zone: Path, day: str) -> FileFact:
-    real = path.resolve()
-    if not (real.is_relative_to(zone) and real.is_file()):
-        raise UserError(
-            f"{path} is {real}, which is not a file in the landing zone", remedy="land the file itself"
-        )
-    facts = path.stat()
+def _fact(file: os.DirEntry[str], folder: Path, day: str | None) -> FileFact:
+    """What there is to say of a file; without a day of arrival, it is that of its modification."""
+    try:
+        facts = file.stat()
+    except OSError:  # a link that leads nowhere
+        facts = file.stat(follow_symlinks=False)
     modified = _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
-    return FileFact(path.relative_to(folder).as_posix(), facts.st_size, modified, day)
+    path = Path(file.path).relative_to(folder).as_posix()
+    return FileFact(path, facts.st_size, modified, day or modified.date().isoformat())
 
 
 _Read = tuple["pa.Table", "tuple[int, ...] | range", tuple[UnparsedRow, ...]]

@@ -6,8 +6,10 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from mlops_pipelines.clock import midnight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +68,7 @@ def quarantine_table(
     Columns day (of the folder the file arrived in), stream, file_digest, file_row, reasons (JSON list),
     row (JSON), arrived_at (the row's own; the first moment of the day where the row has none).
     """
-    unsaid = datetime.combine(arrival_day, time(), tzinfo=UTC)
+    unsaid = midnight(arrival_day)
     return _table(
         [
             {

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlops_pipelines.ledger.landing import FinishedFile
 
@@ -44,7 +44,6 @@ QUARANTINE_COLUMNS = {
     "row": "string",
     "arrived_at": "timestamp",
 }
-PREVIEW_ROWS = 5
 # A producer's clock may be slow: folders this much older than the newest are listed at every tick.
 OVERLAP = timedelta(days=3)
 _MOMENTS = {"arrived_at": "timestamp", "known_at": "timestamp"}
@@ -59,7 +58,7 @@ class Taken:
     labels whose event has not come, wait to; quarantined: those in the quarantine; duplicates: those that
     say what was said before.
     written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
-    was given. rejects, preview: some rejected and some new rows.
+    was given.
     """
 
     stream: str
@@ -67,8 +66,6 @@ class Taken:
     written: list[Written]
     quarantine: list[Written] = field(default_factory=list)
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
-    rejects: Sequence[Mapping[str, Any]] = ()
-    preview: Sequence[Mapping[str, Any]] = ()
 
     @property
     def rows(self) -> int:
@@ -147,7 +144,7 @@ def register_landed(
     Lists recent folders only: from `OVERLAP` before the newest one known, or before today by the home's
     clock where that is earlier. A file in an older folder is found when `everything` is listed, as a
     schedule does every night. Where nothing is new, nothing is written.
-    Raises UserError if a landing folder is missing or holds what does not belong there.
+    Raises UserError if a landing folder is missing.
     """
     from mlops_pipelines.ingest.landing import list_files
 
@@ -235,7 +232,7 @@ def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     if new is not None and new.num_rows:
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
         place.ledger.raise_watermark(_newest_arrival(batch, new), place.name)
-    return _finish(place, batch, change, new)
+    return _finish(place, batch, change)
 
 
 def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
@@ -269,7 +266,7 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
     if left is not None:
         _keep_waiting(place, waiting, left.table)
     place.ledger.close_days(place.name, reopened, "labels")
-    return _finish(place, batch, change, matched, left)
+    return _finish(place, batch, change, left)
 
 
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
@@ -293,7 +290,7 @@ def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken
         key=", ".join(reference.keys),
         rejects=batch.rejects(place),
     )
-    return _finish(place, batch, change, new)
+    return _finish(place, batch, change)
 
 
 # --- a batch ---------------------------------------------------------------------------------------
@@ -345,13 +342,13 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     and changes nothing.
     """
     from mlops_pipelines.ingest.judging import BadBatchError, judge
-    from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
+    from mlops_pipelines.ingest.landing import UnreadableFileError, read_landed
 
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
     for file in place.ledger.pending_files(place.name, [stream]):
         try:
-            read.append((file, read_file(place.landing(stream) / file.path)))
+            read.append((file, read_landed(place.landing(stream), file.path)))
         except UnreadableFileError as error:
             refused.append((file, error.digest, str(error)))
         except FileNotFoundError:
@@ -439,12 +436,10 @@ def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> 
     )
 
 
-def _finish(
-    place: PipelineHome, batch: _Batch, change: _Change, new: pa.Table | None, waiting: Merged | None = None
-) -> Taken:
+def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged | None = None) -> Taken:
     """Finish the files of a batch in the ledger, and say what became of them.
 
-    new: its rows. waiting: labels that were kept until their event comes.
+    waiting: labels that were kept until their event comes.
     """
     from mlops_pipelines.ingest.quarantine import reason_counts
 
@@ -474,8 +469,6 @@ def _finish(
         change.written,
         change.quarantine,
         reject_reasons=reason_counts(change.rejects),
-        rejects=change.rejects.slice(0, PREVIEW_ROWS).to_pylist(),
-        preview=new.slice(0, PREVIEW_ROWS).to_pylist() if new is not None else (),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import feature_columns
 from mlops_pipelines.monitoring import drift as drifting
@@ -65,26 +66,27 @@ PAGE_FEATURES = 10
 class Drift:
     """What became of the drift reports of some days.
 
-    picture, features, unexplained (nats, by importance): of the last day measured. picture: PNG. page: of
-    Evidently, below the address of MLflow's pages.
+    days: what was found of each day measured. features: of each such day. picture: PNG, of the last of them.
+    page: Evidently's, of all of them, below the address of MLflow's pages.
     """
 
     written: list[Written]
-    levels: Sequence[Mapping[str, Any]]
-    features: Sequence[Mapping[str, Any]]
-    day: str = ""
-    level: str = ""
-    unexplained: float | None = None
+    days: Mapping[str, Mapping[str, Any]]
+    features: Mapping[str, Sequence[Mapping[str, Any]]]
     picture: bytes | None = None
     page: str = ""
 
 
 @dataclass(frozen=True)
 class Performance:
-    """What became of the performance reports of some days."""
+    """What became of the performance reports of some days.
+
+    figures: of each day, of the model with the most labels there. models: of each day, a row a model.
+    """
 
     written: list[Written]
-    days: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -124,23 +126,23 @@ def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
         )
     place.ledger.close_days(place.name, reopened, "drift")
     page = _page(place, reports)
-    latest = reports[max(reports)][1] if reports else None
+    latest = max(reports, default="")
     return Drift(
         written,
-        levels=[
-            {"day": day, "model": f"v{champion.mlflow_version}", "rows": report.rows, "level": report.level,
-             "finding": report.sentence}
+        days={
+            day: {"model": f"v{champion.mlflow_version}", "level": report.level,
+                  "unexplained_psi": report.overall, "finding": report.sentence}
             for day, (champion, report) in reports.items()
-        ],
-        features=[
-            {"feature": f.name, "psi": f"{f.psi:.3f}", "explained": f"{f.explained:.3f}",
-             "importance": f"{f.importance:.3f}", "missing": f"{f.missing:.1%}"}
-            for f in (latest.features if latest else ())
-        ],
-        day=max(reports, default=""),
-        level=latest.level if latest else "",
-        unexplained=latest.overall if latest else None,
-        picture=_drift_picture(latest),
+        },
+        features={
+            day: [
+                {"feature": f.name, "psi": f"{f.psi:.3f}", "explained": f"{f.explained:.3f}",
+                 "importance": f"{f.importance:.3f}", "missing": f"{f.missing:.1%}"}
+                for f in report.features
+            ]
+            for day, (_, report) in reports.items()
+        },
+        picture=_drift_picture(latest, reports[latest][1]) if latest else None,
         page=page,
     )  # fmt: skip
 
@@ -157,7 +159,7 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     wanted = sorted({*days, *reopened, *maturing})
     lake = place.lake
     if not lake.exists("events") or not wanted:
-        return Performance([], [])
+        return Performance([])
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
     labels = _read(place, "labels", wanted, {"event_id": "string", "label": "int8", "label_time": "timestamp",
                                              "known_at": "timestamp"})  # fmt: skip
@@ -188,7 +190,13 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
             place.ledger.reopen_days(place.name, [one.day], "mature", _matures(place, one.day))
     place.ledger.close_days(place.name, reopened, "monitor")
     place.ledger.close_days(place.name, maturing, "mature")
-    return Performance(written, [_shown(row) for row in rows], _performance_pictures(rows))
+    by_day = {one.day: [row for row in rows if row["day"] == one.day] for one in matured}
+    return Performance(
+        written,
+        figures={day: _figures(of_day) for day, of_day in by_day.items()},
+        models={day: [_shown(row) for row in of_day] for day, of_day in by_day.items()},
+        pictures=_performance_pictures(rows),
+    )
 
 
 def quality_drop_of(
@@ -265,13 +273,20 @@ def _maturity_row(found: DayMaturity) -> dict[str, Any]:
     }
 
 
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Plain figures, which Dagster draws over the partitions."""
+    row = max(rows, key=lambda one: one["labelled"])
+    names = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
+    figures = {name: row[name] for name in names if row.get(name) is not None}
+    return {"labelled": row["labelled"], "matured": row["matured"], **figures}
+
+
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     def figure(name: str) -> str:
         value = row.get(name)
         return "–" if value is None else f"{value:.3f}"
 
     return {
-        "day": row["day"],
         "model": f"v{row['model_version']}" if row["model_version"] else "–",
         "events": row["rows"],
         "labelled scores": row["labelled"],
@@ -379,16 +394,16 @@ def _drift_rows(day: str, champion: Promotion, report: DriftReport) -> list[dict
     ]
 
 
-def _drift_picture(report: DriftReport | None) -> bytes | None:
+def _drift_picture(day: str, report: DriftReport) -> bytes | None:
     """The features that count most; of each, how much chance and an ordinary day explain."""
-    if report is None or not report.features:
+    if not report.features:
         return None
     from mlops_pipelines.figures import bars
 
     shown = sorted(report.features, key=lambda drift: (-drift.contribution, -drift.psi))
     return bars(
         {drift.name: drift.psi for drift in shown},
-        title="PSI by feature",
+        title=f"PSI by feature, {day}",
         unit="nats (pale: explained)",
         paler={drift.name: drift.explained for drift in shown},
     )
@@ -438,8 +453,6 @@ def _reference_days(place: PipelineHome, champion: Promotion) -> list[str]:
 
 
 def _closes(day: str) -> datetime:
-    from mlops_pipelines.retraining import midnight
-
     return midnight(day) + timedelta(days=1)
 
 

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.ingest.landing import LandedTable, UnreadableFileError, list_files, read_file
+from mlops_pipelines.ingest.landing import (
+    LandedTable,
+    UnreadableFileError,
+    list_files,
+    read_file,
+    read_landed,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,11 +68,16 @@ def test_unfinished_files_and_folders_are_left_out(tmp_path: Path) -> None:
     assert list_files(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["a.csv", "2013-13-01/a.csv", "20130101/a.csv", "january/a.csv"])
-def test_what_lies_in_no_day_folder_is_refused(tmp_path: Path, name: str) -> None:
-    landed(tmp_path, name)
-    with pytest.raises(UserError, match="not a folder named by a day"):
-        list_files(tmp_path)
+@pytest.mark.parametrize("name", ["a.csv", "2013-13-01/a.csv", "20130101/a.csv", "january/a/b.csv"])
+def test_what_lies_in_no_day_folder_is_listed_on_the_day_of_its_modification_and_refused(
+    tmp_path: Path, name: str
+) -> None:
+    os.utime(landed(tmp_path, name), (0, 1_357_000_000))
+    (fact,) = list_files(tmp_path)
+    assert (fact.path, fact.arrival_day) == (name, "2013-01-01")
+    assert list_files(tmp_path, date(2013, 1, 2)) == []
+    with pytest.raises(UnreadableFileError, match=r"(?s)lies in no folder.*such as .*/2013-01-05"):
+        read_landed(tmp_path, fact.path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -79,22 +90,38 @@ def test_links_out_of_the_zone_are_refused(tmp_path: Path) -> None:
     zone = tmp_path / "events"
     landed(zone, "2013-01-01/b.csv")
     (zone / "2013-01-01" / "a.csv").symlink_to(outside)
-    with pytest.raises(UserError, match="not a file in the landing zone"):
-        list_files(zone)
+    (zone / "2013-01-02").symlink_to(outside.parent)
+    listed = [fact.path for fact in list_files(zone)]
+    assert sorted(listed) == ["2013-01-01/a.csv", "2013-01-01/b.csv", "2013-01-02"]
+    with pytest.raises(UnreadableFileError, match=r"leads out of the landing folder, to .*secret/a.csv"):
+        read_landed(zone, "2013-01-01/a.csv")
+    with pytest.raises(UnreadableFileError, match="lies in no folder"):
+        read_landed(zone, "2013-01-02")
+    with pytest.raises(UnreadableFileError, match="leads out"):
+        read_landed(zone, "2013-01-02/a.csv")
 
 
-@pytest.mark.parametrize("target", ["../..", "..", "nowhere"])
+@pytest.mark.parametrize("target", ["../2013-01-01", "nowhere", "round"])
 def test_links_to_folders_or_nothing_are_refused(tmp_path: Path, target: str) -> None:
     landed(tmp_path, "2013-01-01/b.csv")
     (tmp_path / "2013-01-01" / "round").symlink_to(target)
-    with pytest.raises(UserError, match="not a file in the landing zone"):
-        list_files(tmp_path)
+    assert [fact.path for fact in list_files(tmp_path)] == ["2013-01-01/b.csv", "2013-01-01/round"]
+    with pytest.raises(UnreadableFileError, match="is no file"):
+        read_landed(tmp_path, "2013-01-01/round")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    landed(tmp_path, "2013-01-01/b.csv")
+    os.mkfifo(tmp_path / "2013-01-01" / "a.csv")
+    with pytest.raises(UnreadableFileError, match="is no file"):
+        read_landed(tmp_path, "2013-01-01/a.csv")
 
 
 def test_a_link_within_the_zone_is_a_file(tmp_path: Path) -> None:
     target = landed(tmp_path, "2013-01-01/b.csv")
     (tmp_path / "2013-01-01" / "a.csv").symlink_to(target)
     assert len(list_files(tmp_path)) == 2
+    assert read_landed(tmp_path, "2013-01-01/a.csv").digest == read_file(target).digest
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

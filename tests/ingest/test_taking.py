@@ -168,6 +168,20 @@ def test_a_file_that_vanished_is_due_and_refused_by_the_run(place: PipelineHome)
     assert not taking.backlog(place, THIRD).due
 
 
+def test_what_lies_beside_the_day_folders_is_refused_by_the_run_and_stops_nothing(
+    place: PipelineHome,
+) -> None:
+    land(place, FIRST, SECOND)
+    (place.landing("events") / "notes.txt").write_text("remember the milk")
+    assert taking.register_landed(place) == 1
+    taken = taking.take_events(place, [])
+    assert taken.accepted == Flights().rows("events", FIRST, SECOND).num_rows
+    assert [text for text in taken.refused if "notes.txt cannot be read: it lies in no folder" in text]
+    assert taking.register_landed(place) == 0
+    assert taking.register_landed(place, everything=True) == 0
+    assert not place.ledger.pending_files(place.name, ["events"])
+
+
 # --- taking in -------------------------------------------------------------------------------------
 
 

@@ -106,11 +106,12 @@ def test_drift_that_persists_asks_once_for_each_champion(place: PipelineHome) ->
 
 
 def test_days_before_the_champion_are_reported_as_unscored(place: PipelineHome) -> None:
-    shown = {row["day"]: row for row in reports.report_performance(place, ["2013-01-03", "2013-01-08"]).days}
-    assert shown["2013-01-03"]["model"] == "–"
-    assert shown["2013-01-03"]["note"] == "no champion has scored this day"
-    assert shown["2013-01-08"]["model"] == f"v{champion_of(place).mlflow_version}"
-    assert shown["2013-01-08"]["labelled scores"] > 0
+    made = reports.report_performance(place, ["2013-01-03", "2013-01-08"])
+    (before,), (after,) = made.models["2013-01-03"], made.models["2013-01-08"]
+    assert (before["model"], before["note"]) == ("–", "no champion has scored this day")
+    assert after["model"] == f"v{champion_of(place).mlflow_version}"
+    assert after["labelled scores"] == made.figures["2013-01-08"]["labelled"] > 0
+    assert made.figures["2013-01-03"] == {"labelled": 0, "matured": True}
 
 
 def test_a_judged_day_is_judged_again_when_it_has_matured(place: PipelineHome) -> None:

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError, UserError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Flights:
 
     def span(self) -> tuple[datetime, datetime]:
         """First moment of the data and the first moment after it: midnights, UTC."""
-        return _midnight(_FIRST_DAY), _midnight(_LAST_DAY + _DAY)
+        return midnight(_FIRST_DAY), midnight(_LAST_DAY + _DAY)
 
     def rows(self, stream: str, since: datetime, until: datetime) -> pa.Table:
         """Rows of a stream that arrive in [since, until), in order of arrival, as their files hold them.
@@ -143,10 +144,6 @@ class Flights:
             if rows.num_rows and _deliver(rows, landing / stream / str(day) / f"{stream}-{day}.parquet"):
                 written[stream] += rows.num_rows
         return written
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), tzinfo=UTC)
 
 
 def _days(since: datetime, until: datetime, span: tuple[datetime, datetime]) -> list[date]:
@@ -204,7 +201,7 @@ def _year() -> _Year:
         others = {
             "labels": (_LABELS, {"late_from": _LATE_FROM_MINUTES}),
             "weather": (_WEATHER, {"out_after": _WEATHER_IS_OUT_AFTER.total_seconds()}),
-            "planes": (_PLANES, {"first_moment": _midnight(_FIRST_DAY).isoformat()}),
+            "planes": (_PLANES, {"first_moment": midnight(_FIRST_DAY).isoformat()}),
         }
         streams = {"events": everything.drop_columns(["arr_delay"])}
         for name, (query, params) in others.items():
