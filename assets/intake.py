@@ -11,6 +11,7 @@ from assets.stage import (
     Stage,
     library_errors,
     made,
+    materialization,
     partition_days,
     record_days,
     table_preview,
@@ -148,25 +149,25 @@ def _record(
                 },
             )
         )  # fmt: skip
-    if taken.stream != "events" and taken.quarantined:
-        context.log_event(
-            dg.AssetObservation(
-                stage.key("quarantine"),
-                metadata={f"run_{name}": value for name, value in _rejects(taken).items()},
-                description=f"Rows of {taken.stream}.",
-            )
-        )
+    if taken.stream != "events":  # whose step makes the quarantine
+        rejects = {f"run_{name}": value for name, value in _rejects(taken).items()}
+        for one in taken.quarantine:
+            if one.changed:
+                facts = {**rejects, **written_facts(one)}
+                context.log_event(
+                    materialization(stage.key("quarantine"), one, facts, f"Rejects of {taken.stream}.")
+                )
     if spec.partitions_def:
         yield record_days(context, spec.key, taken.written, _counts(taken))
     else:
-        (one,) = taken.written or (None,)
+        written = taken.written[0] if taken.written else None  # all of it is one day of the table
         yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
                 **{f"run_{name}": value for name, value in _counts(taken).items()},
-                **(written_facts(one) if one else {}),
+                **(written_facts(written) if written else {}),
             },
-            data_version=dg.DataVersion(one.content_hash if one else "empty"),
+            data_version=dg.DataVersion(written.content_hash if written else "empty"),
         )
     yield dg.AssetCheckResult(
         asset_key=spec.key,

@@ -78,8 +78,11 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
         by_day = {
-            day: {"missing_share": table_preview(rows), "dagster/column_lineage": lineage}
-            for day, rows in made.missing.items()
+            one.day: {
+                "missing_share": table_preview(made.missing.get(one.day, ())),
+                "dagster/column_lineage": lineage,
+            }
+            for one in made.written
         }
         return record_days(context, examples.key, made.written, by_day=by_day)
 

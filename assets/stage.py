@@ -165,19 +165,24 @@ def record_days(
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:
-            context.log_event(
-                dg.AssetMaterialization(
-                    key,
-                    partition=one.day,
-                    metadata=facts,
-                    tags={"dagster/data_version": one.content_hash},
-                    description="Reopened by late data.",
-                )
-            )
+            context.log_event(materialization(key, one, facts, "Reopened by late data."))
     return dg.MaterializeResult(
         asset_key=key,
         metadata={f"run_{name}": value for name, value in (run or {}).items()},
         data_version=data_version([one for one in written if one.day in asked]),
+    )
+
+
+def materialization(
+    key: dg.AssetKey, one: Written, metadata: Mapping[str, Any], description: str
+) -> dg.AssetMaterialization:
+    """One day that a step changed without being asked for it."""
+    return dg.AssetMaterialization(
+        key,
+        partition=one.day,
+        metadata=metadata,
+        tags={"dagster/data_version": one.content_hash},
+        description=description,
     )
 
 

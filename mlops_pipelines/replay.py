@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -232,7 +231,7 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
         until=watermark,
         new_events=ledger.file_counts(place.name)["events"].accepted - accepted,
         runs=daemon.runs,
-        refused=tuple((Counter(ledger.refused_files(place.name)) - Counter(refused)).elements()),
+        refused=tuple(text for file, text in ledger.refused_files(place.name).items() if file not in refused),
     )
 
 
@@ -314,8 +313,9 @@ class _Daemon:
                 if ran:
                     break
             else:
+                waiting = self._waiting()
                 ran = self._run_schedules(watermark)
-                if not ran:
+                if not ran and self._waiting() == waiting:
                     return
             asked += ran
             if asked > MOST_RUNS_AT_ONE_MOMENT:
@@ -324,6 +324,10 @@ class _Daemon:
                     expected="a moment at which nothing is left to do",
                     remedy=f"mlops dev --home {self._home.path}, and look at its runs",
                 )
+
+    def _waiting(self) -> int:
+        """How many files wait: a schedule may find some, which a sensor then asks a run for."""
+        return len(self._home.ledger.pending_files(self._pipeline))
 
     def _tick(self, name: str, progress: Progress) -> int:
         """Tick one sensor; how many runs it asked for, all of them ended."""

@@ -7,7 +7,7 @@ the same value whenever it is computed: no subquery, aggregate or window, no fil
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,10 +73,14 @@ _NUMBERS = frozenset({
 
 @dataclass(frozen=True)
 class Judged:
-    """What an expression gives, or why it is refused: `kind` is None where there are problems."""
+    """What an expression gives, or why it is refused: `kind` is None where there are problems.
+
+    columns: those it reads.
+    """
 
     kind: Kind | None
     problems: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def judge_expressions(expressions: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, Judged]:
@@ -119,7 +123,8 @@ def _judge(connection: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str
     problems = tuple(dict.fromkeys(_forbidden(trees[1], columns)))
     if problems:
         return Judged(None, problems)
-    return _computed(connection, sql)
+    read = (".".join(node["column_names"]) for node in _nodes(trees[1]) if node["class"] == "COLUMN_REF")
+    return replace(_computed(connection, sql), columns=tuple(sorted(set(read))))
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any] | str:

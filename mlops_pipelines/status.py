@@ -51,7 +51,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
                      "refused": one.rejected, "quarantined_rows": quarantined[stream]}
             for stream, one in sorted(files.items())
         },
-        "refused": ledger.refused_files(place.name),
+        "refused": [*ledger.refused_files(place.name).values()],
         "retrains": {
             "admitted": sum(counts.retrains.values()),
             **{name: counts.retrains[name] for name in ("promoted", "rejected", "failed", "running", "lost")},

@@ -6,13 +6,15 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlops_pipelines.spec_loading import LoadedSpec
+
+OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in OVER]
 
 # Runs of these jobs work on the same tables, so a run of the job is asked for when they have ended.
 WAITS_FOR = {
@@ -31,9 +33,7 @@ def job_name(loaded: LoadedSpec, job: str) -> str:
 def under_way(instance: dg.DagsterInstance, loaded: LoadedSpec, job: str) -> str | None:
     """Id of an unfinished run that `job` waits for, or None. One query a job, whatever the history."""
     for other in WAITS_FOR[job]:
-        runs = instance.get_runs(
-            dg.RunsFilter(job_name=job_name(loaded, other), statuses=NOT_FINISHED_STATUSES), limit=1
-        )
+        runs = instance.get_runs(dg.RunsFilter(job_name=job_name(loaded, other), statuses=UNDER_WAY), limit=1)
         if runs:
             return runs[0].run_id
     return None

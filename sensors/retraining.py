@@ -5,12 +5,11 @@
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from mlops_pipelines import retraining as library
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import job_name, under_way
+from sensors.requests import OVER, job_name, under_way
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -42,4 +41,4 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
 def _run_is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a run that holds a retrain has ended without concluding it; a deleted run has."""
     run = instance.get_run_by_id(run_id)
-    return run is None or run.status not in NOT_FINISHED_STATUSES
+    return run is None or run.status in OVER

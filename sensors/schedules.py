@@ -42,15 +42,16 @@ def build_monitoring(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDef
         execution_timezone="UTC",
         job=jobs["monitor"],
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Drift and performance of closed days that no sensor has measured.",
+        description="Drift and performance of days that no sensor has had measured.",
     )
     def daily_monitoring(
         context: dg.ScheduleEvaluationContext, home: HomeResource
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
-        days = reports.days_to_measure(place, place.clock.now())
+        now = place.clock.now()
+        days = sorted({*reports.days_to_measure(place, now), *reports.days_to_judge(place, now)})
         if not days:
-            return dg.SkipReason("Every closed day is measured.")
+            return dg.SkipReason("No day waits to be measured.")
         return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")
 
     return daily_monitoring

@@ -254,10 +254,17 @@ def test_a_digest_is_taken_once_a_file_of_the_stream_with_it_was(ledger: Ledger)
 
 
 def test_newest_arrival_is_the_streams_own(ledger: Ledger) -> None:
-    assert ledger.newest_arrival(P, "events") is None
-    ledger.register_files(P, "events", [file("b", "2013-03-02"), file("a", "2013-03-01")])
-    ledger.register_files(P, "labels", [file("c", "2013-03-09")])
-    assert ledger.newest_arrival(P, "events") == "2013-03-02"
+    assert ledger.newest_arrival(P, "events", by="2013-03-10") is None
+    days = ("2013-03-02", "2013-03-01", "2099-01-01")
+    ledger.register_files(P, "events", [file(f"{day}/a", day) for day in days])
+    ledger.register_files(P, "labels", [file("2013-03-09/c", "2013-03-09")])
+    assert ledger.newest_arrival(P, "events", by="2013-03-10") == "2013-03-02"
+
+
+def test_strays_are_known_by_path_and_are_no_arrival(ledger: Ledger) -> None:
+    ledger.register_files(P, "events", [file("2013-03-02/a", "2013-03-02"), file("notes", "2013-03-09")])
+    assert ledger.known_strays(P, "events") == {"notes"}
+    assert ledger.newest_arrival(P, "events", by="2013-03-10") == "2013-03-02"
 
 
 def test_refused_files_say_why_in_the_order_of_their_arrival(ledger: Ledger) -> None:
@@ -265,8 +272,10 @@ def test_refused_files_say_why_in_the_order_of_their_arrival(ledger: Ledger) -> 
     for landed in ledger.pending_files(P)[::-1]:
         status: Any = "taken" if landed.path == "c" else "rejected"
         ledger.finish_files([FinishedFile(landed.id, status, "d", f"{landed.path} is no Parquet file")], NOW)
-    assert ledger.refused_files(P) == ["a is no Parquet file", "b is no Parquet file"]
-    assert ledger.refused_files("other") == []
+    assert list(ledger.refused_files(P).values()) == ["a is no Parquet file", "b is no Parquet file"]
+    assert ledger.refused_files("other") == {}
+    ledger.register_files(P, "events", [FileFact("a", 99, NOW, "2013-03-01")])
+    assert list(ledger.refused_files(P).values()) == ["b is no Parquet file"]
 
 
 def test_stages_are_reopened_apart(ledger: Ledger) -> None:
@@ -913,7 +922,7 @@ HISTORY = {"landed_files", "reopened_days", "triggers", "retrains", "verdicts", 
 def every_tick(ledger: Ledger, now: datetime) -> None:
     """What sensors and runs ask again and again."""
     ledger.watermark()
-    ledger.newest_arrival(P, "events")
+    ledger.newest_arrival(P, "events", by="2999-01-01")
     ledger.known_paths(P, "events", "2999-01-01")
     ledger.taken_digests(P, "events", ["d"])
     ledger.pending_files(P, limit=10)

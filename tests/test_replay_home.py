@@ -63,6 +63,18 @@ class Busy(Quiet):
         return {}
 
 
+class Late(Busy):
+    """Fifty more flights of the first day, which arrive weeks later in the folder of that day."""
+
+    def write(self, landing: Path, since: datetime, until: datetime) -> dict[str, int]:
+        import pyarrow.parquet as pq
+
+        if since > FIRST:
+            rows = Flights().rows("events", FIRST, FIRST + DAY).slice(50, 50)
+            pq.write_table(rows, landing / "events" / f"{FIRST:%Y-%m-%d}" / "late.parquet")
+        return super().write(landing, since, until)
+
+
 class Swept(Quiet):
     """Somebody removes a landing folder."""
 
@@ -171,6 +183,13 @@ def test_accepted_events_are_counted_and_a_refused_file_is_told_once(
     again = replay(home, NEW_YEAR + DAY, source=Busy)
     assert (again.new_events, again.refused) == (0, ())
     assert " - INFO - " not in capfd.readouterr().err
+
+
+def test_what_lands_in_an_old_folder_is_taken_in_before_the_clock_moves_on(home: Home) -> None:
+    replay(home, source=Late)
+    assert replay(home, NEW_YEAR + 20 * DAY, source=Late).new_events == 50
+    assert replay(home, NEW_YEAR + 20 * DAY, source=Late).new_events == 0
+    assert home.ledger.pending_files(NAME) == []
 
 
 def test_sensors_tell_a_replay_their_warnings_only(capfd: pytest.CaptureFixture[str]) -> None:

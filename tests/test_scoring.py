@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines import scoring
+from mlops_pipelines.features.views import feature_columns
 from mlops_pipelines.ledger import Promotion
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_loading import load_pipeline
 from tests.loop import FIRST, advance, at, copy_of, land, retrain, serve, small_home
 
 if TYPE_CHECKING:
@@ -96,6 +98,14 @@ def test_a_late_event_is_scored_by_the_champion_of_its_decision(place: PipelineH
     assert after.filter(pc.not_equal(after["event_id"], MISSING)).sort_by("prediction_id") == before.sort_by(
         "prediction_id"
     )
+
+
+def test_every_feature_has_its_source_columns() -> None:
+    real = load_pipeline("flight_delays")
+    sources = scoring.feature_sources(real)
+    assert list(sources) == [column.name for column in feature_columns(real.spec, real.contract)]
+    assert sources["carrier"] == [("events", "carrier")]
+    assert all(sources.values())
 
 
 def test_scoring_again_changes_nothing(place: PipelineHome) -> None:

@@ -44,7 +44,13 @@ def judge(sql: str) -> Judged:
     ],
 )
 def test_scalar_expressions_over_the_event_pass(sql: str, kind: str) -> None:
-    assert judge(sql) == Judged(kind)  # type: ignore[arg-type]
+    judged = judge(sql)
+    assert (judged.kind, judged.problems) == (kind, ())
+    assert judged.columns == tuple(sorted(name for name in COLUMNS if name in sql))
+
+
+def test_the_columns_an_expression_reads_are_told_once() -> None:
+    assert judge("if(seats > 1, speed / seats, -speed)").columns == ("seats", "speed")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -62,15 +63,26 @@ class LandedTable:
 
 
 class UnreadableFileError(TerminalError):
-    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal; "" if not read."""
+    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal."""
 
-    def __init__(self, path: Path, problem: str, digest: str = "", *, expected: str | None = None):
+    def __init__(self, path: Path, problem: str, digest: str):
         self.path = path
         self.digest = digest
         super().__init__(
             f"{path} cannot be read: {problem}",
-            expected=expected or f"a file that is what its name says, one of {', '.join(_READERS)}",
+            expected=f"a file that is what its name says, one of {', '.join(_READERS)}",
             remedy="land the file again, whole; this one is left where it is",
+        )
+
+
+class MisplacedFileError(TerminalError):
+    """What lies in a landing folder is no file in a folder named by a day of arrival."""
+
+    def __init__(self, path: Path, problem: str, day: str):
+        super().__init__(
+            f"{path} is not taken in: {problem}",
+            expected="a file in a folder named by the day it arrived on",
+            remedy=f"land it under {day}; what is not to be taken in starts with _",
         )
 
 
@@ -78,8 +90,9 @@ def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
     """Files that arrived on `since_day` or later (all without it), by day and path.
 
     Paths are relative to the stream's folder, with `/`; modification times to the microsecond, UTC.
-    Names that start with `.` or `_` are unfinished and left out. What lies in no folder named by a day
-    is listed as well, with the day of its modification: `read_landed` refuses it.
+    Names that start with `.` or `_` are unfinished and left out. A stray, which lies in no folder named by
+    a day, is listed as well, with the day of its modification, and so are links to folders and folders that
+    may not be read: `read_landed` refuses them. Bytes of a name that are not UTF-8 are written out (\\xe9).
     Raises UserError if the folder is missing.
     """
     if not folder.is_dir():
@@ -90,31 +103,29 @@ def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
         is_day = _is_day(entry.name) and _is_folder(entry)
         if is_day and entry.name < since:
             continue
-        found = (_fact(file, folder, entry.name if is_day else None) for file in _files(entry))
-        facts += [fact for fact in found if fact.arrival_day >= since]
+        for file in _files(entry):
+            # A file that has gone since is not there.
+            with suppress(FileNotFoundError):
+                facts.append(_fact(file, folder, entry.name if is_day else None))
+    facts = [fact for fact in facts if fact.arrival_day >= since]
     return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
 
 
 def read_landed(folder: Path, path: str) -> LandedTable:
     """The rows of a file as `list_files` lists it in a stream's folder, as `read_file` reads them.
 
-    Raises UnreadableFileError for what does not lie, itself, in a folder named by a day of arrival;
-    FileNotFoundError if it is gone.
+    Raises MisplacedFileError for what is no file, or does not lie, itself, in a folder named by a day of
+    arrival; FileNotFoundError if it is gone; otherwise as `read_file`.
     """
-    file = folder / path
-    day, _, within = path.partition("/")
-    if not (within and _is_day(day)):
-        raise UnreadableFileError(
-            file,
-            "it lies in no folder named by a day of arrival",
-            expected=f"files in folders such as {folder.name}/2013-01-05; "
-            "what is not to be taken in starts with _",
-        )
+    file, such = folder / path, f"{folder}/2013-01-05"
     real = Path(os.path.realpath(file))
     if not real.is_relative_to(os.path.realpath(folder)):
-        raise UnreadableFileError(file, f"it leads out of the landing folder, to {real}")
+        raise MisplacedFileError(file, f"it leads out of the landing folder, to {real}", such)
     if os.path.lexists(file) and not real.is_file():
-        raise UnreadableFileError(file, f"{real} is no file")
+        raise MisplacedFileError(file, "it is no file, but a folder, a pipe or a link to one", such)
+    day, _, within = path.partition("/")
+    if not (within and _is_day(day)):
+        raise MisplacedFileError(file, "it lies in no folder named by a day of arrival", such)
     return read_file(file)
 
 
@@ -160,7 +171,12 @@ def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
     if not _is_folder(entry):
         yield entry
         return
-    for within in _finished(entry.path):
+    try:
+        entries = _finished(entry.path)
+    except PermissionError:
+        yield entry
+        return
+    for within in entries:
         yield from _files(within)
 
 
@@ -168,10 +184,10 @@ def _fact(file: os.DirEntry[str], folder: Path, day: str | None) -> FileFact:
     """What there is to say of a file; without a day of arrival, it is that of its modification."""
     try:
         facts = file.stat()
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a link that leads nowhere, or round in a circle
         facts = file.stat(follow_symlinks=False)
     modified = _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
-    path = Path(file.path).relative_to(folder).as_posix()
+    path = os.fsencode(Path(file.path).relative_to(folder)).decode("utf-8", "backslashreplace")
     return FileFact(path, facts.st_size, modified, day or modified.date().isoformat())
 
 

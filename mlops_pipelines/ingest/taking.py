@@ -141,21 +141,32 @@ def register_landed(
 ) -> int:
     """Register what has landed since, by default of all streams; how many files were new.
 
-    Lists recent folders only: from `OVERLAP` before the newest one known, or before today by the home's
-    clock where that is earlier. A file in an older folder is found when `everything` is listed, as a
-    schedule does every night. Where nothing is new, nothing is written.
+    Lists recent folders only: from `OVERLAP` before the newest one known, which counts if it is not after
+    today by the home's clock. A file in an older folder is found when `everything` is listed, as a
+    schedule does every night. A stray is known by its path alone: one that grows is refused once. Where
+    nothing is new, nothing is written.
     Raises UserError if a landing folder is missing.
     """
     from mlops_pipelines.ingest.landing import list_files
 
-    today = place.clock.now().date()
+    today = place.clock.now().date().isoformat()
     new = 0
     for stream in place.streams if streams is None else streams:
-        newest = place.ledger.newest_arrival(place.name, stream)
-        since = min(date.fromisoformat(newest), today) - OVERLAP if newest and not everything else None
+        newest = place.ledger.newest_arrival(place.name, stream, by=today)
+        since = date.fromisoformat(newest) - OVERLAP if newest and not everything else None
         known = place.ledger.known_paths(place.name, stream, since.isoformat() if since else "")
         files = list_files(place.landing(stream), since)
-        unknown = [file for file in files if (file.path, file.size, file.modified_at) not in known]
+        strays = {file.path for file in files if file.is_stray}
+        strays -= place.ledger.known_strays(place.name, stream) if strays else set()
+        unknown = [
+            file
+            for file in files
+            if (
+                file.path in strays
+                if file.is_stray
+                else (file.path, file.size, file.modified_at) not in known
+            )
+        ]
         new += place.ledger.register_files(place.name, stream, unknown)
     return new
 
@@ -342,7 +353,7 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     and changes nothing.
     """
     from mlops_pipelines.ingest.judging import BadBatchError, judge
-    from mlops_pipelines.ingest.landing import UnreadableFileError, read_landed
+    from mlops_pipelines.ingest.landing import MisplacedFileError, UnreadableFileError, read_landed
 
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
@@ -351,8 +362,12 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
             read.append((file, read_landed(place.landing(stream), file.path)))
         except UnreadableFileError as error:
             refused.append((file, error.digest, str(error)))
+        except MisplacedFileError as error:
+            refused.append((file, "", str(error)))
         except FileNotFoundError:
-            refused.append((file, "", f"{file.path} has vanished from {place.landing(stream)}"))
+            refused.append(
+                (file, "", f"{file.path} has vanished from {place.landing(stream)}, or its name is not UTF-8")
+            )
     taken = place.ledger.taken_digests(place.name, stream, [table.digest for _, table in read])
     repeated = [(file, table) for file, table in read if table.digest in taken]
     new = [(file, table) for file, table in read if table.digest not in taken]

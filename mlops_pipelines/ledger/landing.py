@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What has to look at a day again: its tiles, its labels, its examples and scores, its drift, its quality,
 # and its quality once more when the day has matured.
 Stage = Literal["tiles", "labels", "score", "drift", "monitor", "mature"]
+_IS_STRAY = ~landed_files.c.path.startswith(landed_files.c.arrival_day + "/")
 # So many values go into one statement: SQLite takes 32,766.
 _VALUES_AT_ONCE = 10_000
 
@@ -31,13 +32,18 @@ _VALUES_AT_ONCE = 10_000
 class FileFact:
     """A file in a landing folder.
 
-    path: as listed. size: bytes. modified_at: UTC. arrival_day: YYYY-MM-DD, UTC, the folder's name.
+    path: as listed. size: bytes. modified_at: UTC. arrival_day: YYYY-MM-DD, UTC, the folder's name; of a
+    stray, which lies in no such folder, the day of its modification.
     """
 
     path: str
     size: int
     modified_at: datetime
     arrival_day: str
+
+    @property
+    def is_stray(self) -> bool:
+        return not self.path.startswith(f"{self.arrival_day}/")
 
 
 @dataclass(frozen=True)
@@ -174,26 +180,54 @@ class Landing(Store):
                 counts[stream] = FileCounts(*(int(n) for n in sums))
         return counts
 
-    def newest_arrival(self, pipeline: str, stream: str) -> str | None:
-        """Latest arrival day (YYYY-MM-DD) of the stream's registered files; None if there are none."""
+    def newest_arrival(self, pipeline: str, stream: str, by: str) -> str | None:
+        """Latest day (YYYY-MM-DD), not after `by`, in whose folder a file of the stream is registered.
+
+        None if there is none.
+        """
         columns = landed_files.c
-        query = sa.select(sa.func.max(columns.arrival_day)).where(
-            columns.pipeline == pipeline, columns.stream == stream
+        query = (
+            sa.select(columns.arrival_day)
+            .where(columns.pipeline == pipeline, columns.stream == stream)
+            .where(columns.arrival_day <= by, ~_IS_STRAY)
+            .order_by(columns.arrival_day.desc())
+            .limit(1)
         )
         with self._reading() as connection:
             newest: str | None = connection.execute(query).scalar_one_or_none()
             return newest
 
-    def refused_files(self, pipeline: str) -> list[str]:
-        """What was wrong with each file that was refused as a whole, in the order of their arrival."""
-        columns = landed_files.c
+    def refused_files(self, pipeline: str) -> dict[int, str]:
+        """What was wrong with each file that was refused as a whole, by its id, in order of arrival.
+
+        A file that was rewritten since is told of as it is now.
+        """
+        columns, later = landed_files.c, landed_files.alias()
         query = (
-            sa.select(columns.detail)
-            .where(columns.pipeline == pipeline, columns.status == "rejected")
+            sa.select(columns.id, columns.detail)
+            .where(
+                columns.pipeline == pipeline,
+                columns.status == "rejected",
+                ~sa.exists().where(
+                    later.c.pipeline == columns.pipeline,
+                    later.c.stream == columns.stream,
+                    later.c.path == columns.path,
+                    later.c.id > columns.id,
+                ),
+            )
             .order_by(columns.arrival_day, columns.path)
         )
         with self._reading() as connection:
-            return list(connection.execute(query).scalars())
+            return dict(connection.execute(query).all())
+
+    def known_strays(self, pipeline: str, stream: str) -> set[str]:
+        """Paths of the stream's registered files that lie in no folder named by a day."""
+        columns = landed_files.c
+        query = sa.select(columns.path).where(
+            columns.pipeline == pipeline, columns.stream == stream, _IS_STRAY
+        )
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
 
     def known_paths(self, pipeline: str, stream: str, since_day: str) -> set[tuple[str, int, datetime]]:
         """Path, size and modification time of registered files that arrived on `since_day` or later."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,6 +66,28 @@ def test_a_refused_file_of_any_stream_is_seen(place: PipelineHome, stream: str) 
     assert checks(result) == {"rows_add_up": True, "files_accepted": False}
     (seen,) = result.get_asset_observation_events()
     assert seen.asset_key == dg.AssetKey([place.name, f"landing_{stream}"])
+
+
+def test_rejects_of_every_stream_are_told_of_the_day_of_the_quarantine_they_are_in(
+    place: PipelineHome,
+) -> None:
+    folder = place.landing("weather") / "2013-01-01"
+    folder.mkdir()
+    weather = Flights().rows("weather", FIRST, SECOND)
+    hot = pa.array([1000.0] * 3 + weather["temp"].to_pylist()[3:])
+    pq.write_table(
+        weather.set_column(weather.schema.get_field_index("temp"), "temp", hot), folder / "a.parquet"
+    )
+    result = take(place, "weather")
+    (made,) = [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey([place.name, "quarantine"])
+    ]
+    assert made.partition == "2013-01-01"
+    assert made.metadata["dagster/partition_row_count"].value == 3
+    assert made.metadata["run_quarantined"].value == 3
+    assert made.tags["dagster/data_version"] == made.metadata["content_hash"].value
 
 
 def code_versions(pipeline: LoadedSpec) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +18,12 @@ import pytest
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.landing import (
     LandedTable,
+    MisplacedFileError,
     UnreadableFileError,
     list_files,
     read_file,
     read_landed,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def landed(folder: Path, name: str, content: bytes = b"x") -> Path:
@@ -76,7 +77,7 @@ def test_what_lies_in_no_day_folder_is_listed_on_the_day_of_its_modification_and
     (fact,) = list_files(tmp_path)
     assert (fact.path, fact.arrival_day) == (name, "2013-01-01")
     assert list_files(tmp_path, date(2013, 1, 2)) == []
-    with pytest.raises(UnreadableFileError, match=r"(?s)lies in no folder.*such as .*/2013-01-05"):
+    with pytest.raises(MisplacedFileError, match=r"(?s)lies in no folder.*Try: land it under .*/2013-01-05"):
         read_landed(tmp_path, fact.path)
 
 
@@ -93,12 +94,11 @@ def test_links_out_of_the_zone_are_refused(tmp_path: Path) -> None:
     (zone / "2013-01-02").symlink_to(outside.parent)
     listed = [fact.path for fact in list_files(zone)]
     assert sorted(listed) == ["2013-01-01/a.csv", "2013-01-01/b.csv", "2013-01-02"]
-    with pytest.raises(UnreadableFileError, match=r"leads out of the landing folder, to .*secret/a.csv"):
+    with pytest.raises(MisplacedFileError, match=r"leads out of the landing folder, to .*secret/a.csv"):
         read_landed(zone, "2013-01-01/a.csv")
-    with pytest.raises(UnreadableFileError, match="lies in no folder"):
-        read_landed(zone, "2013-01-02")
-    with pytest.raises(UnreadableFileError, match="leads out"):
-        read_landed(zone, "2013-01-02/a.csv")
+    for path in ("2013-01-02", "2013-01-02/a.csv"):
+        with pytest.raises(MisplacedFileError, match="leads out"):
+            read_landed(zone, path)
 
 
 @pytest.mark.parametrize("target", ["../2013-01-01", "nowhere", "round"])
@@ -106,14 +106,35 @@ def test_links_to_folders_or_nothing_are_refused(tmp_path: Path, target: str) ->
     landed(tmp_path, "2013-01-01/b.csv")
     (tmp_path / "2013-01-01" / "round").symlink_to(target)
     assert [fact.path for fact in list_files(tmp_path)] == ["2013-01-01/b.csv", "2013-01-01/round"]
-    with pytest.raises(UnreadableFileError, match="is no file"):
+    with pytest.raises(MisplacedFileError, match="is no file"):
         read_landed(tmp_path, "2013-01-01/round")
+
+
+def test_names_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
+    landed(tmp_path, os.fsdecode(b"2013-01-01/caf\xe9.csv"))
+    assert [fact.path for fact in list_files(tmp_path)] == ["2013-01-01/caf\\xe9.csv"]
+
+
+def test_a_folder_that_may_not_be_read_is_listed_and_stops_nothing() -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from mlops_pipelines.ingest.landing import list_files;"
+        "os.geteuid() or os.seteuid(65534);"  # the superuser may read everything
+        "print(*(fact.path for fact in list_files(Path(sys.argv[1]))))"
+    )
+    with TemporaryDirectory() as zone:
+        Path(zone).chmod(0o755)
+        landed(Path(zone), "2013-01-01/b.csv")
+        (Path(zone) / "lost+found").mkdir(mode=0)
+        listed = subprocess.run(
+            [sys.executable, "-c", script, zone], check=True, capture_output=True, text=True
+        )
+    assert sorted(listed.stdout.split()) == ["2013-01-01/b.csv", "lost+found"]
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     landed(tmp_path, "2013-01-01/b.csv")
     os.mkfifo(tmp_path / "2013-01-01" / "a.csv")
-    with pytest.raises(UnreadableFileError, match="is no file"):
+    with pytest.raises(MisplacedFileError, match="is no file"):
         read_landed(tmp_path, "2013-01-01/a.csv")
 
 

@@ -182,6 +182,24 @@ def test_what_lies_beside_the_day_folders_is_refused_by_the_run_and_stops_nothin
     assert not place.ledger.pending_files(place.name, ["events"])
 
 
+def test_a_stray_hides_no_folder(place: PipelineHome) -> None:
+    (place.landing("events") / "notes.txt").write_text("remember the milk")
+    for week in (1, 8):
+        for day in range(week, week + 7):
+            folder = place.landing("events") / f"2013-01-{day:02}"
+            folder.mkdir()
+            (folder / "a.csv").write_text("x")
+        at(place, datetime(2013, 1, week + 7, tzinfo=UTC))
+        assert taking.register_landed(place) == (8 if week == 1 else 7)
+
+
+def test_a_stray_that_grows_is_refused_once(place: PipelineHome) -> None:
+    log = place.landing("events") / "producer.log"
+    for line in range(3):
+        log.write_text("started\n" * (line + 1))
+        assert taking.register_landed(place) == (line == 0)
+
+
 # --- taking in -------------------------------------------------------------------------------------
 
 
@@ -233,7 +251,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_the_others_go_on(p
     assert len(taken.refused) == 1
     assert "broken.parquet" in taken.refused[0]
     assert taken.accepted > 1000
-    assert place.ledger.refused_files(place.name) == list(taken.refused)
+    assert list(place.ledger.refused_files(place.name).values()) == list(taken.refused)
     assert (folder / "broken.parquet").exists()
 
 
