@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlops_pipelines.errors import MlopsError, UserError
-from mlops_pipelines.settings import settings, use_home
+from mlops_pipelines.settings import settings, silence_warning, use_home
 from mlops_pipelines.spec import parse_duration
 
 if TYPE_CHECKING:
@@ -187,8 +187,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     hold_for_dev(place)
     os.environ["DAGSTER_HOME"] = str(place.dagster)
     # Dagster would say that another command is preferred, which knows no workspace file.
-    silenced = "ignore:Function `dev_command` is superseded"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), silenced]))
+    silence_warning("Function `dev_command` is superseded")
     click.echo(f"Home:     {place.path}")
     click.echo(f"Settings: {place.dagster / 'dagster.yaml'}, a link to {PROJECT / 'dagster.yaml'}")
     click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")

@@ -33,6 +33,12 @@ def settings() -> Settings:
     return Settings()
 
 
+def silence_warning(begins: str) -> None:
+    """Let the programs that this process starts, or becomes, not give a warning that begins like this."""
+    others = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [others, f"ignore:{begins}"]))
+
+
 def environment_without_git() -> dict[str, str]:
     """The environment for a git of our own: a hook sets variables that lead to the repository it runs in."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -856,6 +857,19 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     ledger.prepare()
     assert dump(ledger)["ledger_schema"] == [(1,)]
     ledger.close()
+
+
+def test_who_comes_while_another_makes_the_database_waits(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE being_made (n)")
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, other.rollback)
+    release.start()
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.prepare()
+    ledger.close()
+    release.join()
+    other.close()
 
 
 def test_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:

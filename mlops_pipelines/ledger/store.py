@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -129,7 +131,7 @@ def _set_up_sqlite(engine: Engine, busy_timeout: timedelta) -> None:
         connection.isolation_level = None
         # First, so that the others wait as well.
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout // timedelta(milliseconds=1)}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection, busy_timeout)
         # A promotion that was reported must survive a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -139,6 +141,22 @@ def _set_up_sqlite(engine: Engine, busy_timeout: timedelta) -> None:
         connection.exec_driver_sql(
             f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}"
         )
+
+
+def _switch_to_wal(connection: sqlite3.Connection, patience: timedelta) -> None:
+    """A database is switched once, and who comes at the same moment waits.
+
+    SQLite's own wait does not cover this: it refuses at once while another holds the write lock.
+    """
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def test_what_lies_beside_the_day_folders_is_refused_by_the_run_and_stops_nothin
     assert taking.register_landed(place) == 1
     taken = taking.take_events(place, [])
     assert taken.accepted == Flights().rows("events", FIRST, SECOND).num_rows
-    assert [text for text in taken.refused if "notes.txt cannot be read: it lies in no folder" in text]
+    assert [text for text in taken.refused if "notes.txt is not taken in: it lies in no folder" in text]
     assert taking.register_landed(place) == 0
     assert taking.register_landed(place, everything=True) == 0
     assert not place.ledger.pending_files(place.name, ["events"])
