@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlops_pipelines.cli_contract import contract
+from mlops_pipelines.cli_options import home_option, home_path, json_option, place_of
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
 from mlops_pipelines.spec import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import timedelta
 
-    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.home import Home
 
 INTERRUPTED = b"Interrupted; the same command goes on from here.\n"
 PORT = click.IntRange(1, 65535)
@@ -65,18 +67,6 @@ class _Errors(click.Group):
             sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _home_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--home",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=None,
-        help="Folder of everything made at run time (default: MLOPS_HOME, then data/).",
-    )(command)
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-
-
 @click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mlops-pipelines")
 def main() -> None:
@@ -95,8 +85,8 @@ def main() -> None:
 @click.argument("pipeline")
 @click.option("--until", required=True, type=DAY, help="Last day to replay, included.")
 @click.option("--step", default="7d", type=_Duration(), show_default=True, help="Days that land at once.")
-@_home_option
-@_json_option
+@home_option
+@json_option
 def replay(pipeline: str, until: date, step: timedelta, home: Path | None, as_json: bool) -> None:
     """Drive PIPELINE's real sensors and runs through history, up to a day.
 
@@ -111,7 +101,7 @@ def replay(pipeline: str, until: date, step: timedelta, home: Path | None, as_js
         from mlops_pipelines.progress import show_replay
         from mlops_pipelines.spec_loading import load_pipeline
 
-        done = show_replay(load_pipeline(pipeline), _home(home), until, step, as_json=as_json)
+        done = show_replay(load_pipeline(pipeline), home_path(home), until, step, as_json=as_json)
     if done.refused:
         raise UserError(
             f"{len(done.refused)} landed files were refused:\n  " + "\n  ".join(done.refused),
@@ -124,8 +114,8 @@ def replay(pipeline: str, until: date, step: timedelta, home: Path | None, as_js
 @click.argument("pipeline")
 @click.option("--since", type=DAY, default=None, help="First day of the prequential figures.")
 @click.option("--until", type=DAY, default=None, help="Last day of the prequential figures, included.")
-@_home_option
-@_json_option
+@home_option
+@json_option
 def status(pipeline: str, since: date | None, until: date | None, home: Path | None, as_json: bool) -> None:
     """Where PIPELINE stands: events, labels, triggers, retrains, champion, and how good it has been.
 
@@ -138,15 +128,15 @@ def status(pipeline: str, since: date | None, until: date | None, home: Path | N
 
     if since and until and until < since:
         raise UserError(f"--until {until} lies before --since {since}.")
-    found = status_of(_place(home, pipeline), since=since, until=until)
+    found = status_of(place_of(home, pipeline), since=since, until=until)
     click.echo(json.dumps(found, indent=2) if as_json else render(pipeline, found))
 
 
 @main.command()
 @click.argument("pipeline")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows at most.")
-@_home_option
-@_json_option
+@home_option
+@json_option
 def predictions(pipeline: str, limit: int, home: Path | None, as_json: bool) -> None:
     """List PIPELINE's predictions, newest first.
 
@@ -157,12 +147,12 @@ def predictions(pipeline: str, limit: int, home: Path | None, as_json: bool) -> 
     """
     from mlops_pipelines.status import newest_predictions, render_predictions
 
-    rows = newest_predictions(_place(home, pipeline), limit)
+    rows = newest_predictions(place_of(home, pipeline), limit)
     click.echo(json.dumps(rows, indent=2) if as_json else render_predictions(rows))
 
 
 @main.command()
-@_home_option
+@home_option
 @click.option("--port", type=PORT, default=3000, show_default=True, help="Port of the UI.")
 @click.option("--new", is_flag=True, help="Make the home if it is missing; the wall clock is its clock.")
 def dev(home: Path | None, port: int, new: bool) -> None:
@@ -179,7 +169,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     from mlops_pipelines.home import PROJECT, Home
     from mlops_pipelines.spec_loading import find_specs, load_spec
 
-    path = _home(home)
+    path = home_path(home)
     place = Home.create(path) if new else Home.open(path)
     for spec in find_specs():
         place.pipeline(load_spec(spec)).prepare()
@@ -197,7 +187,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
 
 
 @main.command()
-@_home_option
+@home_option
 @click.option("--port", type=PORT, default=5000, show_default=True, help="Port of the UI.")
 def mlflow(home: Path | None, port: int) -> None:
     """Show the MLflow registry of a home.
@@ -209,7 +199,7 @@ def mlflow(home: Path | None, port: int) -> None:
     """
     from mlops_pipelines.home import Home
 
-    place = Home.open(_home(home))
+    place = Home.open(home_path(home))
     click.echo(f"Registry: http://127.0.0.1:{port}")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     store = ["--backend-store-uri", place.mlflow_uri]
@@ -259,19 +249,10 @@ def hold_for_dev(place: Home) -> None:
     close_dead_runs(place)
 
 
-def _home(given: Path | None) -> Path:
-    return (given or settings().home).expanduser().absolute()
-
-
-def _place(home: Path | None, pipeline: str) -> PipelineHome:
-    from mlops_pipelines.home import Home
-    from mlops_pipelines.spec_loading import load_pipeline
-
-    loaded = load_pipeline(pipeline)
-    return Home.open(_home(home)).pipeline(loaded)
-
-
 def _become(program: str, *arguments: str) -> None:
     """Replace this process by a program of the same environment."""
     path = Path(sys.executable).parent / program
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
+
+
+main.add_command(contract)

@@ -42,11 +42,16 @@ class Home:
 
     path: Path
 
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether there is a home."""
+        return (path / LEDGER).is_file()
+
     @classmethod
     def open(cls, path: Path) -> Home:
         """The home at `path`. Raises UserError if there is none."""
         path = path.expanduser().absolute()
-        if not (path / LEDGER).is_file():
+        if not cls.is_at(path):
             raise UserError(
                 f"There is no home at {path}.",
                 expected="a folder that a replay, or `mlops dev --new`, has made",

@@ -511,6 +511,14 @@ def model_of(place: PipelineHome, promotion: Promotion) -> LoadedModel:
     return place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
 
 
+def champion_features(place: PipelineHome) -> tuple[str, set[str]]:
+    """Version of the champion and the features it sees; no version and none without a champion."""
+    champion = place.ledger.champion(place.name)
+    if champion is None:
+        return "", set()
+    return champion.mlflow_version, {feature.name for feature in model_of(place, champion).refit.features}
+
+
 def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     """The columns that cut the holdout, of its events."""
     slices = place.spec.gates.slices

@@ -137,6 +137,15 @@ def _arrow_type(wanted: ColumnType) -> pa.DataType:
     }[wanted]
 
 
+def readable_as(column: pa.Array, wanted: ColumnType) -> pa.Array | None:
+    """The column as that type of the contract; None if a value of it is of another."""
+    try:
+        read, wrong = _read_as(column, wanted)
+    except _NoReadingError:
+        return None
+    return None if wrong else read
+
+
 def _read_as(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int]]:
     """The column as the wanted type, and the positions of values that are not of it (null in the column)."""
     import pyarrow as pa

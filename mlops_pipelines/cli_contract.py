@@ -1,0 +1,217 @@
+"""`mlops contract`: draft a contract, hold files against one, tell two versions apart."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlops_pipelines.cli_options import home_option, home_path, json_option
+from mlops_pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlops_pipelines.ingest.contract import Contract
+    from mlops_pipelines.ingest.judging import Judged
+    from mlops_pipelines.ingest.landing import LandedTable
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+# Of a file's reasons for rejecting rows, so many are told, the most frequent first.
+MOST_REASONS = 10
+
+
+@click.group()
+def contract() -> None:
+    """What landed rows must satisfy: draft it, hold files against it, compare two versions."""
+
+
+@contract.command()
+@click.argument("file", type=FILE)
+@click.option("--stream", default="events", show_default=True, help="events, labels or a reference's name.")
+def infer(file: Path, stream: str) -> None:
+    """Draft the rules of a stream from a sample FILE, as YAML to go on from.
+
+    \b
+    Examples:
+      mlops contract infer sample.parquet
+      mlops contract infer weather.csv.gz --stream weather > contract.yaml
+    """
+    from mlops_pipelines.ingest.drafting import draft
+
+    click.echo(draft(_read(file), stream), nl=False)
+
+
+@contract.command()
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option("--contract", "path", type=FILE, help="Contract file; by default that of --pipeline.")
+@click.option("--pipeline", help="Pipeline whose contract it is; by default the only one there is.")
+@click.option("--stream", default="events", show_default=True, help="events, labels or a reference's name.")
+@click.option("--strict", is_flag=True, help="Fail if a single row would be rejected.")
+@json_option
+def check(
+    files: Sequence[Path],
+    *,
+    path: Path | None,
+    pipeline: str | None,
+    stream: str,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Whether FILES would be taken in: exit code 1 if one would be refused, for a producer's CI.
+
+    \b
+    Examples:
+      mlops contract check out/*.parquet
+      mlops contract check labels.csv --stream labels --strict
+      mlops contract check sample.jsonl --contract contract.yaml --json
+    """
+    rules = _contract(path, pipeline)
+    found = [_verdict(file, rules, stream) for file in files]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for one in found:
+            _print_verdict(one)
+    if any(not one["accepted"] or (strict and one["rejected_rows"]) for one in found):
+        sys.exit(1)
+
+
+@contract.command()
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@click.option("--pipeline", help="Pipeline whose features, views, gates and models stand on the columns.")
+@home_option
+@json_option
+def diff(old: Path, new: Path, pipeline: str | None, home: Path | None, as_json: bool) -> None:
+    """What changed from the contract OLD to NEW and what it breaks: exit code 1 if anything.
+
+    With --pipeline, what reads a changed column is named; and the champion, if the home has one.
+
+    \b
+    Examples:
+      git show main:contract.yaml > old.yaml; mlops contract diff old.yaml contract.yaml
+      mlops contract diff old.yaml contract.yaml --pipeline flight_delays --json
+    """
+    from mlops_pipelines.ingest.contract import load_contract
+    from mlops_pipelines.ingest.contract_changes import changes
+
+    before, after = load_contract(old), load_contract(new)
+    dependents = _dependents(_pipeline(pipeline), home) if pipeline else None
+    found = changes(before, after, dependents)
+    if as_json:
+        click.echo(json.dumps([one.as_json() for one in found], indent=2))
+    else:
+        for one in found:
+            whom = [word for word, breaks in (("producers", one.breaks_producers),
+                                              ("readers", one.breaks_readers)) if breaks]  # fmt: skip
+            mark = f"breaks {' and '.join(whom)}" if whom else "compatible"
+            place = ".".join(part for part in (one.stream, one.column) if part) or "every stream"
+            click.echo(f"{mark:<28} {place}: {one.what}")
+            for dependent in one.dependents:
+                click.echo(f"{'':<28}   read by {dependent}")
+        click.echo(f"{sum(one.is_breaking for one in found)} breaking of {len(found)} changes")
+    if any(one.is_breaking for one in found):
+        sys.exit(1)
+
+
+def _dependents(loaded: LoadedSpec, home: Path | None) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What reads each column; the champion too, where there is a home."""
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.ingest.contract_changes import dependents_of, features_of
+    from mlops_pipelines.retraining import champion_features
+
+    found = dependents_of(loaded.spec, loaded.contract)
+    if home is None and not Home.is_at(home_path(None)):
+        return found
+    version, features = champion_features(Home.open(home_path(home)).pipeline(loaded))
+    for (stream, column), readers in found.items():
+        read = features & set(features_of(loaded.spec, loaded.contract, stream, column))
+        if read:
+            found[stream, column] = (*readers, f"champion, version {version} ({len(read)} features)")
+    return found
+
+
+def _read(file: Path) -> LandedTable:
+    from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
+
+    try:
+        return read_file(file)
+    except UnreadableFileError as error:
+        raise UserError(str(error)) from error
+
+
+def _contract(path: Path | None, pipeline: str | None) -> Contract:
+    from mlops_pipelines.ingest.contract import load_contract
+
+    if path and pipeline:
+        raise UserError("Give --contract or --pipeline, not both.")
+    return load_contract(path) if path else _pipeline(pipeline).contract
+
+
+def _pipeline(name: str | None) -> LoadedSpec:
+    from mlops_pipelines.spec_loading import find_specs, load_pipeline, load_spec
+
+    if name:
+        return load_pipeline(name)
+    specs = find_specs()
+    if len(specs) != 1:
+        raise UserError(f"There are {len(specs)} pipelines.", expected="--pipeline NAME, or --contract FILE")
+    return load_spec(specs[0])
+
+
+def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
+    """What would become of a file."""
+    from mlops_pipelines.ingest.judging import BadBatchError, judge
+    from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
+
+    refused = {"file": str(file), "accepted": False, "accepted_rows": 0, "rejected_rows": 0, "reasons": []}
+    rules.columns_of(stream)
+    try:
+        table = read_file(file)
+    except UnreadableFileError as error:
+        return {**refused, "why": str(error)}
+    (judged,) = judge([table], rules, stream)
+    if isinstance(judged, BadBatchError):
+        return {**refused, "why": str(judged)}
+    return {
+        "file": str(file),
+        "accepted": True,
+        "accepted_rows": judged.accepted.num_rows,
+        "rejected_rows": len(judged.rejected),
+        "reasons": _reasons(judged),
+        "why": "",
+    }
+
+
+def _reasons(judged: Judged) -> list[dict[str, Any]]:
+    """Why rows would be rejected, the most frequent reason first, each with its first row."""
+    counts = Counter((one.column, one.rule) for row in judged.rejected for one in row.reasons)
+    first: dict[tuple[str | None, str], dict[str, Any]] = {}
+    for row in judged.rejected:
+        for one in row.reasons:
+            first.setdefault((one.column, one.rule), {"first_row": row.file_row, "value": one.value})
+    return [
+        {"column": column, "rule": rule, "rows": rows, **first[column, rule]}
+        for (column, rule), rows in counts.most_common()
+    ]
+
+
+def _print_verdict(one: dict[str, Any]) -> None:
+    if not one["accepted"]:
+        click.echo(f"refused   {one['why']}")
+        return
+    rejected = f", {one['rejected_rows']:,} rejected" if one["rejected_rows"] else ""
+    click.echo(f"accepted  {one['file']}: {one['accepted_rows']:,} rows{rejected}")
+    for reason in one["reasons"][:MOST_REASONS]:
+        value = "" if reason["value"] is None else f", such as {reason['value']!r}"
+        name = f"{reason['column']} " if reason["column"] else ""
+        click.echo(f"          {name}{reason['rule']} fails in {reason['rows']:,} rows, "
+                   f"first in row {reason['first_row']}{value}")  # fmt: skip
+    if len(one["reasons"]) > MOST_REASONS:
+        click.echo(f"          and {len(one['reasons']) - MOST_REASONS} more reasons")

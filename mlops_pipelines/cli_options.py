@@ -1,0 +1,40 @@
+"""What commands of `mlops` share: their options, and how they find a home and a pipeline's place in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlops_pipelines.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlops_pipelines.home import PipelineHome
+
+
+def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="Folder of everything made at run time (default: MLOPS_HOME, then data/).",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def home_path(given: Path | None) -> Path:
+    return (given or settings().home).expanduser().absolute()
+
+
+def place_of(home: Path | None, pipeline: str) -> PipelineHome:
+    """A pipeline's place in a home. Raises UserError if there is no such pipeline, or no home."""
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    loaded = load_pipeline(pipeline)
+    return Home.open(home_path(home)).pipeline(loaded)

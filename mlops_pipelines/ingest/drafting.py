@@ -1,0 +1,97 @@
+"""A draft of a stream's rules from a sample: what the sample shows, for a person to judge."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.contract import RESERVED_COLUMNS
+from mlops_pipelines.ingest.judging import readable_as
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from mlops_pipelines.ingest.contract import ColumnType
+    from mlops_pipelines.ingest.landing import LandedTable
+
+# A text is taken as one of a few when it has at most so many values, each twenty times on average.
+MOST_VALUES = 20
+_ROWS_A_VALUE = 20
+# What a text is taken as, the first that fits all of a column: 0 and 1 are more often a count than a flag.
+_OF_TEXT: tuple[ColumnType, ...] = ("int", "float", "bool", "timestamp", "string")
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def draft(sample: LandedTable, stream: str) -> str:
+    """Contract rules, in YAML, that every row of the sample keeps. Pure.
+
+    Types, and whether values are missing, are what the sample shows. Bounds are not set: what was seen
+    stands beside each column. A column that cannot be in a contract is named in a comment.
+    Raises UserError if the sample has no rows.
+    """
+    if not sample.table.num_rows:
+        raise UserError(f"{sample.path} has no rows to draft a contract from.")
+    text = not sample.path.name.endswith(".parquet")
+    lines = [
+        f"# Drafted from {sample.path.name}, {sample.rows:,} rows: a sample does not know what may come."
+    ]
+    places = [stream] if stream in ("events", "labels") else ["references", stream]
+    lines += [f"{'  ' * depth}{place}:" for depth, place in enumerate([*places, "columns"])]
+    indent = "  " * (len(places) + 1)
+    lines += [f"{indent}{line}" for line in _columns(sample.table, text=text)]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(table: pa.Table, *, text: bool) -> Iterator[str]:
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        read = ((kind, readable_as(column, kind)) for kind in (_OF_TEXT if text else _types_of(column)))
+        # A column in which nothing stands says nothing of its type.
+        found = next(
+            ((kind, values) for kind, values in read if values and values.null_count < len(values)), None
+        )
+        if not _COLUMN.fullmatch(name) or name in RESERVED_COLUMNS:
+            yield f"# {name!r} is no name that a contract's column may have: rename it"
+        elif found is None:
+            yield f"# {name} is {column.type}, or empty: land it as text, a number, a flag or a timestamp"
+        else:
+            yield _line(name, *found)
+
+
+def _types_of(column: pa.Array) -> tuple[ColumnType, ...]:
+    """What values are that come with a type."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_boolean(kind):
+        return ("bool",)
+    if pa.types.is_integer(kind):
+        return ("int",)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return ("float",)
+    return ("timestamp",) if pa.types.is_timestamp(kind) else ("string",)
+
+
+def _line(name: str, kind: ColumnType, values: pa.Array) -> str:
+    import pyarrow.compute as pc
+
+    rule: dict[str, Any] = {"type": kind}
+    if values.null_count:
+        rule["nullable"] = True
+    note = ""
+    if kind == "string":
+        seen = sorted(values.drop_null().unique().to_pylist())
+        if len(seen) <= MOST_VALUES and len(seen) * _ROWS_A_VALUE <= len(values):
+            rule["one_of"] = seen
+        else:
+            note = f"  # {len(seen):,} values, such as {seen[0][:40]!r}"
+    elif kind != "bool":
+        low, high = (pc.min_max(values)[end].cast("string").as_py() for end in ("min", "max"))
+        note = f"  # seen: {low} to {high}"
+    written = yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return f"{name}: {written.strip()}{note}"

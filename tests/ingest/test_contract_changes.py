@@ -1,0 +1,97 @@
+"""What a changed contract breaks: for those who write the files, and for what reads the columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.ingest.contract_changes import Change, changes, dependents_of, features_of
+from mlops_pipelines.spec_loading import load_pipeline
+
+
+def contract(rule: dict[str, Any] | None, **others: Any) -> Contract:
+    columns = {"id": {"type": "string"}, **({"x": rule} if rule else {})}
+    return Contract.model_validate(
+        {"events": {"columns": columns}, "labels": {"columns": {"late": {"type": "bool"}}}, **others}
+    )
+
+
+def changed(old: dict[str, Any] | None, new: dict[str, Any] | None) -> list[Change]:
+    return changes(contract(old), contract(new))
+
+
+INT, TEXT = {"type": "int"}, {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "producers", "readers", "what"),
+    [
+        (INT, None, False, True, "the column is gone"),
+        (None, INT, True, False, "the column is new: a file without it is refused"),
+        (INT, TEXT, True, True, "type was int and is string"),
+        (INT, INT | {"nullable": True}, False, True, "may be missing now"),
+        (INT | {"nullable": True}, INT, True, False, "may no longer be missing"),
+        (INT | {"unit": "mi"}, INT | {"unit": "km"}, True, True, "unit was mi and is km"),
+        (INT, INT | {"min": 0}, True, False, "min was not given and is 0"),
+        (INT | {"min": 0}, INT | {"min": -1}, False, True, "min was 0 and is -1"),
+        (INT | {"max": 9}, INT | {"max": 8}, True, False, "max was 9 and is 8"),
+        (INT | {"max": 9}, INT, False, True, "max was 9 and is not given"),
+        (TEXT | {"one_of": ["a", "b"]}, TEXT | {"one_of": ["a"]}, True, False, "one_of no longer has b"),
+        (TEXT | {"one_of": ["a"]}, TEXT | {"one_of": ["a", "b"]}, False, True, "one_of now has b"),
+        (TEXT, TEXT | {"one_of": ["a"]}, True, False, "one_of is new: only a pass"),
+        (TEXT | {"one_of": ["a"]}, TEXT, False, True, "one_of is gone: any value passes"),
+        (TEXT, TEXT | {"pattern": "a+"}, True, False, "pattern was not given and is a+"),
+        (TEXT | {"pattern": "a"}, TEXT | {"pattern": "b"}, True, True, "pattern was a and is b"),
+        (TEXT, TEXT | {"sensitive": True}, False, False, "is now sensitive"),
+    ],
+)
+def test_a_changed_rule_says_whom_it_breaks(
+    old: dict[str, Any] | None, new: dict[str, Any] | None, producers: bool, readers: bool, what: str
+) -> None:
+    (found,) = changed(old, new)
+    assert (found.stream, found.column, found.what) == ("events", "x", what)
+    assert (found.breaks_producers, found.breaks_readers) == (producers, readers)
+
+
+@pytest.mark.parametrize("name", ["description", "unit"])
+def test_what_is_for_people_alone_is_no_change_but_a_unit_is(name: str) -> None:
+    assert bool(changed(INT, INT | {name: "words"})) == (name == "unit")
+
+
+def test_equal_contracts_have_no_changes() -> None:
+    assert changed(INT, INT) == []
+
+
+def test_streams_and_shares_are_compared() -> None:
+    old = contract(None, references={"weather": {"columns": {"id": TEXT}}})
+    new = contract(None, reject_share_halts=0.05)
+    found = [(one.stream, one.what, one.is_breaking) for one in changes(old, new)]
+    assert found == [
+        ("weather", "the stream is gone", True),
+        ("", "reject_share_halts was 0.1 and is 0.05", True),
+    ]
+    assert [(one.stream, one.is_breaking) for one in changes(new, old)] == [("weather", False), ("", False)]
+
+
+def test_what_reads_a_column_is_named() -> None:
+    real = load_pipeline("flight_delays")
+    found = dependents_of(real.spec, real.contract)
+    assert {"feature carrier", "gate slices"} <= set(found["events", "carrier"])
+    assert any(words.startswith("view carrier_lateness") for words in found["events", "carrier"])
+    assert "labels.value" in found["labels", "late"]
+    assert "events.time" in found["events", "scheduled_departure"]
+    assert "references.weather.keys[0]" in found["weather", "origin"]
+    told = changes(real.contract, real.contract.model_copy(update={"events": contract(None).events}), found)
+    carrier = next(one for one in told if one.column == "carrier")
+    assert carrier.dependents == found["events", "carrier"]
+
+
+def test_the_features_of_a_column_are_those_that_would_change_with_it() -> None:
+    real = load_pipeline("flight_delays")
+    keyed = features_of(real.spec, real.contract, "events", "tailnum")
+    assert all(name.startswith(("tail_", "plane_")) for name in keyed)
+    assert features_of(real.spec, real.contract, "events", "distance") == ("distance", "scheduled_speed")
+    assert "origin_weather_temp_last" in features_of(real.spec, real.contract, "weather", "temp")
+    assert features_of(real.spec, real.contract, "weather", "observed_at") == ()

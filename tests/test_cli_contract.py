@@ -1,0 +1,116 @@
+"""`mlops contract`: what a producer's CI and the owner of a pipeline are told."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mlops_pipelines.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+CONTRACT = """
+events:
+  columns:
+    id: {type: string}
+    seats: {type: int, min: 1}
+labels:
+  columns:
+    late: {type: bool}
+"""
+
+
+def contract(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["contract", *map(str, arguments)])
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "contract.yaml"
+    path.write_text(CONTRACT)
+    return path
+
+
+def landed(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_drafted_contract_is_yaml_to_go_on_from(tmp_path: Path) -> None:
+    sample = landed(tmp_path, "a.csv", "id,seats\na,1\nb,2\n")
+    result = contract("infer", sample)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.output)["events"]["columns"]["seats"] == {"type": "int"}
+
+
+def test_a_file_that_keeps_the_contract_passes(tmp_path: Path, rules: Path) -> None:
+    result = contract("check", landed(tmp_path, "a.csv", "id,seats\na,1\n"), "--contract", rules)
+    assert (result.exit_code, result.output) == (0, f"accepted  {tmp_path / 'a.csv'}: 1 rows\n")
+
+
+def test_rejected_rows_are_told_and_fail_a_strict_check(tmp_path: Path, rules: Path) -> None:
+    file = landed(tmp_path, "a.csv", "id,seats\na,1\nb,0\nc,x\nd,0\n")
+    result = contract("check", file, "--contract", rules)
+    assert result.exit_code == 0, result.output
+    assert "1 rows, 3 rejected" in result.output
+    assert "seats is at least 1 fails in 2 rows, first in row 1, such as '0'" in result.output
+    assert "seats is int fails in 1 rows, first in row 2, such as 'x'" in result.output
+    assert contract("check", file, "--contract", rules, "--strict").exit_code == 1
+
+
+def test_files_that_would_be_refused_fail_the_check_and_are_all_told(tmp_path: Path, rules: Path) -> None:
+    good = landed(tmp_path, "good.csv", "id,seats\na,1\n")
+    lacking = landed(tmp_path, "lacking.csv", "id\na\n")
+    broken = landed(tmp_path, "broken.parquet", "no parquet")
+    result = contract("check", good, lacking, broken, "--contract", rules, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.output)
+    assert [one["accepted"] for one in found] == [True, False, False]
+    assert "has no column seats" in found[1]["why"]
+    assert "cannot be read" in found[2]["why"]
+    assert "refused   " in contract("check", broken, "--contract", rules).output
+
+
+def test_what_is_asked_for_wrongly_is_the_users(tmp_path: Path, rules: Path) -> None:
+    file = landed(tmp_path, "a.csv", "id,seats\na,1\n")
+    for arguments, said in [
+        ((file, "--contract", rules, "--pipeline", "p"), "not both"),
+        ((file, "--contract", rules, "--stream", "weather"), "no stream 'weather'"),
+        ((tmp_path / "none.csv", "--contract", rules), "does not exist"),
+        ((), "Missing argument"),
+    ]:
+        result = contract("check", *arguments)
+        assert result.exit_code == 2, result.output
+        assert said in result.output
+
+
+def test_breaking_changes_fail_the_diff_and_name_what_reads_the_column(tmp_path: Path, rules: Path) -> None:
+    new = landed(tmp_path, "new.yaml", CONTRACT.replace("min: 1", "min: 2"))
+    result = contract("diff", rules, new)
+    assert result.exit_code == 1
+    assert "breaks producers             events.seats: min was 1 and is 2" in result.output
+    assert contract("diff", rules, rules).exit_code == 0
+    sensitive = landed(tmp_path, "sensitive.yaml", CONTRACT.replace("min: 1", "min: 1, sensitive: true"))
+    assert contract("diff", rules, sensitive).exit_code == 0
+
+
+def test_a_diff_for_a_pipeline_names_its_readers(tmp_path: Path) -> None:
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    real = load_pipeline("flight_delays")
+    old = real.path.parent / "contract.yaml"
+    new = landed(tmp_path, "new.yaml", old.read_text().replace("max: 10000, unit: mi", "max: 9000, unit: mi"))
+    result = contract("diff", old, new, "--pipeline", "flight_delays", "--json")
+    (found,) = json.loads(result.output)
+    assert (found["column"], found["dependents"]) == (
+        "distance",
+        ["feature distance", "feature scheduled_speed"],
+    )
