@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.landing import LandedTable
     from mlops_pipelines.spec_loading import LoadedSpec
 
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+FILE = click.Path(path_type=Path, dir_okay=False)
 # Of a file's reasons for rejecting rows, so many are told, the most frequent first.
 MOST_REASONS = 10
 
@@ -101,7 +101,7 @@ def diff(old: Path, new: Path, pipeline: str | None, home: Path | None, as_json:
     from mlops_pipelines.ingest.contract import load_contract
     from mlops_pipelines.ingest.contract_changes import changes
 
-    before, after = load_contract(old), load_contract(new)
+    before, after = load_contract(_there(old)), load_contract(_there(new))
     dependents = _dependents(_pipeline(pipeline), home) if pipeline else None
     found = changes(before, after, dependents)
     if as_json:
@@ -137,11 +137,17 @@ def _dependents(loaded: LoadedSpec, home: Path | None) -> dict[tuple[str, str], 
     return found
 
 
+def _there(file: Path) -> Path:
+    if not file.is_file():
+        raise UserError(f"There is no file {file}.")
+    return file
+
+
 def _read(file: Path) -> LandedTable:
     from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
 
     try:
-        return read_file(file)
+        return read_file(_there(file))
     except UnreadableFileError as error:
         raise UserError(str(error)) from error
 
@@ -151,7 +157,7 @@ def _contract(path: Path | None, pipeline: str | None) -> Contract:
 
     if path and pipeline:
         raise UserError("Give --contract or --pipeline, not both.")
-    return load_contract(path) if path else _pipeline(pipeline).contract
+    return load_contract(_there(path)) if path else _pipeline(pipeline).contract
 
 
 def _pipeline(name: str | None) -> LoadedSpec:
@@ -173,7 +179,7 @@ def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
     refused = {"file": str(file), "accepted": False, "accepted_rows": 0, "rejected_rows": 0, "reasons": []}
     rules.columns_of(stream)
     try:
-        table = read_file(file)
+        table = read_file(_there(file), rules.file_size_halts)
     except UnreadableFileError as error:
         return {**refused, "why": str(error)}
     (judged,) = judge([table], rules, stream)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.spec import Column, Model, Name, Share
+from mlops_pipelines.spec import Column, Model, Name, Share, Size
 from mlops_pipelines.yaml_source import read_yaml
 
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class Contract(Model):
     )
     reject_rows_allowed: int = Field(
         10, ge=0, description="Rejected rows of one file that never halt it, whatever their share."
+    )
+
+    file_size_halts: Size = Field(
+        10**9, description="Bytes of a file, unpacked, above which it is refused as a whole."
     )
 
     @field_validator("references")

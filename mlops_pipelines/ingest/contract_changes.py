@@ -144,7 +144,7 @@ def _differences(old: Contract, new: Contract) -> Iterator[_Difference]:
     for stream in new.streams:
         if stream not in old.streams:
             yield stream, None, "the stream is new", False, False
-    for name in ("reject_share_halts", "reject_rows_allowed"):
+    for name in ("reject_share_halts", "reject_rows_allowed", "file_size_halts"):
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             yield "", None, f"{name} was {was:g} and is {now:g}", now < was, False

@@ -108,6 +108,8 @@ def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Column
             continue
         try:
             arrays[name], wrong = _read_as(file.table[name].combine_chunks(), rule.type)
+            if name in file.nested:
+                arrays[name], wrong = _without(arrays[name], wrong, file.nested[name])
             unread[name] = {position: shown(_value(file.table[name][position])) for position in wrong}
         except _NoReadingError as error:
             unfit.append(f"{name} is {error}, not {rule.type}")
@@ -115,6 +117,18 @@ def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Column
         return _bad_columns(file, f"has columns of another type: {'; '.join(unfit)}", rules)
     extra = tuple(name for name in file.table.column_names if name not in rules)
     return _Columns(pa.table(arrays), unread, extra)
+
+
+def _without(column: pa.Array, wrong: list[int], nested: Sequence[int]) -> tuple[pa.Array, list[int]]:
+    """The column without what is no single value, whatever it would read as."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    inner = np.zeros(len(column), dtype=bool)
+    inner[list(nested)] = True
+    kept = pc.if_else(pa.array(inner), pa.scalar(None, column.type), column)
+    return kept, sorted({*wrong, *nested})
 
 
 def _bad_columns(file: LandedTable, what: str, rules: Mapping[str, ColumnRule]) -> BadBatchError:

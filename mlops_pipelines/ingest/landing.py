@@ -13,19 +13,23 @@ import io
 import json
 import os
 import zlib
+from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.ledger.landing import FileFact
+from mlops_pipelines.spec import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import pyarrow as pa
+
+    from mlops_pipelines.ledger.landing import LandedFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,7 +51,8 @@ class LandedTable:
     """What a landed file says.
 
     table: columns as the file types them; those of text formats are strings. file_rows: place of each
-    row in the file, from 0. digest: sha256 of the file's bytes, hexadecimal.
+    row in the file, from 0. digest: sha256 of the file's bytes, hexadecimal. nested: positions, by column
+    of a text format, whose value is a list or an object; the table has it as JSON.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class LandedTable:
     table: pa.Table
     file_rows: tuple[int, ...] | range
     unparsed: tuple[UnparsedRow, ...] = ()
+    nested: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -63,14 +69,15 @@ class LandedTable:
 
 
 class UnreadableFileError(TerminalError):
-    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal."""
+    """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal; "" if not read."""
 
     def __init__(self, path: Path, problem: str, digest: str):
         self.path = path
         self.digest = digest
         super().__init__(
             f"{path} cannot be read: {problem}",
-            expected=f"a file that is what its name says, one of {', '.join(_READERS)}",
+            expected="a file that is what its name says: .parquet, .csv or .jsonl, the latter two also with "
+            ".gz or .zst",
             remedy="land the file again, whole; this one is left where it is",
         )
 
@@ -111,12 +118,14 @@ def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
     return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
 
 
-def read_landed(folder: Path, path: str) -> LandedTable:
-    """The rows of a file as `list_files` lists it in a stream's folder, as `read_file` reads them.
+def read_landed(folder: Path, listed: FileFact | LandedFile, most_bytes: int | None = None) -> LandedTable:
+    """The rows of a file as `list_files` listed it in a stream's folder, as `read_file` reads them.
 
     Raises MisplacedFileError for what is no file, or does not lie, itself, in a folder named by a day of
-    arrival; FileNotFoundError if it is gone; otherwise as `read_file`.
+    arrival; UnreadableFileError if it is not the file any more that was listed; FileNotFoundError if it is
+    gone; otherwise as `read_file`.
     """
+    path = listed.path
     file, such = folder / path, f"{folder}/2013-01-05"
     real = Path(os.path.realpath(file))
     if not real.is_relative_to(os.path.realpath(folder)):
@@ -126,28 +135,77 @@ def read_landed(folder: Path, path: str) -> LandedTable:
     day, _, within = path.partition("/")
     if not (within and _is_day(day)):
         raise MisplacedFileError(file, "it lies in no folder named by a day of arrival", such)
-    return read_file(file)
+    table = read_file(file, most_bytes)
+    # Looked at after it was read: what a producer writes into a finished file may be half of anything.
+    if _size_and_time(file.stat()) != (listed.size, listed.modified_at):
+        raise UnreadableFileError(file, "it has changed since it was listed", table.digest)
+    return table
 
 
-def read_file(path: Path) -> LandedTable:
-    """The rows of a landed file: Parquet, CSV with a header, or one JSON object a line; `.gz` of these two.
+def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
+    """The rows of a landed file: Parquet, CSV with a header, or one JSON object a line.
 
-    A line that is not a row does not fail the file: it is among `unparsed`.
-    Raises UnreadableFileError if the file is not what its name says.
+    The latter two may be packed, `.gz` or `.zst`. A line that is not a row does not fail the file: it is
+    among `unparsed`. most_bytes: how large the file may be, unpacked.
+    Raises UnreadableFileError if the file is not what its name says, or too large.
     """
-    reader = next((read for suffix, read in _READERS.items() if path.name.endswith(suffix)), None)
-    content = path.read_bytes()
+    try:
+        opened = path.open("rb")
+    except PermissionError as error:
+        raise UnreadableFileError(path, "this user may not read it", "") from error
+    with opened as file:
+        size = os.fstat(file.fileno()).st_size
+        if most_bytes is not None and size > most_bytes:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            raise UnreadableFileError(path, _too_large(size, most_bytes), digest)
+        content = file.read()
     digest = hashlib.sha256(content).hexdigest()
-    if reader is None:
+    name, packing = _packing(path.name)
+    reader = _READERS.get(Path(name).suffix)
+    if reader is None or (packing and reader is _read_parquet):
         raise UnreadableFileError(path, "its name does not say what it is", digest)
     try:
-        if path.name.endswith(".gz"):
-            content = gzip.decompress(content)
-        table, file_rows, unparsed = reader(content)
+        if packing:
+            content = _unpacked(content, packing, most_bytes)
+        return replace(reader(content), path=path, digest=digest)
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         problem = str(error).splitlines()[0] if str(error) else repr(error)
         raise UnreadableFileError(path, problem, digest) from error
-    return LandedTable(path, digest, table, file_rows, unparsed)
+
+
+def _packing(name: str) -> tuple[str, str]:
+    """The name of the file inside, and how it is packed; "" if it is not."""
+    for ending in _UNPACKERS:
+        if name.endswith(ending):
+            return name.removesuffix(ending), ending
+    return name, ""
+
+
+def _unpacked(content: bytes, packing: str, most_bytes: int | None) -> bytes:
+    """What is packed. Raises ValueError, as soon as that is clear, if it is too large."""
+    with _UNPACKERS[packing](content) as stream:
+        unpacked = stream.read() if most_bytes is None else stream.read(most_bytes + 1)
+    if most_bytes is not None and len(unpacked) > most_bytes:
+        raise ValueError(_too_large(None, most_bytes))
+    return unpacked
+
+
+def _too_large(size: int | None, most_bytes: int) -> str:
+    has = f"it has {size:,} bytes" if size is not None else "unpacked, it has more"
+    return f"{has}, and {format_size(most_bytes)} are allowed (`file_size_halts` in the contract)"
+
+
+def _ungzip(content: bytes) -> BinaryIO:
+    return cast("BinaryIO", gzip.GzipFile(fileobj=io.BytesIO(content)))
+
+
+def _unzstd(content: bytes) -> BinaryIO:
+    import pyarrow as pa
+
+    return cast("BinaryIO", pa.CompressedInputStream(pa.BufferReader(content), "zstd"))
+
+
+_UNPACKERS: dict[str, Callable[[bytes], BinaryIO]] = {".gz": _ungzip, ".zst": _unzstd}
 
 
 def _finished(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -186,15 +244,21 @@ def _fact(file: os.DirEntry[str], folder: Path, day: str | None) -> FileFact:
         facts = file.stat()
     except OSError:  # a link that leads nowhere, or round in a circle
         facts = file.stat(follow_symlinks=False)
-    modified = _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
+    size, modified = _size_and_time(facts)
     path = os.fsencode(Path(file.path).relative_to(folder)).decode("utf-8", "backslashreplace")
-    return FileFact(path, facts.st_size, modified, day or modified.date().isoformat())
+    return FileFact(path, size, modified, day or modified.date().isoformat())
 
 
-_Read = tuple["pa.Table", "tuple[int, ...] | range", tuple[UnparsedRow, ...]]
+def _size_and_time(facts: os.stat_result) -> tuple[int, datetime]:
+    """Bytes, and when they were modified, UTC."""
+    return facts.st_size, _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
 
 
-def _read_parquet(content: bytes) -> _Read:
+# Readers give a table without its path and digest, which are the file's.
+_NOWHERE = Path()
+
+
+def _read_parquet(content: bytes) -> LandedTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -204,10 +268,10 @@ def _read_parquet(content: bytes) -> _Read:
     except pa.ArrowException as error:  # some of them are neither ValueError nor OSError
         raise ValueError(str(error)) from error
     _no_name_twice(table.column_names)
-    return table, range(table.num_rows), ()
+    return LandedTable(_NOWHERE, "", table, range(table.num_rows))
 
 
-def _read_csv(content: bytes) -> _Read:
+def _read_csv(content: bytes) -> LandedTable:
     lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     header = next(lines, None)
     if not header:
@@ -222,23 +286,28 @@ def _read_csv(content: bytes) -> _Read:
         else:
             problem = f"{len(fields)} fields under a header of {len(header)}"
             unparsed.append(UnparsedRow(place, ",".join(fields), problem))
-    return _text_table(header, rows), tuple(places), tuple(unparsed)
+    return LandedTable(_NOWHERE, "", _text_table(header, rows), tuple(places), tuple(unparsed))
 
 
-def _read_jsonl(content: bytes) -> _Read:
+def _read_jsonl(content: bytes) -> LandedTable:
     rows: list[dict[str, str | None]] = []
     places, unparsed = [], []
+    nested: defaultdict[str, list[int]] = defaultdict(list)
     lines = (line for line in content.decode("utf-8-sig").split("\n") if line.strip())
     for place, line in enumerate(lines):
         try:
-            rows.append({name: _as_text(value) for name, value in _json_object(line).items()})
+            row = _json_object(line)
+            for name in (name for name, value in row.items() if isinstance(value, dict | list)):
+                nested[name].append(len(rows))
+            rows.append({name: _as_text(value) for name, value in row.items()})
             places.append(place)
         except ValueError as error:
             unparsed.append(UnparsedRow(place, line, f"not a JSON object: {error}"))
     names = list(dict.fromkeys(name for row in rows for name in row))
     if unparsed and not rows:
         raise ValueError(f"no line is a JSON object; the first: {unparsed[0].problem}")
-    return _text_table(names, rows), tuple(places), tuple(unparsed)
+    inner = {name: tuple(positions) for name, positions in nested.items()}
+    return LandedTable(_NOWHERE, "", _text_table(names, rows), tuple(places), tuple(unparsed), inner)
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -271,10 +340,8 @@ def _text_table(names: list[str], rows: list[dict[str, str | None]]) -> pa.Table
     return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})
 
 
-_READERS: dict[str, Callable[[bytes], _Read]] = {
+_READERS: dict[str, Callable[[bytes], LandedTable]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
-    ".csv.gz": _read_csv,
     ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
 }

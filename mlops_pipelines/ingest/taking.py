@@ -355,11 +355,12 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import MisplacedFileError, UnreadableFileError, read_landed
 
+    most = place.contract.file_size_halts
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
     for file in place.ledger.pending_files(place.name, [stream]):
         try:
-            read.append((file, read_landed(place.landing(stream), file.path)))
+            read.append((file, read_landed(place.landing(stream), file, most)))
         except UnreadableFileError as error:
             refused.append((file, error.digest, str(error)))
         except MisplacedFileError as error:

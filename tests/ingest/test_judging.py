@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.ingest.judging import BadBatchError, Judged, judge
-from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow
+from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow, read_file
 
 T0 = datetime(2013, 1, 1, tzinfo=UTC)
 US = pa.timestamp("us", tz="UTC")
@@ -162,6 +162,17 @@ def test_missing_columns_refuse_the_file_and_are_all_named() -> None:
 def test_a_column_of_another_type_refuses_the_file(values: pa.Array, declared: str) -> None:
     error = refusal(pa.table({"a": values}), {"a": {"type": declared}})
     assert f"a is {values.type}, not {declared}" in error.message
+
+
+def test_what_is_no_single_value_is_rejected_whatever_the_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": {"b": 1}, "n": 1}\n{"a": "x", "n": [2]}\n{"a": "[1]", "n": 3}\n')
+    rules = contract({"a": {"type": "string"}, "n": {"type": "int"}}, reject_rows_allowed=5)
+    (judged,) = judge([read_file(path)], rules, "events")
+    assert isinstance(judged, Judged)
+    assert judged.accepted.select(["a", "n"]).to_pylist() == [{"a": "[1]", "n": 3}]
+    told = [(row.file_row, one.column, one.value) for row in judged.rejected for one in row.reasons]
+    assert told == [(0, "a", '{"b": 1}'), (1, "n", "[2]")]
 
 
 def test_more_rejects_than_allowed_refuse_the_file() -> None:

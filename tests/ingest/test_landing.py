@@ -7,9 +7,11 @@ import hashlib
 import os
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+import tracemalloc
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,10 @@ from mlops_pipelines.ingest.landing import (
     read_file,
     read_landed,
 )
+from mlops_pipelines.ledger.landing import FileFact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def landed(folder: Path, name: str, content: bytes = b"x") -> Path:
@@ -31,6 +37,12 @@ def landed(folder: Path, name: str, content: bytes = b"x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def as_listed(folder: Path, path: str) -> FileFact:
+    facts = os.lstat(folder / path) if not (folder / path).exists() else os.stat(folder / path)
+    modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=facts.st_mtime_ns // 1000)
+    return FileFact(path, facts.st_size, modified, "2013-01-01")
 
 
 def read(folder: Path, name: str, content: bytes) -> LandedTable:
@@ -78,7 +90,7 @@ def test_what_lies_in_no_day_folder_is_listed_on_the_day_of_its_modification_and
     assert (fact.path, fact.arrival_day) == (name, "2013-01-01")
     assert list_files(tmp_path, date(2013, 1, 2)) == []
     with pytest.raises(MisplacedFileError, match=r"(?s)lies in no folder.*Try: land it under .*/2013-01-05"):
-        read_landed(tmp_path, fact.path)
+        read_landed(tmp_path, fact)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -95,10 +107,10 @@ def test_links_out_of_the_zone_are_refused(tmp_path: Path) -> None:
     listed = [fact.path for fact in list_files(zone)]
     assert sorted(listed) == ["2013-01-01/a.csv", "2013-01-01/b.csv", "2013-01-02"]
     with pytest.raises(MisplacedFileError, match=r"leads out of the landing folder, to .*secret/a.csv"):
-        read_landed(zone, "2013-01-01/a.csv")
+        read_landed(zone, as_listed(zone, "2013-01-01/a.csv"))
     for path in ("2013-01-02", "2013-01-02/a.csv"):
         with pytest.raises(MisplacedFileError, match="leads out"):
-            read_landed(zone, path)
+            read_landed(zone, as_listed(zone, path))
 
 
 @pytest.mark.parametrize("target", ["../2013-01-01", "nowhere", "round"])
@@ -107,7 +119,7 @@ def test_links_to_folders_or_nothing_are_refused(tmp_path: Path, target: str) ->
     (tmp_path / "2013-01-01" / "round").symlink_to(target)
     assert [fact.path for fact in list_files(tmp_path)] == ["2013-01-01/b.csv", "2013-01-01/round"]
     with pytest.raises(MisplacedFileError, match="is no file"):
-        read_landed(tmp_path, "2013-01-01/round")
+        read_landed(tmp_path, as_listed(tmp_path, "2013-01-01/round"))
 
 
 def test_names_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
@@ -135,14 +147,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     landed(tmp_path, "2013-01-01/b.csv")
     os.mkfifo(tmp_path / "2013-01-01" / "a.csv")
     with pytest.raises(MisplacedFileError, match="is no file"):
-        read_landed(tmp_path, "2013-01-01/a.csv")
+        read_landed(tmp_path, as_listed(tmp_path, "2013-01-01/a.csv"))
 
 
 def test_a_link_within_the_zone_is_a_file(tmp_path: Path) -> None:
     target = landed(tmp_path, "2013-01-01/b.csv")
     (tmp_path / "2013-01-01" / "a.csv").symlink_to(target)
     assert len(list_files(tmp_path)) == 2
-    assert read_landed(tmp_path, "2013-01-01/a.csv").digest == read_file(target).digest
+    assert read_landed(tmp_path, as_listed(tmp_path, "2013-01-01/a.csv")).digest == read_file(target).digest
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:
@@ -156,17 +168,80 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert found.rows == 2
 
 
-@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress])
-def test_csv_columns_are_texts_and_empty_fields_missing(tmp_path: Path, pack: object) -> None:
-    assert callable(pack)
-    suffix = ".csv" if pack(b"a") == b"a" else ".csv.gz"
+def zstd(content: bytes) -> bytes:
+    packed: bytes = pa.compress(content, codec="zstd", asbytes=True)
+    return packed
+
+
+PACKED = [("", bytes), (".gz", gzip.compress), (".zst", zstd)]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKED)
+def test_csv_columns_are_texts_and_empty_fields_missing(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
     content = '\ufeffa,b\r\n1,x\r\n,"y, ""z""\nmore"\r\n\r\n3,é\r\n'.encode()
-    found = read(tmp_path, f"a{suffix}", pack(content))
+    found = read(tmp_path, f"a.csv{suffix}", pack(content))
     assert found.table.to_pylist() == [
         {"a": "1", "b": "x"},
         {"a": None, "b": 'y, "z"\nmore'},
         {"a": "3", "b": "é"},
     ]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKED)
+def test_a_file_that_is_too_large_unpacked_is_refused(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = landed(tmp_path, f"a.csv{suffix}", pack(b"a\n" + b"1\n" * 5_000))
+    assert read_file(path, most_bytes=10_002).rows == 5_000
+    with pytest.raises(UnreadableFileError, match=r"10KB are allowed \(`file_size_halts`") as caught:
+        read_file(path, most_bytes=10_000)
+    assert caught.value.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKED[1:])
+def test_a_bomb_is_not_unpacked(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    path = landed(tmp_path, f"a.csv{suffix}", pack(bytes(200_000_000)))
+    tracemalloc.start()
+    with pytest.raises(UnreadableFileError, match="unpacked, it has more"):
+        read_file(path, most_bytes=1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKED[1:])
+def test_packed_files_that_are_cut_short_are_refused(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    content = b"a\n" + b"".join(b"%d\n" % n for n in range(20_000))
+    with pytest.raises(UnreadableFileError, match="cannot be read"):
+        read(tmp_path, f"a.csv{suffix}", pack(content)[:-20])
+
+
+def test_a_file_that_is_written_to_after_it_was_listed_is_refused(tmp_path: Path) -> None:
+    path = landed(tmp_path, "2013-01-01/a.csv", b"a\n1\n")
+    (fact,) = list_files(tmp_path)
+    assert read_landed(tmp_path, fact).rows == 1
+    path.write_bytes(b"a\n1\n2\n")
+    with pytest.raises(UnreadableFileError, match="has changed since it was listed"):
+        read_landed(tmp_path, fact)
+
+
+def test_a_file_that_this_user_may_not_read_is_refused() -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from mlops_pipelines.ingest.landing import read_file\n"
+        "os.geteuid() or os.seteuid(65534)\n"  # the superuser may read everything
+        "try: read_file(Path(sys.argv[1]))\n"
+        "except Exception as error: print(error)"
+    )
+    with TemporaryDirectory() as zone:
+        Path(zone).chmod(0o755)
+        landed(Path(zone), "a.csv", b"a\n1\n").chmod(0)
+        said = subprocess.run(
+            [sys.executable, "-c", script, f"{zone}/a.csv"], check=True, capture_output=True, text=True
+        )
+    assert "a.csv cannot be read: this user may not read it" in said.stdout
 
 
 def test_csv_lines_of_another_length_are_kept_aside(tmp_path: Path) -> None:
@@ -184,6 +259,7 @@ def test_json_lines_are_read_as_text_formats_are(tmp_path: Path) -> None:
         {"a": "1", "b": "x", "c": None},
         {"a": None, "b": "true", "c": '[1, {"d": null}]'},
     ]
+    assert found.nested == {"c": (1,)}
 
 
 def test_lines_that_are_no_json_objects_are_kept_aside(tmp_path: Path) -> None:
