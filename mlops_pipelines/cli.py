@@ -16,6 +16,7 @@ import click
 
 from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_options import home_option, home_path, json_option, place_of
+from mlops_pipelines.cli_quarantine import quarantine
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
 from mlops_pipelines.spec import parse_duration
@@ -256,3 +257,4 @@ def _become(program: str, *arguments: str) -> None:
 
 
 main.add_command(contract)
+main.add_command(quarantine)

@@ -18,10 +18,10 @@ LABEL_COLUMNS = ["event_id", "label", "label_time", "known_at"]
 def status_of(place: PipelineHome, since: date | None = None, until: date | None = None) -> dict[str, Any]:
     """Counts, the champion, and prequential figures over the days `since` to `until` (both included, UTC).
 
-    events.quarantined: rejected rows of the events; files has those of every stream. refused: what was
-    wrong with each file that was refused as a whole. events.unlabelled: accepted events no label has come
-    for; unscored: accepted events no champion has scored. labels.maturity: share of accepted events whose
-    label is known or past due, None without events.
+    events.quarantined: rejected events that wait for a decision; files has the rows of every stream.
+    refused: what was wrong with each file that was refused as a whole. events.unlabelled: accepted events
+    no label has come for; unscored: accepted events no champion has scored. labels.maturity: share of
+    accepted events whose label is known or past due, None without events.
     prequential: over scores whose model was champion before the decision and whose label came after it;
     figures are None where they cannot be computed. Times are ISO 8601, UTC.
     """
@@ -153,10 +153,10 @@ def _rows(place: PipelineHome) -> dict[str, int]:
 
 
 def _quarantined(place: PipelineHome) -> Counter[str]:
-    """Rows in the quarantine, by stream."""
-    if not place.lake.exists("quarantine"):
-        return Counter()
-    return Counter(place.lake.read("quarantine", columns=["stream"])["stream"].to_pylist())
+    """Rows in the quarantine that wait for a decision, by stream."""
+    from mlops_pipelines.ingest.rejects import waiting_rows
+
+    return Counter(waiting_rows(place)["stream"].to_pylist())
 
 
 def _labelled(place: PipelineHome) -> int:

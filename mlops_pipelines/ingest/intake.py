@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlops_pipelines.spec import Partitions, PipelineSpec, Reference
+    from mlops_pipelines.spec_loading import LoadedSpec
 
 # Where a row came from and when: what two rows that say the same may differ in.
 _ORIGIN = frozenset({"day", "arrived_at", "known_at", "file_digest", "file_row"})
@@ -151,6 +152,13 @@ def canonical_reference(accepted: pa.Table, origin: FileOrigin, reference: Refer
     }
     sources = {"ref_time": reference.time, "arrived_at": reference.arrived}
     return _canonical(accepted, roles, sources, set(), origin)
+
+
+def landed_names(loaded: LoadedSpec, stream: str) -> dict[str, str]:
+    """The columns of a stream as they land, each with its name in the canonical table."""
+    spec = loaded.spec
+    event_id = {"events": spec.events.id, "labels": spec.labels.id or spec.events.id}.get(stream)
+    return {name: "event_id" if name == event_id else name for name in loaded.contract.columns_of(stream)}
 
 
 def split_by_partitions(events: pa.Table, partitions: Partitions) -> tuple[pa.Table, pa.Table, Reason]:

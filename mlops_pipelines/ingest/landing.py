@@ -25,7 +25,7 @@ from mlops_pipelines.ledger.landing import FileFact
 from mlops_pipelines.spec import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -171,6 +171,23 @@ def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         problem = str(error).splitlines()[0] if str(error) else repr(error)
         raise UnreadableFileError(path, problem, digest) from error
+
+
+def rows_again(path: Path, digest: str, rows: Mapping[int, str], columns: Sequence[str]) -> LandedTable:
+    """Rows of a landed file as they were kept, JSON by their place in the file.
+
+    columns: those the table has to have; one that no row has is missing in all. Values are texts, as those
+    of any text format.
+    """
+    import pyarrow as pa
+
+    places = sorted(rows)
+    kept = _read_jsonl("\n".join(rows[place] for place in places).encode())
+    table = kept.table
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(places), pa.string()))
+    return replace(kept, path=path, digest=digest, table=table, file_rows=tuple(places))
 
 
 def _packing(name: str) -> tuple[str, str]:

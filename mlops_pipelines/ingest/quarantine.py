@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 ReasonCode = Literal["unparsed", "type", "missing", "range", "set", "pattern", "partition", "conflict"]
 
+# Taken in after all, under a contract that changed; or set aside for good.
+Decision = Literal["replayed", "discarded"]
+
+# What names a row: where it landed.
+_ROW = ("stream", "file_digest", "file_row")
+
 # A value is shown to be recognised; the row beside it holds all of it.
 _VALUE_SHOWN = 200
 
@@ -85,12 +91,15 @@ def quarantine_table(
     )
 
 
-def quarantine_canonical(rows: pa.Table, reason: Reason, *, stream: str) -> pa.Table:
+def quarantine_canonical(
+    rows: pa.Table, reason: Reason, *, stream: str, landed: Mapping[str, str]
+) -> pa.Table:
     """Rows of the quarantine table, from rows of a canonical table that were set aside for one reason.
 
-    Their day is that of `arrived_at`; the rows' origin is in their own file_digest and file_row.
+    landed: the columns that the row landed with, each with its name in the canonical table. Their day is
+    that of `arrived_at`; the rows' origin is in their own file_digest and file_row.
     """
-    own = [name for name in rows.column_names if name not in ("day", "file_digest", "file_row", "known_at")]
+    own = {name: canonical for name, canonical in landed.items() if canonical in rows.column_names}
     return _table(
         [
             {
@@ -99,12 +108,36 @@ def quarantine_canonical(rows: pa.Table, reason: Reason, *, stream: str) -> pa.T
                 "file_digest": row["file_digest"],
                 "file_row": row["file_row"],
                 "reasons": _reasons_json([reason]),
-                "row": row_json({name: row[name] for name in own}),
+                "row": row_json({name: row[canonical] for name, canonical in own.items()}),
                 "arrived_at": row["arrived_at"],
             }
             for row in rows.to_pylist()
         ]
     )
+
+
+def decisions_table(rows: pa.Table, decision: Decision, reason: str, at: datetime) -> pa.Table:
+    """What was decided about rows of the quarantine: day, stream, file_digest and file_row name the row."""
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", tz="UTC")
+    return (
+        rows.select(["day", *_ROW])
+        .append_column("decision", pa.array([decision] * rows.num_rows, pa.string()))
+        .append_column("reason", pa.array([reason] * rows.num_rows, pa.string()))
+        .append_column("decided_at", pa.array([at] * rows.num_rows, moment))
+    )
+
+
+def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:
+    """The rows of the quarantine that nothing was decided about. Pure."""
+    import pyarrow as pa
+
+    if decisions is None:
+        return rows
+    decided = set(zip(*(decisions[name].to_pylist() for name in _ROW), strict=True))
+    keys = zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
+    return rows.filter(pa.array([key not in decided for key in keys], pa.bool_()))
 
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:

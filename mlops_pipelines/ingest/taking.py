@@ -58,7 +58,7 @@ class Taken:
     labels whose event has not come, wait to; quarantined: those in the quarantine; duplicates: those that
     say what was said before.
     written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
-    was given.
+    was given. still_rejected: digest and row of what did not get in.
     """
 
     stream: str
@@ -66,6 +66,7 @@ class Taken:
     written: list[Written]
     quarantine: list[Written] = field(default_factory=list)
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
+    still_rejected: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -217,15 +218,24 @@ def days_with_new_labels(place: PipelineHome) -> list[str]:
 
 def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     """Take in all waiting event files. days: partitions to account for besides those of the rows."""
-    from mlops_pipelines.ingest.intake import canonical_events, merge_events, split_by_partitions
+    return _take_events(place, _read_batch(place, "events", place.spec.events.arrived), days)
+
+
+def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
+    from mlops_pipelines.ingest.intake import (
+        canonical_events,
+        landed_names,
+        merge_events,
+        split_by_partitions,
+    )
     from mlops_pipelines.ingest.quarantine import quarantine_canonical
 
-    batch = _read_batch(place, "events", place.spec.events.arrived)
     new = batch.concat(lambda accepted, origin: canonical_events(accepted, origin, place.spec))
     rejects = batch.rejects(place)
     if new is not None:
         new, outside, beyond = split_by_partitions(new, place.spec.partitions)
-        rejects.append(quarantine_canonical(outside, beyond, stream="events"))
+        landed = landed_names(place.loaded, "events")
+        rejects.append(quarantine_canonical(outside, beyond, stream="events", landed=landed))
         _reopen(place, "tiles", _days_of(new["known_at"]))
         _reopen(place, "score", _days_in(new))
         _reopen(place, "labels", _days_in(_awaited(place, new)))
@@ -251,13 +261,16 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
 
     A label whose event is not there is accepted too: it waits in `labels_unmatched`.
     """
+    return _take_labels(place, _read_batch(place, "labels", place.spec.labels.arrived), days)
+
+
+def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
     from mlops_pipelines.ingest.intake import canonical_labels, match_labels, merge_labels
 
-    batch = _read_batch(place, "labels", place.spec.labels.arrived)
     landed = batch.concat(lambda accepted, origin: canonical_labels(accepted, origin, place.spec))
     reopened = place.ledger.reopened_days(place.name, "labels")
     waiting = _waiting_labels(place) if reopened or landed is not None else None
-    labels = _together(landed, _of_other_files(waiting, batch))
+    labels = _together(landed, _others(waiting, landed))
     matched = unmatched = None
     if labels is not None:
         matched, unmatched = match_labels(labels, _events_of(place, landed, [*reopened]))
@@ -282,12 +295,16 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
 
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
     """Take in all waiting files of a reference."""
+    return _take_reference(place, _read_batch(place, name, place.spec.references[name].arrived), days)
+
+
+def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
     from mlops_pipelines.ingest.intake import canonical_reference, merge_reference
     from mlops_pipelines.lake import STATIC_DAY
 
+    name = batch.stream
     reference = place.spec.references[name]
     static = reference.time is None
-    batch = _read_batch(place, name, reference.arrived)
     new = batch.concat(lambda accepted, origin: canonical_reference(accepted, origin, reference))
     if new is not None and not static:
         _reopen(place, "tiles", _days_of(new["known_at"]))
@@ -302,6 +319,41 @@ def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken
         rejects=batch.rejects(place),
     )
     return _finish(place, batch, change)
+
+
+def take_rejects(place: PipelineHome, stream: str, rows: pa.Table) -> Taken:
+    """Judge rows of the quarantine, all of one stream, by today's contract, and take in those that keep it.
+
+    They are rows of the files they landed in: the days and the knowledge times are those they would have
+    had. Repeating it changes nothing.
+    """
+    batch = _rejected_batch(place, stream, rows)
+    takes = {"events": _take_events, "labels": _take_labels}
+    return takes.get(stream, _take_reference)(place, batch, [])
+
+
+def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table) -> _Batch:
+    """The rows as the files they came from, without a share of rejects that would refuse a file."""
+    from mlops_pipelines.ingest.judging import Judged, judge
+    from mlops_pipelines.ingest.landing import rows_again
+
+    arrived = place.spec.references[stream].arrived if stream in place.spec.references else (
+        place.spec.events.arrived if stream == "events" else place.spec.labels.arrived)  # fmt: skip
+    columns = list(place.contract.columns_of(stream))
+    files = place.ledger.files_taken(place.name, stream, rows["file_digest"].unique().to_pylist())
+    tables = []
+    for file in files.values():
+        mine = [row for row in rows.to_pylist() if row["file_digest"] == file.digest]
+        path = place.landing(stream) / file.path
+        tables.append(rows_again(path, file.digest, {row["file_row"]: row["row"] for row in mine}, columns))
+    lenient = place.contract.model_copy(update={"reject_share_halts": 1.0})
+    verdicts = judge(tables, lenient, stream, arrived=arrived) if tables else []
+    judged = [
+        (file, table, verdict)
+        for file, table, verdict in zip(files.values(), tables, verdicts, strict=True)
+        if isinstance(verdict, Judged)
+    ]
+    return _Batch(stream, tuple(judged), (), ())
 
 
 # --- a batch ---------------------------------------------------------------------------------------
@@ -416,9 +468,11 @@ def _merge_into(
     key: what tells the rows apart, for people. quarantine_days: to account for besides those of the
     rejected rows.
     """
+    from mlops_pipelines.ingest.intake import landed_names
     from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical, together
 
     conflict = Reason("conflict", f"says what the row with the same {key} says", key)
+    landed = landed_names(place.loaded, name)
     rejected = together(rejects)
     quarantine: list[Written] = []
     merged: Merged | None = None
@@ -426,7 +480,9 @@ def _merge_into(
     def change(current: pa.Table | None) -> pa.Table:
         nonlocal rejected, quarantine, merged
         merged = merge(current, new)
-        rejected = together([*rejects, quarantine_canonical(merged.conflicts, conflict, stream=name)])
+        rejected = together(
+            [*rejects, quarantine_canonical(merged.conflicts, conflict, stream=name, landed=landed)]
+        )
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
         return merged.table
@@ -485,6 +541,9 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
         change.written,
         change.quarantine,
         reject_reasons=reason_counts(change.rejects),
+        still_rejected=frozenset(
+            zip(*(change.rejects[name].to_pylist() for name in PROVENANCE), strict=True)
+        ),
     )
 
 
@@ -508,15 +567,15 @@ def _waiting_labels(place: PipelineHome, columns: Sequence[str] | None = None) -
     return place.lake.read("labels_unmatched", columns=columns)
 
 
-def _of_other_files(waiting: pa.Table | None, batch: _Batch) -> pa.Table | None:
-    """Waiting labels but for those of the batch: what a run that died had kept comes again with its file."""
+def _others(waiting: pa.Table | None, landed: pa.Table | None) -> pa.Table | None:
+    """Waiting labels but for those that landed: what a run that died had kept comes again with its file."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if waiting is None:
-        return None
-    own = pa.array([table.digest for _, table, _ in batch.judged], pa.string())
-    return waiting.filter(pc.invert(pc.is_in(waiting["file_digest"], value_set=own)))
+    if waiting is None or landed is None:
+        return waiting
+    places = set(zip(*(landed[name].to_pylist() for name in PROVENANCE), strict=True))
+    mine = zip(*(waiting[name].to_pylist() for name in PROVENANCE), strict=True)
+    return waiting.filter(pa.array([place not in places for place in mine], pa.bool_()))
 
 
 def _keep_waiting(place: PipelineHome, before: pa.Table | None, left: pa.Table) -> None:

@@ -60,6 +60,13 @@ class LandedFile:
 
 
 @dataclass(frozen=True)
+class TakenFile(LandedFile):
+    """A file that was taken in. digest: sha256 of its bytes, hexadecimal."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
 class FinishedFile:
     """What became of a landed file, by its id in the ledger.
 
@@ -156,6 +163,26 @@ class Landing(Store):
                 )
                 taken.update(connection.execute(query).scalars())
         return taken
+
+    def files_taken(self, pipeline: str, stream: str, digests: Sequence[str]) -> dict[str, TakenFile]:
+        """The first file that was taken in with each of these digests."""
+        columns = landed_files.c
+        found: dict[str, TakenFile] = {}
+        with self._reading() as connection:
+            for start in range(0, len(digests), _VALUES_AT_ONCE):
+                query = (
+                    sa.select(landed_files)
+                    .where(
+                        columns.pipeline == pipeline,
+                        columns.stream == stream,
+                        columns.status == "taken",
+                        columns.digest.in_(digests[start : start + _VALUES_AT_ONCE]),
+                    )
+                    .order_by(columns.id)
+                )
+                for row in connection.execute(query):
+                    found.setdefault(row.digest, TakenFile(**asdict(_landed_file(row)), digest=row.digest))
+        return found
 
     def file_counts(self, pipeline: str) -> Mapping[str, FileCounts]:
         """Sums over all registered files, by stream."""

@@ -68,10 +68,13 @@ def test_canonical_rows_go_back_to_the_row_of_their_file() -> None:
         }
     )
     (found,) = quarantine_canonical(
-        rows, Reason("conflict", "is the same", "event_id"), stream="events"
+        rows,
+        Reason("conflict", "is the same", "event_id"),
+        stream="events",
+        landed={"ticket": "event_id", "arrived_at": "arrived_at", "new since": "new since"},
     ).to_pylist()
     assert (found["day"], found["file_digest"], found["file_row"]) == ("2013-01-05", "ab", 3)
-    assert json.loads(found["row"]) == {"event_id": "a", "arrived_at": "2013-01-05T10:30:00+00:00"}
+    assert json.loads(found["row"]) == {"ticket": "a", "arrived_at": "2013-01-05T10:30:00+00:00"}
 
 
 def test_no_rows_make_an_empty_table_of_the_same_columns() -> None:

@@ -1,0 +1,142 @@
+"""`mlops quarantine`: look at rejected rows, judge them again, set them aside."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from mlops_pipelines.cli_options import home_option, json_option, place_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STREAM = click.option("--stream", help="Only rows of this stream: events, labels or a reference's name.")
+
+
+@click.group()
+def quarantine() -> None:
+    """Rejected rows: each is kept whole, with its reasons, until somebody decides about it."""
+
+
+@quarantine.command("list")
+@click.argument("pipeline")
+@STREAM
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows at most.")
+@home_option
+@json_option
+def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_json: bool) -> None:
+    """Rows that wait for a decision, the latest first, and how often each reason was given.
+
+    \b
+    Examples:
+      mlops quarantine list flight_delays
+      mlops quarantine list flight_delays --stream weather --limit 100 --json
+    """
+    from mlops_pipelines.ingest.quarantine import reason_counts
+    from mlops_pipelines.ingest.rejects import as_shown, waiting_rows
+
+    place = place_of(home, pipeline)
+    rows = waiting_rows(place, stream)
+    latest = rows.slice(max(0, rows.num_rows - limit)).to_pylist()[::-1]
+    shown = [as_shown(row, place.contract) for row in latest]
+    if as_json:
+        found = {"rows": rows.num_rows, "reasons": reason_counts(rows), "latest": shown}
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{rows.num_rows:,} rows wait")
+    for reason, count in reason_counts(rows).items():
+        click.echo(f"  {count:>7,}  {reason}")
+    for one in shown:
+        why = "; ".join(
+            f"{reason['column'] or 'row'} {reason['rule']}"
+            + (f", not {reason['value']!r}" if reason["value"] is not None else "")
+            for reason in one["reasons"]
+        )
+        click.echo(f"{one['name']:<22} {one['day']}  {one['stream']:<10} {why}")
+
+
+@quarantine.command()
+@click.argument("pipeline")
+@click.argument("names", nargs=-1, required=True)
+@home_option
+@json_option
+def show(pipeline: str, names: tuple[str, ...], home: Path | None, as_json: bool) -> None:
+    """Rows whole, by the names that `list` gives them.
+
+    \b
+    Example:
+      mlops quarantine show flight_delays 3f2a9c01d5e7:17
+    """
+    from mlops_pipelines.ingest.rejects import as_shown, chosen, waiting_rows
+
+    place = place_of(home, pipeline)
+    shown = [as_shown(row, place.contract) for row in chosen(waiting_rows(place), names).to_pylist()]
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+        return
+    for one in shown:
+        click.echo(f"{one['name']}: row {one['file_row']} of file {one['file_digest']}")
+        click.echo(f"  {one['stream']}, arrived {one['arrived_at']}")
+        for reason in one["reasons"]:
+            value = "" if reason["value"] is None else f", not {reason['value']!r}"
+            click.echo(f"  {reason['code']}: {reason['column'] or 'row'} {reason['rule']}{value}")
+        for name, value in one["row"].items():
+            click.echo(f"    {name} = {value!r}")
+
+
+@quarantine.command()
+@click.argument("pipeline")
+@click.argument("names", nargs=-1)
+@STREAM
+@home_option
+@json_option
+def replay(
+    pipeline: str, names: tuple[str, ...], stream: str | None, home: Path | None, as_json: bool
+) -> None:
+    """Judge rows again, by default all, by today's contract; those that keep it are taken in.
+
+    They belong to the days they would have had. Sensors then bring up to date what they reopened;
+    examples and predictions that exist stay as they are.
+
+    \b
+    Examples:
+      mlops quarantine replay flight_delays
+      mlops quarantine replay flight_delays --stream weather
+      mlops quarantine replay flight_delays 3f2a9c01d5e7:17 3f2a9c01d5e7:18
+    """
+    from mlops_pipelines.ingest.rejects import chosen, waiting_rows
+    from mlops_pipelines.ingest.rejects import replay as judge_again
+
+    place = place_of(home, pipeline)
+    rows = waiting_rows(place, stream)
+    done = judge_again(place, chosen(rows, names) if names else rows)
+    if as_json:
+        found = {"accepted": done.accepted, "rejected": done.rejected, "reasons": dict(done.still)}
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{done.accepted:,} rows taken in, {done.rejected:,} still rejected")
+    for reason, count in Counter(dict(done.still)).most_common():
+        click.echo(f"  {count:>7,}  {reason}")
+
+
+@quarantine.command()
+@click.argument("pipeline")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why; it is kept with the rows.")
+@home_option
+def discard(pipeline: str, names: tuple[str, ...], reason: str, home: Path | None) -> None:
+    """Set rows aside for good: they are kept, and no longer wait.
+
+    \b
+    Example:
+      mlops quarantine discard flight_delays 3f2a9c01d5e7:17 --reason "a fault of the station"
+    """
+    from mlops_pipelines.ingest.rejects import chosen, waiting_rows
+    from mlops_pipelines.ingest.rejects import discard as set_aside
+
+    place = place_of(home, pipeline)
+    count = set_aside(place, chosen(waiting_rows(place), names), reason)
+    click.echo(f"{count:,} rows discarded")
