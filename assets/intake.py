@@ -2,7 +2,8 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,8 @@ from assets.stage import (
     table_preview,
     written_facts,
 )
-from mlops_pipelines.ingest import taking
+from mlops_pipelines.ingest import rejects, taking
+from mlops_pipelines.lake import Written
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
 
@@ -65,7 +67,7 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         if events.key in context.selected_asset_keys:
             yield from _record(context, stage, events, taken)
         if quarantine.key in context.selected_asset_keys:
-            yield record_days(context, quarantine.key, taken.quarantine, _rejects(taken))
+            yield record_days(context, quarantine.key, _masked(loaded, taken.quarantine), run=_rejects(taken))
 
     return take_events
 
@@ -140,6 +142,7 @@ def _record(
     context: dg.AssetExecutionContext, stage: Stage, spec: dg.AssetSpec, taken: taking.Taken
 ) -> Iterator[Any]:
     """The observation of the landing folder, the materialization of the table, and its checks."""
+    hidden = taking.sensitive_columns(stage.loaded, taken.stream)
     if taken.files:
         context.log_event(
             dg.AssetObservation(
@@ -151,21 +154,21 @@ def _record(
         )  # fmt: skip
     if taken.stream != "events":  # whose step makes the quarantine
         rejects = {f"run_{name}": value for name, value in _rejects(taken).items()}
-        for one in taken.quarantine:
+        for one in _masked(stage.loaded, taken.quarantine):
             if one.changed:
                 facts = {**rejects, **written_facts(one)}
                 context.log_event(
                     materialization(stage.key("quarantine"), one, facts, f"Rejects of {taken.stream}.")
                 )
     if spec.partitions_def:
-        yield record_days(context, spec.key, taken.written, _counts(taken))
+        yield record_days(context, spec.key, taken.written, run=_counts(taken), hidden=hidden)
     else:
         written = taken.written[0] if taken.written else None  # all of it is one day of the table
         yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
                 **{f"run_{name}": value for name, value in _counts(taken).items()},
-                **(written_facts(written) if written else {}),
+                **(written_facts(written, hidden) if written else {}),
             },
             data_version=dg.DataVersion(written.content_hash if written else "empty"),
         )
@@ -181,6 +184,11 @@ def _record(
         passed=not taken.refused,
         metadata={"refused": table_preview([{"file": text} for text in taken.refused])},
     )
+
+
+def _masked(loaded: LoadedSpec, days: Sequence[Written]) -> list[Written]:
+    """Days of the quarantine with their first rows as people may see them."""
+    return [replace(one, head=[rejects.as_shown(row, loaded.contract) for row in one.head]) for one in days]
 
 
 def _counts(taken: taking.Taken) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         by_day = {
             day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
         }
-        return record_days(context, spec.key, made.written, run, by_day)
+        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
 
     return drift_report
 
@@ -89,6 +89,6 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
             day: {**figures, "models": table_preview(made.models[day])}
             for day, figures in made.figures.items()
         }
-        return record_days(context, spec.key, made.written, run, by_day)
+        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
 
     return performance_report

@@ -47,7 +47,7 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
         online = {"online_keys": made.online_keys, "online_as_of": str(made.online_as_of)}
-        return record_days(context, tiles.key, made.written, online)
+        return record_days(context, tiles.key, made.written, run=online)
 
     return feature_tiles
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mlops_pipelines.errors import MlopsError, TransientError
+from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -151,17 +152,19 @@ def record_days(
     context: dg.AssetExecutionContext,
     key: dg.AssetKey,
     written: Sequence[Written],
+    *,
     run: Mapping[str, Any] | None = None,
     by_day: Mapping[str, Mapping[str, Any]] | None = None,
+    hidden: frozenset[str] = frozenset(),
 ) -> dg.MaterializeResult[Any]:
     """The materialization of the days of this run, and of days beyond it that late data touched.
 
     run: what there is to say of the run as a whole: every partition of it says so, after `run_`.
-    by_day: what there is to say of one day.
+    by_day: what there is to say of one day. hidden: columns whose values are masked in the preview.
     """
     asked = set(partition_days(context))
     for one in written:
-        facts = {**written_facts(one), **(by_day or {}).get(one.day, {})}
+        facts = {**written_facts(one, hidden), **(by_day or {}).get(one.day, {})}
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:
@@ -186,15 +189,19 @@ def materialization(
     )
 
 
-def written_facts(one: Written) -> dict[str, Any]:
-    """What a table holds of one day, and what this run changed of it."""
+def written_facts(one: Written, hidden: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """What a table holds of one day, and what this run changed of it. hidden: columns to mask."""
+    head = [
+        {name: MASKED if name in hidden and value is not None else value for name, value in row.items()}
+        for row in one.head
+    ]
     return {
         "dagster/partition_row_count": one.rows,
         "added": one.rows - one.rows_before,
         "changed": one.changed,
         "content_hash": one.content_hash,
         "table_version": one.version,
-        "preview": table_preview(one.head),
+        "preview": table_preview(head),
     }
 
 

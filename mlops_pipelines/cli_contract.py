@@ -12,6 +12,7 @@ import click
 
 from mlops_pipelines.cli_options import home_option, home_path, json_option
 from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.contract import MASKED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +178,6 @@ def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
     from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
 
     refused = {"file": str(file), "accepted": False, "accepted_rows": 0, "rejected_rows": 0, "reasons": []}
-    rules.columns_of(stream)
     try:
         table = read_file(_there(file), rules.file_size_halts)
     except UnreadableFileError as error:
@@ -190,18 +190,19 @@ def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
         "accepted": True,
         "accepted_rows": judged.accepted.num_rows,
         "rejected_rows": len(judged.rejected),
-        "reasons": _reasons(judged),
+        "reasons": _reasons(judged, rules.sensitive_columns(stream)),
         "why": "",
     }
 
 
-def _reasons(judged: Judged) -> list[dict[str, Any]]:
+def _reasons(judged: Judged, hidden: frozenset[str]) -> list[dict[str, Any]]:
     """Why rows would be rejected, the most frequent reason first, each with its first row."""
     counts = Counter((one.column, one.rule) for row in judged.rejected for one in row.reasons)
     first: dict[tuple[str | None, str], dict[str, Any]] = {}
     for row in judged.rejected:
         for one in row.reasons:
-            first.setdefault((one.column, one.rule), {"first_row": row.file_row, "value": one.value})
+            value = MASKED if one.column in hidden and one.value is not None else one.value
+            first.setdefault((one.column, one.rule), {"first_row": row.file_row, "value": value})
     return [
         {"column": column, "rule": rule, "rows": rows, **first[column, rule]}
         for (column, rule), rows in counts.most_common()

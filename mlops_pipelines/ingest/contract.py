@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ColumnType = Literal["string", "int", "float", "bool", "timestamp"]
 
+# Stands for a value of a sensitive column wherever values are shown.
+MASKED = "•••"
+
 # Written by the intake itself, for every stream.
 RESERVED_COLUMNS = frozenset({"day", "known_at", "file_digest", "file_row"})
 
@@ -134,6 +137,10 @@ class Contract(Model):
     def streams(self) -> tuple[str, ...]:
         """Names of the streams: events, labels and the references."""
         return "events", "labels", *self.references
+
+    def sensitive_columns(self, stream: str) -> frozenset[str]:
+        """Columns of a stream whose values are masked wherever they are shown. Raises as `columns_of`."""
+        return frozenset(name for name, rule in self.columns_of(stream).items() if rule.sensitive)
 
     def columns_of(self, stream: str) -> Mapping[str, ColumnRule]:
         """Rules by column of a stream. Raises UserError if the contract has no such stream."""

@@ -70,7 +70,7 @@ def judge(
     return [
         columns
         if isinstance(columns, BadBatchError)
-        else _verdict(file, columns, next(reasons), contract, arrived)
+        else _verdict(file, columns, next(reasons), contract, stream=stream, arrived=arrived)
         for file, columns in zip(files, read, strict=True)
     ]
 
@@ -462,13 +462,19 @@ def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) ->
 
 
 def _verdict(
-    file: LandedTable, columns: _Columns, broken: _Broken, contract: Contract, arrived: str | None
+    file: LandedTable,
+    columns: _Columns,
+    broken: _Broken,
+    contract: Contract,
+    *,
+    stream: str,
+    arrived: str | None,
 ) -> Judged | BadBatchError:
     import pyarrow as pa
 
     rejected = (*_rejected(file, columns, broken, arrived), *_unparsed(file))
     if len(rejected) > max(contract.reject_rows_allowed, contract.reject_share_halts * file.rows):
-        return _too_many(file, rejected, contract)
+        return _too_many(file, rejected, contract, stream)
     places = pa.array(file.file_rows, pa.int64())
     accepted = columns.table.append_column("file_row", places)
     if broken:
@@ -499,13 +505,20 @@ def _unparsed(file: LandedTable) -> Iterator[RejectedRow]:
         yield RejectedRow(row.file_row, row_json({"text": row.text}), (reason,))
 
 
-def _too_many(file: LandedTable, rejected: Sequence[RejectedRow], contract: Contract) -> BadBatchError:
+def _too_many(
+    file: LandedTable, rejected: Sequence[RejectedRow], contract: Contract, stream: str
+) -> BadBatchError:
     """The refusal, naming what is wrong most often."""
+    hidden = contract.sensitive_columns(stream)
     counts = Counter((reason.column, reason.rule) for row in rejected for reason in row.reasons)
     examples = {(one.column, one.rule): one.value for row in rejected for one in row.reasons}
     worst = [
         f"{f'{column} ' if column else ''}{rule} fails in {count:,} rows"
-        + (f", such as {examples[column, rule]!r}" if examples[column, rule] is not None else "")
+        + (
+            f", such as {value!r}"
+            if (value := examples[column, rule]) is not None and column not in hidden
+            else ""
+        )
         for (column, rule), count in counts.most_common(_REASONS_NAMED)
     ]
     return BadBatchError(

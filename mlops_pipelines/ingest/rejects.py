@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.ingest.quarantine import decisions_table, reason_counts, together, undecided
 from mlops_pipelines.ingest.taking import take_rejects
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 QUARANTINE = "quarantine"
 DECISIONS = "quarantine_decisions"
-MASKED = "•••"
 # So many hexadecimal digits of a file's digest stand in the name of a row: enough to tell files apart.
 _DIGITS = 12
 
@@ -81,7 +81,7 @@ def chosen(rows: pa.Table, names: Sequence[str]) -> pa.Table:
 
 def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
     """A row of the quarantine for people and machines; values of sensitive columns are masked."""
-    hidden = sensitive_columns(contract, row["stream"])
+    hidden = contract.sensitive_columns(row["stream"])
     reasons = json.loads(row["reasons"])
     for reason in reasons:
         if reason["column"] in hidden and reason["value"] is not None:
@@ -106,10 +106,6 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
 
 def _is_unparsed(reasons: Sequence[Mapping[str, Any]]) -> bool:
     return any(reason["code"] == "unparsed" for reason in reasons)
-
-
-def sensitive_columns(contract: Contract, stream: str) -> frozenset[str]:
-    return frozenset(name for name, rule in contract.columns_of(stream).items() if rule.sensitive)
 
 
 def replay(place: PipelineHome, rows: pa.Table) -> Replayed:

@@ -132,6 +132,14 @@ def reference_columns(loaded: LoadedSpec, name: str) -> dict[str, str]:
     return {**roles, **_contract_columns(loaded, name, set()), **_ORIGIN}
 
 
+def sensitive_columns(loaded: LoadedSpec, stream: str) -> frozenset[str]:
+    """Columns of a stream's table whose values are masked wherever they are shown."""
+    from mlops_pipelines.ingest.intake import landed_names
+
+    names = landed_names(loaded, stream)
+    return frozenset(names[column] for column in loaded.contract.sensitive_columns(stream))
+
+
 def _contract_columns(loaded: LoadedSpec, stream: str, renamed: set[str]) -> dict[str, str]:
     rules = loaded.contract.columns_of(stream)
     return {name: rule.type for name, rule in rules.items() if name not in renamed}

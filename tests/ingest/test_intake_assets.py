@@ -12,8 +12,8 @@ import pytest
 
 from assets import intake
 from assets.stage import Stage
-from mlops_pipelines.home import Home
-from mlops_pipelines.ingest import taking
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
@@ -21,8 +21,6 @@ from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from mlops_pipelines.home import PipelineHome
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
 SECOND = datetime(2013, 1, 2, tzinfo=UTC)
@@ -88,6 +86,29 @@ def test_rejects_of_every_stream_are_told_of_the_day_of_the_quarantine_they_are_
     assert made.metadata["dagster/partition_row_count"].value == 3
     assert made.metadata["run_quarantined"].value == 3
     assert made.tags["dagster/data_version"] == made.metadata["content_hash"].value
+
+
+def test_sensitive_values_are_masked_in_previews(place: PipelineHome) -> None:
+    rules = place.contract.references["weather"]
+    columns = rules.columns | {"temp": rules.columns["temp"].model_copy(update={"sensitive": True})}
+    weather = rules.model_copy(update={"columns": columns})
+    references = place.contract.references | {"weather": weather}
+    hidden = PipelineHome(place.home, with_contract(references=references))
+    folder = place.landing("weather") / "2013-01-01"
+    folder.mkdir()
+    rows = Flights().rows("weather", FIRST, SECOND)
+    hot = pa.array([1234.5, *rows["temp"].to_pylist()[1:]])
+    pq.write_table(rows.set_column(rows.schema.get_field_index("temp"), "temp", hot), folder / "a.parquet")
+    result = take(hidden, "weather")
+    previews = {
+        event.asset_key.path[-1]: str(event.materialization.metadata["preview"].value)
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+    assert set(previews) == {"weather", "quarantine"}
+    assert all(rejects.MASKED in text for text in previews.values())
+    assert "1234.5" not in previews["quarantine"]
+    assert str(rows["temp"][1].as_py()) not in previews["weather"]
 
 
 def code_versions(pipeline: LoadedSpec) -> dict[str, Any]:
