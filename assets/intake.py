@@ -122,7 +122,8 @@ def _reference(stage: Stage, name: str) -> dg.AssetsDefinition:
 def _rules(loaded: LoadedSpec, stream: str) -> list[object]:
     """What of the contract decides about the rows of a stream."""
     contract = loaded.contract
-    return [dict(contract.columns_of(stream)), contract.reject_share_halts, contract.reject_rows_allowed]
+    halts = [contract.reject_share_halts, contract.reject_rows_allowed, contract.file_size_halts]
+    return [contract.rules_of(stream), *halts]
 
 
 def _checks(spec: dg.AssetSpec) -> list[dg.AssetCheckSpec]:

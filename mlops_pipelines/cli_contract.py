@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlops_pipelines.cli_options import home_option, home_path, json_option
+from mlops_pipelines.clock import WallClock
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.contract import MASKED
 
@@ -182,7 +183,7 @@ def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
         table = read_file(_there(file), rules.file_size_halts)
     except UnreadableFileError as error:
         return {**refused, "why": str(error)}
-    (judged,) = judge([table], rules, stream)
+    (judged,) = judge([table], rules, stream, landed_at=[WallClock().now()])
     if isinstance(judged, BadBatchError):
         return {**refused, "why": str(judged)}
     return {

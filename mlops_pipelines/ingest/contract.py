@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.spec import Column, Model, Name, Share, Size
+from mlops_pipelines.spec import Column, Expression, Model, Name, Number, PositiveDuration, Share, Size
 from mlops_pipelines.yaml_source import read_yaml
 
 if TYPE_CHECKING:
@@ -24,6 +24,39 @@ MASKED = "•••"
 
 # Written by the intake itself, for every stream.
 RESERVED_COLUMNS = frozenset({"day", "known_at", "file_digest", "file_row"})
+
+
+OnFail = Literal["quarantine", "halt"]
+
+
+class Bounds(Model):
+    """A lowest and a highest figure, one of them at least."""
+
+    min: Number | None = Field(None, description="Lowest figure that passes.")
+    max: Number | None = Field(None, description="Highest figure that passes.")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class ColumnBatch(Model):
+    """What the values of one column of a file must satisfy together; a file that breaks it is refused."""
+
+    missing_at_most: Share | None = Field(None, description="Share of missing values.")
+    others_at_most: Share | None = Field(
+        None, description="Share of values that are not in `one_of`, whose rows pass."
+    )
+    unique_at_least: Share | None = Field(
+        None, description="Share of values that no other row has: a burst of one value has few."
+    )
+    mean: Bounds | None = Field(None, description="Mean of the values.")
+    median: Bounds | None = Field(None, description="Median of the values.")
+    std: Bounds | None = Field(None, description="Standard deviation of the values.")
 
 
 class ColumnRule(Model):
@@ -41,7 +74,13 @@ class ColumnRule(Model):
     pattern: str | None = Field(
         None, description="Regular expression (Python) that matches the whole of each value."
     )
-    sensitive: bool = Field(False, description="Whether the column holds personal or protected data.")
+    sensitive: bool = Field(
+        False, description="Whether the column holds personal or protected data: shown nowhere."
+    )
+    on_fail: OnFail = Field(
+        "quarantine", description="Whether a value that breaks a rule rejects its row or halts its file."
+    )
+    batch: ColumnBatch | None = Field(None, description="Rules of all the values of a file together.")
 
     @field_validator("min", "max", mode="before")
     @classmethod
@@ -88,13 +127,72 @@ class ColumnRule(Model):
             raise ValueError("one_of lists strings for a string column, or whole numbers for an int column")
         if self.pattern is not None and self.type != "string":
             raise ValueError(f"pattern is for string, not for {self.type}")
+        if self.batch is not None:
+            self._batch_fits(self.batch)
         return self
+
+    def _batch_fits(self, batch: ColumnBatch) -> None:
+        if batch.others_at_most is not None and not self.one_of:
+            raise ValueError(
+                "others_at_most is a share of the values that are not in one_of, which is missing"
+            )
+        if batch.missing_at_most is not None and not self.nullable:
+            raise ValueError("missing_at_most is for a column that is nullable")
+        if (batch.mean or batch.median or batch.std) and self.type not in ("int", "float"):
+            raise ValueError(f"mean, median and std are for int and float, not for {self.type}")
+
+
+class Freshness(Model):
+    """How old the newest row of a file may be when the file lands."""
+
+    column: Column = Field(description="Timestamp column whose latest value counts.")
+    within: PositiveDuration = Field(description="How long before the file landed it may lie.")
+
+
+class FileRules(Model):
+    """What a file must satisfy as a whole; one that breaks it is refused."""
+
+    rows: Bounds | None = Field(None, description="Rows of the file.")
+    fresh: Freshness | None = Field(None, description="How old the newest row may be.")
+
+
+class RowRule(Model):
+    """What the values of a row must satisfy together."""
+
+    holds: Expression = Field(
+        description="SQL expression over the row that must not be false; an unknown value passes."
+    )
+    on_fail: OnFail = Field(
+        "quarantine", description="Whether a row that breaks it is rejected or halts its file."
+    )
 
 
 class StreamRules(Model):
     """The columns of one stream, as they are landed."""
 
     columns: dict[Column, ColumnRule] = Field(min_length=1, description="Rules by column.")
+    rows: dict[Name, RowRule] = Field(
+        default_factory=dict, description="Rules of a row's values together, by name."
+    )
+    file: FileRules | None = Field(None, description="Rules of a file as a whole.")
+
+    @model_validator(mode="after")
+    def _rules_fit_the_columns(self) -> Self:
+        if self.file and self.file.fresh:
+            rule = self.columns.get(self.file.fresh.column)
+            if rule is None or rule.type != "timestamp":
+                raise ValueError(f"file.fresh: {self.file.fresh.column} is no timestamp column of the stream")
+        if self.rows:
+            from mlops_pipelines.sql_expressions import judge_expressions
+
+            types = {name: rule.type for name, rule in self.columns.items()}
+            for name, judged in judge_expressions(
+                {name: rule.holds for name, rule in self.rows.items()}, types
+            ).items():
+                if judged.kind != "number":
+                    what = "; ".join(judged.problems) or "is no condition"
+                    raise ValueError(f"rows.{name}: the expression {what}")
+        return self
 
     @field_validator("columns")
     @classmethod
@@ -143,13 +241,16 @@ class Contract(Model):
         return frozenset(name for name, rule in self.columns_of(stream).items() if rule.sensitive)
 
     def columns_of(self, stream: str) -> Mapping[str, ColumnRule]:
-        """Rules by column of a stream. Raises UserError if the contract has no such stream."""
+        """Rules by column of a stream. Raises as `rules_of`."""
+        return self.rules_of(stream).columns
+
+    def rules_of(self, stream: str) -> StreamRules:
+        """All rules of a stream. Raises UserError if the contract has no such stream."""
         if stream not in self.streams:
             raise UserError(
                 f"The contract has no stream {stream!r}", expected=f"one of {', '.join(self.streams)}"
             )
-        rules = {"events": self.events, "labels": self.labels}.get(stream) or self.references[stream]
-        return rules.columns
+        return {"events": self.events, "labels": self.labels}.get(stream) or self.references[stream]
 
 
 def load_contract(path: Path) -> Contract:

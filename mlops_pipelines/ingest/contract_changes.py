@@ -12,8 +12,8 @@ from mlops_pipelines.sql_expressions import judge_expressions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mlops_pipelines.ingest.contract import ColumnRule, Contract
-    from mlops_pipelines.spec import PipelineSpec
+    from mlops_pipelines.ingest.contract import ColumnRule, Contract, StreamRules
+    from mlops_pipelines.spec import Model, PipelineSpec
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,11 @@ def _differences(old: Contract, new: Contract) -> Iterator[_Difference]:
         if stream not in new.streams:
             yield stream, None, "the stream is gone", True, True
             continue
-        before, after = old.columns_of(stream), new.columns_of(stream)
-        for column, rule in before.items():
-            if column in after:
-                for what, producers, readers in _changed(rule, after[column]):
-                    yield stream, column, what, producers, readers
-            else:
-                yield stream, column, "the column is gone", False, True
-        for column in after:
-            if column not in before:
-                yield stream, column, "the column is new: a file without it is refused", True, False
+        before, after = old.rules_of(stream), new.rules_of(stream)
+        for column, what, producers, readers in _columns_changed(before.columns, after.columns):
+            yield stream, column, what, producers, readers
+        for what, producers, readers in _rules_changed(before, after):
+            yield stream, None, what, producers, readers
     for stream in new.streams:
         if stream not in old.streams:
             yield stream, None, "the stream is new", False, False
@@ -148,6 +143,20 @@ def _differences(old: Contract, new: Contract) -> Iterator[_Difference]:
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
             yield "", None, f"{name} was {was:g} and is {now:g}", now < was, False
+
+
+def _columns_changed(
+    old: Mapping[str, ColumnRule], new: Mapping[str, ColumnRule]
+) -> Iterator[tuple[str, str, bool, bool]]:
+    for column, rule in old.items():
+        if column not in new:
+            yield column, "the column is gone", False, True
+            continue
+        for what, producers, readers in _changed(rule, new[column]):
+            yield column, what, producers, readers
+    for column in new:
+        if column not in old:
+            yield column, "the column is new: a file without it is refused", True, False
 
 
 def _changed(old: ColumnRule, new: ColumnRule) -> Iterator[tuple[str, bool, bool]]:
@@ -168,8 +177,30 @@ def _changed(old: ColumnRule, new: ColumnRule) -> Iterator[tuple[str, bool, bool
         # Whether one pattern lets through all that another did is not decided here.
         words = f"pattern was {old.pattern or 'not given'} and is {new.pattern or 'not given'}"
         yield words, new.pattern is not None, old.pattern is not None
+    if old.on_fail != new.on_fail:
+        yield f"on_fail was {old.on_fail} and is {new.on_fail}", new.on_fail == "halt", False
+    if old.batch != new.batch:
+        yield _rule_changed("batch", old.batch, new.batch)
     if old.sensitive != new.sensitive:
         yield f"is {'now' if new.sensitive else 'no longer'} sensitive", False, False
+
+
+def _rules_changed(old: StreamRules, new: StreamRules) -> Iterator[tuple[str, bool, bool]]:
+    """What changed of the rules of rows and files."""
+    for name in {**old.rows, **new.rows}:
+        if old.rows.get(name) != new.rows.get(name):
+            yield _rule_changed(f"rows.{name}", old.rows.get(name), new.rows.get(name))
+    if old.file != new.file:
+        yield _rule_changed("file", old.file, new.file)
+
+
+def _rule_changed(name: str, old: Model | None, new: Model | None) -> tuple[str, bool, bool]:
+    """Whether one rule is stricter than the other is not decided here: either side may be broken."""
+
+    def words(rule: Model | None) -> str:
+        return "not given" if rule is None else str(rule.model_dump(mode="json", exclude_defaults=True))
+
+    return f"{name} was {words(old)} and is {words(new)}", new is not None, old is not None
 
 
 def _bound_changed(name: str, old: Any, new: Any, *, up: bool) -> Iterator[tuple[str, bool, bool]]:

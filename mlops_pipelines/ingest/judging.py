@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.expectations.expectation import Expectation
 
-    from mlops_pipelines.ingest.contract import ColumnRule, ColumnType, Contract
+    from mlops_pipelines.ingest.contract import (
+        Bounds,
+        ColumnBatch,
+        ColumnRule,
+        ColumnType,
+        Contract,
+        StreamRules,
+    )
     from mlops_pipelines.ingest.landing import LandedTable
 
 _REASONS_NAMED = 3  # in the message about a refused file
@@ -53,25 +60,34 @@ class BadBatchError(TerminalError):
 
 
 def judge(
-    files: Sequence[LandedTable], contract: Contract, stream: str, *, arrived: str | None = None
+    files: Sequence[LandedTable],
+    contract: Contract,
+    stream: str,
+    *,
+    arrived: str | None = None,
+    landed_at: Sequence[datetime] = (),
 ) -> list[Judged | BadBatchError]:
     """The verdict on each file of one stream, in the order given.
 
-    arrived: column whose value goes with a rejected row as its arrival, where it can be read.
-    A wrong value rejects its row. A file is bad if a column is missing or cannot hold its declared type,
+    arrived: column whose value goes with a rejected row as its arrival, where it can be read. landed_at:
+    when each file landed, UTC; without it, how fresh a file is is not judged.
+    A wrong value, or a row whose values do not go together, rejects its row. A file is bad if a column is
+    missing or cannot hold its declared type, if it breaks a rule that halts or one of its values together,
     or if more rows are rejected than the contract allows: see `reject_share_halts` and
     `reject_rows_allowed`.
     Raises TerminalError if Great Expectations cannot judge.
     """
-    rules = contract.columns_of(stream)
-    read = [_read_columns(file, rules) for file in files]
+    rules = contract.rules_of(stream)
+    read = [_read_columns(file, rules.columns) for file in files]
     good = [columns for columns in read if isinstance(columns, _Columns)]
     reasons = iter(_reasons(good, rules))
+    moments: Sequence[datetime | None] = landed_at or [None] * len(files)
     return [
         columns
         if isinstance(columns, BadBatchError)
-        else _verdict(file, columns, next(reasons), contract, stream=stream, arrived=arrived)
-        for file, columns in zip(files, read, strict=True)
+        else _halted(file, columns, next_reasons := next(reasons), rules, moment)
+        or _verdict(file, columns, next_reasons, contract, stream=stream, arrived=arrived)
+        for file, columns, moment in zip(files, read, moments, strict=True)
     ]
 
 
@@ -301,10 +317,11 @@ class _Declared:
     words: str
 
 
-def _reasons(files: Sequence[_Columns], rules: Mapping[str, ColumnRule]) -> list[_Broken]:
+def _reasons(files: Sequence[_Columns], stream: StreamRules) -> list[_Broken]:
     """Per file, what each rejected row is rejected for."""
     import pyarrow as pa
 
+    rules = stream.columns
     found: list[_Broken] = [defaultdict(list) for _ in files]
     for file, broken in zip(files, found, strict=True):
         for name, values in file.unread.items():
@@ -323,7 +340,36 @@ def _reasons(files: Sequence[_Columns], rules: Mapping[str, ColumnRule]) -> list
                 found[which][row].append(Reason(rule.code, rule.words, rule.column, value))
             elif row not in files[which].unread[rule.column]:
                 found[which][row].append(Reason(rule.code, rule.words, rule.column))
+    for name, position in _broken_rows(table, stream):
+        which = bisect_right(starts, position) - 1
+        words = f"keeps {name}: {stream.rows[name].holds}"
+        found[which][position - starts[which]].append(Reason("rule", words))
     return found
+
+
+def _broken_rows(table: pa.Table, stream: StreamRules) -> Iterator[tuple[str, int]]:
+    """Each rule of a row's values together that is broken, and the position of the row."""
+    if not stream.rows:
+        return
+    import duckdb
+
+    from mlops_pipelines.features.expressions import sql_session
+
+    selected = ", ".join(
+        f'NOT CAST(({rule.holds}) AS BOOLEAN) AS "{name}"' for name, rule in stream.rows.items()
+    )
+    with sql_session() as connection:
+        connection.register("landed", table)
+        try:
+            broken = connection.sql(f"SELECT {selected} FROM landed").to_arrow_table()  # noqa: S608 - judged
+        except duckdb.Error as error:
+            raise TerminalError(
+                f"The rules of the rows cannot be computed: {error}",
+                expected="expressions that have a value, or null, for every row",
+                remedy="change the contract; try_cast and nullif turn what fails into null",
+            ) from error
+    for name in stream.rows:
+        yield from ((name, position) for position in _where(broken[name].combine_chunks()))
 
 
 def _broken_rules(table: pa.Table, rules: Mapping[str, ColumnRule]) -> list[tuple[_Declared, list[int]]]:
@@ -360,7 +406,7 @@ def _rules_of(rule: ColumnRule, *, has_nulls: bool) -> Iterator[tuple[ReasonCode
     ]
     if bounds:
         yield "range", f"is {' and '.join(bounds)}"
-    if rule.one_of:
+    if rule.one_of and (rule.batch is None or rule.batch.others_at_most is None):
         yield "set", f"is one of {', '.join(map(str, rule.one_of))}"
     if rule.pattern is not None:
         yield "pattern", f"matches {rule.pattern}"
@@ -456,6 +502,119 @@ def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) ->
             whole = rf"^(?:{rule.pattern})\Z"
             return ExpectColumnValuesToMatchRegex(column=column, regex=whole, meta=meta)
     raise AssertionError(f"no expectation for {declared.code}")
+
+
+# --- a file as a whole ------------------------------------------------------------------------------
+
+
+def _halted(
+    file: LandedTable, columns: _Columns, broken: _Broken, stream: StreamRules, landed_at: datetime | None
+) -> BadBatchError | None:
+    """The refusal of a file for what halts it, if anything does."""
+    halting = {name for name, rule in stream.columns.items() if rule.on_fail == "halt"}
+    words = {f"keeps {name}: {rule.holds}" for name, rule in stream.rows.items() if rule.on_fail == "halt"}
+    found = Counter(
+        f"{f'{one.column} ' if one.column else ''}{one.rule} fails"
+        for reasons in broken.values()
+        for one in reasons
+        if one.column in halting or one.rule in words
+    )
+    problems = [f"{what} in {rows:,} rows" for what, rows in found.most_common(_REASONS_NAMED)]
+    problems += _file_problems(columns.table, stream, landed_at)
+    if not problems:
+        return None
+    return BadBatchError(
+        f"{file.path} breaks rules that halt: {'; '.join(problems)}",
+        remedy="land the file again, corrected, or change the contract; no row of it was taken in",
+    )
+
+
+def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | None) -> list[str]:
+    """Which rules of the values of a file together are broken, and what was found instead."""
+    declared = list(_file_rules(stream, landed_at))
+    if not declared:
+        return []
+    definition = _batch_definition()  # imports Great Expectations as it has to be
+    import great_expectations as gx
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    used = sorted({rule.of["column"] for rule in declared if "column" in rule.of}) or list(stream.columns)[:1]
+    batch = definition.get_batch(batch_parameters={"dataframe": table.select(used).to_pandas()})
+    expectations = [
+        ExpectationConfiguration(type=rule.kind, kwargs=dict(rule.of), meta={"place": place}).to_domain_obj()
+        for place, rule in enumerate(declared)
+    ]
+    suite = gx.ExpectationSuite(name="file", expectations=expectations)
+    results = batch.validate(suite, result_format="BASIC").results
+    return [
+        f"{declared[_place(result)].words}, found {_found(result)}"
+        for result in results
+        if not result.success
+    ]
+
+
+def _found(result: ExpectationValidationResult) -> str:
+    """What Great Expectations found instead. Raises TerminalError if it could not judge."""
+    if "observed_value" in result.result:
+        value = result.result["observed_value"]
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if "unexpected_percent" in result.result:
+        return f"{result.result['unexpected_percent']:.2f}%"
+    raise TerminalError(f"Great Expectations could not judge a file: {result.exception_info}")
+
+
+@dataclass(frozen=True)
+class _FileRule:
+    """A rule of a file in words, and the expectation that it is: its type and arguments."""
+
+    words: str
+    kind: str
+    of: Mapping[str, Any]
+
+
+def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_FileRule]:
+    for name, rule in stream.columns.items():
+        if rule.batch:
+            yield from _column_rules(name, rule, rule.batch)
+    whole = stream.file
+    if whole and whole.rows:
+        words = f"the file has {_between(whole.rows)} rows"
+        yield _FileRule(words, "expect_table_row_count_to_be_between", _limits(whole.rows))
+    if whole and whole.fresh and landed_at:
+        column, oldest = whole.fresh.column, landed_at - whole.fresh.within
+        words = f"the latest {column} is at least {oldest.isoformat()}"
+        of = {"column": column, "min_value": oldest}
+        yield _FileRule(words, "expect_column_max_to_be_between", of)
+
+
+def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_FileRule]:
+    if batch.missing_at_most is not None:
+        words = f"at most {batch.missing_at_most:.2%} of {name} is missing"
+        of = {"column": name, "mostly": 1 - batch.missing_at_most}
+        yield _FileRule(words, "expect_column_values_to_not_be_null", of)
+    if batch.others_at_most is not None:
+        listed = ", ".join(map(str, rule.one_of))
+        words = f"at most {batch.others_at_most:.2%} of {name} is none of {listed}"
+        of = {"column": name, "value_set": list(rule.one_of), "mostly": 1 - batch.others_at_most}
+        yield _FileRule(words, "expect_column_values_to_be_in_set", of)
+    if batch.unique_at_least is not None:
+        words = f"at least {batch.unique_at_least:.2%} of {name} is unique"
+        of = {"column": name, "min_value": batch.unique_at_least}
+        yield _FileRule(words, "expect_column_proportion_of_unique_values_to_be_between", of)
+    figures = {"mean": ("mean", batch.mean), "median": ("median", batch.median), "stdev": ("std", batch.std)}
+    for kind, (figure, bounds) in figures.items():
+        if bounds is not None:
+            words = f"the {figure} of {name} is {_between(bounds)}"
+            yield _FileRule(words, f"expect_column_{kind}_to_be_between", {"column": name, **_limits(bounds)})
+
+
+def _limits(bounds: Bounds) -> dict[str, float | None]:
+    return {"min_value": bounds.min, "max_value": bounds.max}
+
+
+def _between(bounds: Bounds) -> str:
+    limits = (("at least", bounds.min), ("at most", bounds.max))
+    return " and ".join(f"{words} {bound:g}" for words, bound in limits if bound is not None)
 
 
 # --- the verdict ----------------------------------------------------------------------------------

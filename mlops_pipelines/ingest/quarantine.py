@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-ReasonCode = Literal["unparsed", "type", "missing", "range", "set", "pattern", "partition", "conflict"]
+ReasonCode = Literal[
+    "unparsed", "type", "missing", "range", "set", "pattern", "rule", "partition", "conflict"
+]
 
 # Taken in after all, under a contract that changed; or set aside for good.
 Decision = Literal["replayed", "discarded"]

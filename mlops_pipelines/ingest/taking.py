@@ -433,7 +433,8 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     repeated = [(file, table) for file, table in read if table.digest in taken]
     new = [(file, table) for file, table in read if table.digest not in taken]
     # Copies in one batch are judged together: each is refused under its own name, or one is taken.
-    verdicts = judge([table for _, table in new], place.contract, stream, arrived=arrived) if new else []
+    tables, moments = [table for _, table in new], [_landed_at(file) for file, _ in new]
+    verdicts = judge(tables, place.contract, stream, arrived=arrived, landed_at=moments) if new else []
     judged: list[tuple[LandedFile, LandedTable, Judged]] = []
     for (file, table), verdict in zip(new, verdicts, strict=True):
         if isinstance(verdict, BadBatchError):

@@ -45,6 +45,14 @@ INT, TEXT = {"type": "int"}, {"type": "string"}
         (TEXT, TEXT | {"pattern": "a+"}, True, False, "pattern was not given and is a+"),
         (TEXT | {"pattern": "a"}, TEXT | {"pattern": "b"}, True, True, "pattern was a and is b"),
         (TEXT, TEXT | {"sensitive": True}, False, False, "is now sensitive"),
+        (INT, INT | {"on_fail": "halt"}, True, False, "on_fail was quarantine and is halt"),
+        (
+            INT,
+            INT | {"batch": {"mean": {"max": 5.0}}},
+            True,
+            False,
+            "batch was not given and is {'mean': {'max': 5.0}}",
+        ),
     ],
 )
 def test_a_changed_rule_says_whom_it_breaks(
@@ -53,6 +61,19 @@ def test_a_changed_rule_says_whom_it_breaks(
     (found,) = changed(old, new)
     assert (found.stream, found.column, found.what) == ("events", "x", what)
     assert (found.breaks_producers, found.breaks_readers) == (producers, readers)
+
+
+def test_rules_of_rows_and_files_are_compared() -> None:
+    columns = {"columns": {"id": TEXT, "x": INT}}
+    ruled = columns | {"rows": {"small": {"holds": "x < 3"}}, "file": {"rows": {"min": 1}}}
+    labels = {"columns": {"late": {"type": "bool"}}}
+    old = Contract.model_validate({"events": columns, "labels": labels})
+    new = Contract.model_validate({"events": ruled, "labels": labels})
+    assert [(one.what, one.breaks_producers, one.breaks_readers) for one in changes(old, new)] == [
+        ("rows.small was not given and is {'holds': 'x < 3'}", True, False),
+        ("file was not given and is {'rows': {'min': 1.0}}", True, False),
+    ]
+    assert [one.breaks_readers for one in changes(new, old)] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["description", "unit"])
