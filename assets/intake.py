@@ -43,7 +43,7 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=EVENTS_LOGIC,
-        config=[loaded.spec.events, _rules(loaded, "events")],
+        config=[loaded.spec.events, taking.contract_version(loaded, "events")],
         deps=[stage.dep("landing_events")],
         columns=taking.event_columns(loaded),
     )
@@ -54,7 +54,7 @@ def _events(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=EVENTS_LOGIC,
-        config=[loaded.spec.events, *(_rules(loaded, stream) for stream in streams)],
+        config=[loaded.spec.events, *(taking.contract_version(loaded, stream) for stream in streams)],
         deps=[stage.dep(f"landing_{stream}") for stream in streams],
         columns=taking.QUARANTINE_COLUMNS,
     )
@@ -80,7 +80,7 @@ def _labels(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=LABELS_LOGIC,
-        config=[loaded.spec.labels, _rules(loaded, "labels")],
+        config=[loaded.spec.labels, taking.contract_version(loaded, "labels")],
         deps=[stage.dep("landing_labels"), stage.dep("events")],
         columns=taking.label_columns(loaded),
     )
@@ -103,7 +103,7 @@ def _reference(stage: Stage, name: str) -> dg.AssetsDefinition:
         kinds={"deltalake", "greatexpectations"},
         group="data",
         logic=REFERENCE_LOGIC,
-        config=[loaded.spec.references[name], _rules(loaded, name)],
+        config=[loaded.spec.references[name], taking.contract_version(loaded, name)],
         deps=[stage.dep(f"landing_{name}")],
         columns=taking.reference_columns(loaded, name),
         daily=not static,
@@ -117,13 +117,6 @@ def _reference(stage: Stage, name: str) -> dg.AssetsDefinition:
         yield from _record(context, stage, reference, taken)
 
     return take_reference
-
-
-def _rules(loaded: LoadedSpec, stream: str) -> list[object]:
-    """What of the contract decides about the rows of a stream."""
-    contract = loaded.contract
-    halts = [contract.reject_share_halts, contract.reject_rows_allowed, contract.file_size_halts]
-    return [contract.rules_of(stream), *halts]
 
 
 def _checks(spec: dg.AssetSpec) -> list[dg.AssetCheckSpec]:
@@ -144,6 +137,7 @@ def _record(
 ) -> Iterator[Any]:
     """The observation of the landing folder, the materialization of the table, and its checks."""
     hidden = taking.sensitive_columns(stage.loaded, taken.stream)
+    counts = _counts(taken) | {"contract": taking.contract_version(stage.loaded, taken.stream)}
     if taken.files:
         context.log_event(
             dg.AssetObservation(
@@ -162,13 +156,13 @@ def _record(
                     materialization(stage.key("quarantine"), one, facts, f"Rejects of {taken.stream}.")
                 )
     if spec.partitions_def:
-        yield record_days(context, spec.key, taken.written, run=_counts(taken), hidden=hidden)
+        yield record_days(context, spec.key, taken.written, run=counts, hidden=hidden)
     else:
         written = taken.written[0] if taken.written else None  # all of it is one day of the table
         yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
-                **{f"run_{name}": value for name, value in _counts(taken).items()},
+                **{f"run_{name}": value for name, value in counts.items()},
                 **(written_facts(written, hidden) if written else {}),
             },
             data_version=dg.DataVersion(written.content_hash if written else "empty"),

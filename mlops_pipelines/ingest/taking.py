@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.ledger.landing import FinishedFile
+from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -130,6 +131,13 @@ def reference_columns(loaded: LoadedSpec, name: str) -> dict[str, str]:
     """Columns of a reference's table: name to type."""
     roles = {"ref_time": "timestamp", **_MOMENTS}
     return {**roles, **_contract_columns(loaded, name, set()), **_ORIGIN}
+
+
+def contract_version(loaded: LoadedSpec, stream: str) -> str:
+    """Hash (12 hex digits) of the rules of a stream: what rows passed names it."""
+    contract = loaded.contract
+    halts = [contract.reject_share_halts, contract.reject_rows_allowed, contract.file_size_halts]
+    return hash_of([contract.rules_of(stream), *halts])[:12]
 
 
 def sensitive_columns(loaded: LoadedSpec, stream: str) -> frozenset[str]:
@@ -482,6 +490,7 @@ def _merge_into(
 
     conflict = Reason("conflict", f"says what the row with the same {key} says", key)
     landed = landed_names(place.loaded, name)
+    passed = {"contract": contract_version(place.loaded, name)}
     rejected = together(rejects)
     quarantine: list[Written] = []
     merged: Merged | None = None
@@ -497,7 +506,9 @@ def _merge_into(
         return merged.table
 
     if new is not None:
-        written = place.lake.update(name, days, change, sort_by=sort_by, unhashed=PROVENANCE)
+        written = place.lake.update(
+            name, days, change, sort_by=sort_by, unhashed=PROVENANCE, provenance=passed
+        )
         return _Change(written, quarantine, rejected, merged)
     quarantine = _quarantine(place, rejected, quarantine_days)
     if not place.lake.exists(name):
