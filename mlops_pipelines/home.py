@@ -11,11 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import URL
-
 from mlops_pipelines.clock import Clock, FixedClock, WallClock
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.features.store import FeatureStore
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.lake import Lake
+    from mlops_pipelines.ledger import Ledger
     from mlops_pipelines.registry import Registry
     from mlops_pipelines.spec import PipelineSpec
     from mlops_pipelines.spec_loading import LoadedSpec
@@ -92,6 +90,10 @@ class Home:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from sqlalchemy import URL
+
+        from mlops_pipelines.ledger import Ledger
+
         return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)))
 
     @property

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import feature_columns, view_versions
-from mlops_pipelines.ledger import Admitted
 from mlops_pipelines.policy import Admit
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
@@ -187,6 +186,8 @@ def outlook(place: PipelineHome, now: datetime) -> Outlook:
 
 def admit(place: PipelineHome, *, run_id: str) -> Admission:
     """Decide again, in one transaction, and admit this run or hold it."""
+    from mlops_pipelines.ledger import Admitted
+
     now = place.clock.now()
     got = place.ledger.admit(
         place.name, now=now, policy=place.spec.policy, run_id=run_id, data_mark=data_mark(place, now)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.ledger.landing import FileFact
 from mlops_pipelines.spec import format_size
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.ledger.landing import LandedFile
+    from mlops_pipelines.ledger.landing import FileFact, LandedFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -257,6 +256,8 @@ def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
 
 def _fact(file: os.DirEntry[str], folder: Path, day: str | None) -> FileFact:
     """What there is to say of a file; without a day of arrival, it is that of its modification."""
+    from mlops_pipelines.ledger.landing import FileFact
+
     try:
         facts = file.stat()
     except OSError:  # a link that leads nowhere, or round in a circle

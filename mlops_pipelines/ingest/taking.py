@@ -18,7 +18,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.landing import LandedTable
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import LandedFile
-    from mlops_pipelines.ledger.landing import Stage
+    from mlops_pipelines.ledger.landing import FinishedFile, Stage
     from mlops_pipelines.spec_loading import LoadedSpec
 
 PROVENANCE = ("file_digest", "file_row")
@@ -534,6 +533,7 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
     waiting: labels that were kept until their event comes.
     """
     from mlops_pipelines.ingest.quarantine import reason_counts
+    from mlops_pipelines.ledger.landing import FinishedFile
 
     quarantined = Counter(change.rejects["file_digest"].to_pylist())
     merges = [merged for merged in (change.merged, waiting) if merged is not None]
