@@ -129,7 +129,8 @@ def test_names_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
 
 def test_a_folder_that_may_not_be_read_is_listed_and_stops_nothing() -> None:
     script = (
-        "import os, sys; from pathlib import Path; from mlops_pipelines.ingest.landing import list_files;"
+        "import os, sys, mlops_pipelines.ledger; from pathlib import Path;"
+        "from mlops_pipelines.ingest.landing import list_files;"
         "os.geteuid() or os.seteuid(65534);"  # the superuser may read everything
         "print(*(fact.path for fact in list_files(Path(sys.argv[1]))))"
     )
