@@ -75,13 +75,18 @@ def land(place: PipelineHome, stream: str, name: str, rows: pa.Table) -> None:
     pq.write_table(rows, folder / f"{name}.parquet")
 
 
-def serve(place: PipelineHome) -> None:
-    """What an ingest run and a labels run do, but for the reports."""
+def take_all(place: PipelineHome) -> None:
+    """Take in all that has landed."""
     taking.register_landed(place)
     taking.take_events(place, [])
     for reference in place.spec.references:
         taking.take_reference(place, reference, [])
     taking.take_labels(place, [])
+
+
+def serve(place: PipelineHome) -> None:
+    """What an ingest run and a labels run do, but for the reports."""
+    take_all(place)
     scoring.make_tiles(place, [])
     scoring.make_examples(place, [])
     scoring.score(place, [])

@@ -12,7 +12,7 @@ from mlops_pipelines.spec_checks import expression_columns
 from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import duckdb
     import pyarrow as pa
@@ -52,6 +52,27 @@ def _database() -> duckdb.DuckDBPyConnection:
     return database
 
 
+def computed(rows: pa.Table, judged: Mapping[str, str], *, what: str, change: str) -> pa.Table:
+    """Expressions over the columns of the rows, by name, in the order of the rows.
+
+    judged: SQL that `judge_expressions` let pass. Raises TerminalError for one that fails on a row; what:
+    they are of, and change: what would mend it.
+    """
+    import duckdb
+
+    selected = ", ".join(f'{expression} AS "{name}"' for name, expression in judged.items())
+    with sql_session() as connection:
+        connection.register("landed", rows)
+        try:
+            return connection.sql(f"SELECT {selected} FROM landed").to_arrow_table()  # noqa: S608 - judged
+        except duckdb.Error as error:
+            raise TerminalError(
+                f"{what} cannot be computed: {error}",
+                expected="expressions that have a value, or null, for every row",
+                remedy=f"change {change}; try_cast and nullif turn what fails into null",
+            ) from error
+
+
 def from_event_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
     """The features under `from_event`, in their order: a string is a category, the rest are numbers.
 
@@ -77,24 +98,15 @@ def evaluate_expressions(
     Numbers are float64, categories strings; what is no finite number is null. Raises TerminalError for
     an expression that fails on a row.
     """
-    import duckdb
-
     columns = from_event_columns(spec, contract)
     if not columns:
         return {}
-    selected = ", ".join(
-        f'{_typed(column, spec.features.from_event[column.name])} AS "{column.name}"' for column in columns
+    result = computed(
+        events.select(list(expression_columns(spec, contract))),
+        {column.name: _typed(column, spec.features.from_event[column.name]) for column in columns},
+        what="The features under from_event",
+        change="the expression",
     )
-    with sql_session() as connection:
-        connection.register("events", events.select(list(expression_columns(spec, contract))))
-        try:
-            result = connection.sql(f"SELECT {selected} FROM events").to_arrow_table()  # noqa: S608 - judged
-        except duckdb.Error as error:
-            raise TerminalError(
-                f"The features under from_event cannot be computed: {error}",
-                expected="expressions that have a value, or null, for every event",
-                remedy="change the expression; try_cast and nullif turn what fails into null",
-            ) from error
     return {column.name: result[column.name] for column in columns}
 
 

@@ -351,23 +351,10 @@ def _broken_rows(table: pa.Table, stream: StreamRules) -> Iterator[tuple[str, in
     """Each rule of a row's values together that is broken, and the position of the row."""
     if not stream.rows:
         return
-    import duckdb
+    from mlops_pipelines.features.expressions import computed
 
-    from mlops_pipelines.features.expressions import sql_session
-
-    selected = ", ".join(
-        f'NOT CAST(({rule.holds}) AS BOOLEAN) AS "{name}"' for name, rule in stream.rows.items()
-    )
-    with sql_session() as connection:
-        connection.register("landed", table)
-        try:
-            broken = connection.sql(f"SELECT {selected} FROM landed").to_arrow_table()  # noqa: S608 - judged
-        except duckdb.Error as error:
-            raise TerminalError(
-                f"The rules of the rows cannot be computed: {error}",
-                expected="expressions that have a value, or null, for every row",
-                remedy="change the contract; try_cast and nullif turn what fails into null",
-            ) from error
+    rules = {name: f"NOT CAST(({rule.holds}) AS BOOLEAN)" for name, rule in stream.rows.items()}
+    broken = computed(table, rules, what="The rules of the rows", change="the contract")
     for name in stream.rows:
         yield from ((name, position) for position in _where(broken[name].combine_chunks()))
 

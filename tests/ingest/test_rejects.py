@@ -18,6 +18,7 @@ from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.ingest.contract import ColumnRule, Contract
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec_loading import LoadedSpec
+from tests.loop import take_all
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -58,16 +59,8 @@ def home_with(path: Path, definition: LoadedSpec) -> PipelineHome:
     place = Home.create(path).pipeline(definition)
     place.prepare()
     Flights().write(place.landing_root, FIRST, THIRD)
-    take(place)
+    take_all(place)
     return place
-
-
-def take(place: PipelineHome) -> None:
-    taking.register_landed(place)
-    taking.take_events(place, [])
-    for reference in place.spec.references:
-        taking.take_reference(place, reference, [])
-    taking.take_labels(place, [])
 
 
 def hashes(place: PipelineHome, stream: str) -> dict[str, str]:
@@ -184,7 +177,7 @@ def test_a_conflict_keeps_the_row_as_it_landed_and_stays_one(tmp_path: Path) -> 
     rows = Flights().rows("events", FIRST, SECOND).slice(0, 1)
     other = rows.set_column(rows.schema.get_field_index("distance"), "distance", pa.array([7]))
     pq.write_table(other, place.landing("events") / "2013-01-02" / "other.parquet")
-    take(place)
+    take_all(place)
     waiting = rejects.waiting_rows(place)
     (found,) = [rejects.as_shown(row, place.contract) for row in waiting.to_pylist()]
     assert found["reasons"][0]["code"] == "conflict"
@@ -203,7 +196,7 @@ def test_discarded_rows_wait_no_more_and_are_kept_with_the_reason(tmp_path: Path
     assert rejects.discard(place, rejects.chosen(rows, names), "a fault") == 2
     assert rejects.waiting_rows(place).num_rows == rows.num_rows - 2
     assert place_rows(place) == rows.num_rows
-    assert place.lake.read(rejects.DECISIONS)["reason"].to_pylist() == ["a fault"] * 2
+    assert place.lake.read("quarantine_decisions")["reason"].to_pylist() == ["a fault"] * 2
     with pytest.raises(UserError, match="is called"):
         rejects.chosen(rejects.waiting_rows(place), names)
 
