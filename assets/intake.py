@@ -28,6 +28,7 @@ LABELS_LOGIC = 1
 REFERENCE_LOGIC = 1
 CHECK_ADDS_UP = "rows_add_up"
 CHECK_FILES = "files_accepted"
+CHECK_SHARE = "reject_share_usual"
 
 
 def build(stage: Stage) -> list[dg.AssetsDefinition]:
@@ -129,6 +130,11 @@ def _checks(spec: dg.AssetSpec) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             CHECK_FILES, asset=spec.key, description="every landed file could be read and kept the contract"
         ),
+        dg.AssetCheckSpec(
+            CHECK_SHARE,
+            asset=spec.key,
+            description="no more than twice as many rows are rejected as is usual, and ten",
+        ),
     ]
 
 
@@ -178,6 +184,14 @@ def _record(
         check_name=CHECK_FILES,
         passed=not taken.refused,
         metadata={"refused": table_preview([{"file": text} for text in taken.refused])},
+    )
+    share = taken.reject_share
+    yield dg.AssetCheckResult(
+        asset_key=spec.key,
+        check_name=CHECK_SHARE,
+        passed=not share.has_jumped,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"sentence": share.sentence, "rejected": share.rejected, "rows": share.rows},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -64,16 +64,17 @@ def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_j
 @home_option
 @json_option
 def show(pipeline: str, names: tuple[str, ...], home: Path | None, as_json: bool) -> None:
-    """Rows whole, by the names that `list` gives them.
+    """Rows whole, by the names that `list` gives them; what contradicts a row that stands, with that row.
 
     \b
     Example:
       mlops quarantine show flight_delays 3f2a9c01d5e7:17
     """
-    from mlops_pipelines.ingest.rejects import as_shown, chosen, waiting_rows
+    from mlops_pipelines.ingest.rejects import as_shown, chosen, standing_row, waiting_rows
 
     place = place_of(home, pipeline)
-    shown = [as_shown(row, place.contract) for row in chosen(waiting_rows(place), names).to_pylist()]
+    rows = chosen(waiting_rows(place), names).to_pylist()
+    shown = [{**as_shown(row, place.contract), "stands": standing_row(place, row)} for row in rows]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
         return
@@ -84,7 +85,12 @@ def show(pipeline: str, names: tuple[str, ...], home: Path | None, as_json: bool
             value = "" if reason["value"] is None else f", not {reason['value']!r}"
             click.echo(f"  {reason['code']}: {reason['column'] or 'row'} {reason['rule']}{value}")
         for name, value in one["row"].items():
-            click.echo(f"    {name} = {value!r}")
+            click.echo(f"    {name} = {value!r}{_beside(one['stands'], name, value)}")
+
+
+def _beside(stands: dict[str, Any] | None, name: str, value: object) -> str:
+    """What the row that stands says, where it says something else."""
+    return "" if stands is None or stands.get(name) == value else f", and {stands.get(name)!r} stands"
 
 
 @quarantine.command()

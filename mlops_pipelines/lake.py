@@ -161,7 +161,7 @@ class Lake:
     def update(
         self,
         name: str,
-        days: Sequence[str],
+        days: Sequence[str] | Callable[[int | None], Sequence[str]],
         change: Callable[[pa.Table | None], pa.Table],
         *,
         sort_by: Sequence[str],
@@ -170,8 +170,9 @@ class Lake:
     ) -> list[Written]:
         """Replaces the rows of `days` by what `change` makes of them; one entry a day, sorted by day.
 
+        days: where they depend on what the table holds, a function of its version (None without a table).
         change: given the rows of those days (None if there is no such table), returns all they shall hold.
-        It is called again when another writer was faster, so it must be a function of what it is given.
+        Both are called again when another writer was faster: they must be functions of what they are given.
         Days whose content hash is as before are left alone; the others are committed together or not at all.
         A column that the table lacks is added to it; one that `change` leaves out is null in these days.
         unhashed: columns of provenance, which do not count as content. provenance: JSON values kept in the
@@ -179,10 +180,11 @@ class Lake:
         Raises TerminalError for a row of another day or a column of another type than the table's,
         TransientError when other writers were faster 10 times.
         """
-        wanted = valid_days(days)
         conflict: _Conflict | None = None
         for attempt in range(_ATTEMPTS):
             snapshot = self._snapshot(name)
+            version = snapshot.version if snapshot else None
+            wanted = valid_days(days(version) if callable(days) else days)
             current = None if snapshot is None else snapshot.read(days=wanted)
             content = partial(
                 _Content.of, days=wanted, sort_by=sort_by, unhashed=unhashed, name=name, snapshot=snapshot

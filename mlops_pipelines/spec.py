@@ -227,7 +227,10 @@ class Partitions(Model):
 
 class Events(Model):
     landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
-    id: Column = Field(default="event_id", description="Column that names an event, unique for ever.")
+    id: Column = Field(
+        default="event_id",
+        description="Column that names an event, unique for ever; held to that over the lateness bound.",
+    )
     time: Column = Field(description="Column of the event time.")
     decide_at: Column | None = Field(
         default=None, description="Column of the decision time; by default the event time."
@@ -236,6 +239,11 @@ class Events(Model):
         default=None,
         description="Column of the time the landing system took the row in; by default the file's "
         "modification time.",
+    )
+    produced: Column | None = Field(
+        default=None,
+        description="Column of the time the producer made this version of the row; by default its arrival. "
+        "Of rows that have one id and differ, the first stands; the others are quarantined.",
     )
 
 
@@ -412,6 +420,11 @@ class BacklogTrigger(Model):
     age: Duration = Field(
         default=timedelta(minutes=15), description="Age of the oldest file that starts one."
     )
+    at_most: Whole = Field(
+        default=10**6,
+        ge=1,
+        description="Rows of a stream that one run takes in, to the end of a file; the next takes the rest.",
+    )
 
 
 class DriftTrigger(Model):
@@ -500,6 +513,10 @@ class PipelineSpec(Model):
     labels: Labels = Field(description="What came of it.")
     references: dict[Name, Reference] = Field(
         default_factory=dict, description="What else is known: weather, prices, registers."
+    )
+    lateness: PositiveDuration = Field(
+        default=timedelta(days=30),
+        description="How long after its own time a row may arrive; what comes later is quarantined.",
     )
     contract: FileName = Field(default="contract.yaml", description="File of the contract, beside this one.")
     features: Features = Field(description="What the model sees.")

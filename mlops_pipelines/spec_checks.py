@@ -74,9 +74,10 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
 def expression_columns(spec: PipelineSpec, contract: Contract) -> dict[str, str]:
     """Columns an expression under `from_event` may name, with their contract types.
 
-    The arrival is left out: it is no property of the event, and at the decision it may still lie ahead.
+    When a row was produced and when it arrived are left out: they are no properties of the event, and at
+    the decision may still lie ahead.
     """
-    left_out = {spec.events.id, spec.events.arrived}
+    left_out = {spec.events.id, spec.events.arrived, spec.events.produced}
     own = {name: rule.type for name, rule in contract.events.columns.items() if name not in left_out}
     return {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp", **own}
 
@@ -117,6 +118,7 @@ def _check_events(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _role(("events", "time"), events.time, rules, ("timestamp",))
     yield from _role(("events", "decide_at"), events.decide_at, rules, ("timestamp",))
     yield from _role(("events", "arrived"), events.arrived, rules, ("timestamp",))
+    yield from _role(("events", "produced"), events.produced, rules, ("timestamp",))
     taken = {
         "event_id": events.id,
         "event_time": events.time,

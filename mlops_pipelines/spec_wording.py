@@ -19,8 +19,6 @@ Step = str | int
 # By path (`*` is any step): None is the key itself, a set the values of the field.
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
-    ("events", "produced"): None,
-    ("events", "lateness"): None,
     ("labels", "kind"): None,
     ("features", "views", "*", "aggregate", "*", "*"): frozenset({"std", "distinct"}),
     ("training", "tune"): None,

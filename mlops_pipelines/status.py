@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
     """Counts, the champion, and prequential figures over the days `since` to `until` (both included, UTC).
 
     events.quarantined: rejected events that wait for a decision; files has the rows of every stream.
+    queue: what waits to be taken in; event_lag_minutes: how far the newest event lies behind the clock.
     refused: what was wrong with each file that was refused as a whole. events.unlabelled: accepted events
     no label has come for; unscored: accepted events no champion has scored. labels.maturity: share of
     accepted events whose label is known or past due, None without events.
@@ -51,6 +52,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
                      "refused": one.rejected, "quarantined_rows": quarantined[stream]}
             for stream, one in sorted(files.items())
         },
+        "queue": _queue(place),
         "refused": [*ledger.refused_files(place.name).values()],
         "retrains": {
             "admitted": sum(counts.retrains.values()),
@@ -149,6 +151,20 @@ def _rows(place: PipelineHome) -> dict[str, int]:
         "predictions": counted["predictions"],
         "unmatched": sum(lake.row_counts("labels_unmatched").values()),
         "labelled": _labelled(place),
+    }
+
+
+def _queue(place: PipelineHome) -> dict[str, float | None]:
+    from mlops_pipelines.ingest.taking import event_lag, queues_of
+
+    now, minute = place.clock.now(), timedelta(minutes=1)
+    queues = queues_of(place.ledger.pending_files(place.name), now).values()
+    lag = event_lag(place, now)
+    return {
+        "files": sum(queue.files for queue in queues),
+        "bytes": sum(queue.bytes for queue in queues),
+        "oldest_minutes": max((queue.oldest / minute for queue in queues), default=None),
+        "event_lag_minutes": None if lag is None else lag / minute,
     }
 
 

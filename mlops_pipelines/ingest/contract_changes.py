@@ -104,6 +104,7 @@ def _roles(spec: PipelineSpec) -> dict[str, dict[str, str | None]]:
             "events.time": events.time,
             "events.decide_at": events.decide_at,
             "events.arrived": events.arrived,
+            "events.produced": events.produced,
         },
         "labels": {
             "labels.id": labels.id or events.id,

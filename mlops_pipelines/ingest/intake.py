@@ -1,7 +1,7 @@
 """From accepted rows to the canonical tables: pure, independent of the order in which files come.
 
-Every merge keeps, of the rows that say the same, the one that arrived first. So a file that is taken in
-twice changes nothing, and a producer that repeats itself restates nothing.
+Every merge keeps, of the rows that say the same, the first. So a file that is taken in twice changes
+nothing, and a producer that repeats itself restates nothing.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.quarantine import Reason
 from mlops_pipelines.lake import STATIC_DAY
+from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     import numpy as np
     import pyarrow as pa
@@ -47,7 +49,8 @@ class Merged:
     """A canonical table after new rows came to it.
 
     table: the rows that stand, in order of their key. conflicts: rows, new or not, that a standing row
-    with the same key contradicts.
+    with the same key contradicts. displaced: those of them that stood before; replacing: what stands now
+    in their place.
     The rest counts new rows by the digest of their file. accepted_of: those that stand. duplicates_of:
     those that say what a standing row says. conflicting_of: those among the conflicts.
     A new row that comes again from the same place of the same file takes the place of the one it was.
@@ -55,6 +58,8 @@ class Merged:
 
     table: pa.Table
     conflicts: pa.Table
+    displaced: pa.Table
+    replacing: pa.Table
     accepted_of: Counter[str]
     duplicates_of: Counter[str]
     conflicting_of: Counter[str]
@@ -174,24 +179,35 @@ def split_by_partitions(events: pa.Table, partitions: Partitions) -> tuple[pa.Ta
 
 
 def merge_events(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) -> Merged:
-    """Events by id. Of rows with one id the first to arrive stands, then the one of lowest content hash.
+    """Events by id. Of rows with one id the one produced first stands, then that of lowest content hash.
 
-    current: rows of the table that could share an id with `new`. What the standing row contradicts is
-    in `conflicts`.
+    current: rows of the table that could share an id with `new`, of whatever days. Rows whose event times
+    lie further apart than the lateness bound are not compared. What the standing row contradicts is in
+    `conflicts`.
     """
-    return _merge(current, new, ("event_id",), spec.events.arrived, one_a_key=True)
+    one = _One(spec.events.produced or "arrived_at", apart=("event_time", spec.lateness))
+    return _merge(current, new, ("event_id",), {spec.events.arrived, spec.events.produced}, one)
 
 
 def merge_labels(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) -> Merged:
     """Labels by all that they say. A correction says something else, and stands beside what it corrects."""
-    return _merge(current, new, ("event_id",), spec.labels.arrived, one_a_key=False)
+    return _merge(current, new, ("event_id",), {spec.labels.arrived}, None)
 
 
 def merge_reference(current: pa.Table | None, new: pa.Table, reference: Reference) -> Merged:
     """Reference rows by all that they say; of a static reference one row a key, the first to arrive."""
     static = reference.time is None
     keys = reference.keys if static else (*reference.keys, "ref_time")
-    return _merge(current, new, keys, reference.arrived, one_a_key=static)
+    return _merge(current, new, keys, {reference.arrived}, _One("arrived_at") if static else None)
+
+
+def split_by_lateness(rows: pa.Table, own_time: str, bound: timedelta) -> tuple[pa.Table, pa.Table, Reason]:
+    """Rows that arrived within a bound after their own time, those that came later, and the reason."""
+    import pyarrow.compute as pc
+
+    in_time = pc.less_equal(rows["arrived_at"], _after(rows[own_time], bound))
+    words = f"arrives at most {format_duration(bound)} after it"
+    return rows.filter(in_time), rows.filter(pc.invert(in_time)), Reason("late", words, own_time)
 
 
 def match_labels(labels: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -314,14 +330,28 @@ _Content = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
+class _One:
+    """That one content stands for a key: the lowest by this column, then by its hash.
+
+    apart: a column of times; contents that lie further apart than the duration are not compared.
+    """
+
+    first_by: str
+    apart: tuple[str, timedelta] | None = None
+
+
+@dataclass(frozen=True)
 class _Row:
     """A row among those of its key.
 
-    content: name and value of what the row says. What is missing is not said, so that a row does not
-    change when a contract grows by a column.
+    first_by: what decides among contents, then among rows that say the same. at: where rows may lie too
+    far apart to be compared, in microseconds. content: name and value of what the row says. What is
+    missing is not said, so that a row does not change when a contract grows by a column.
     """
 
     place: int
+    first_by: int
+    at: int
     arrived_at: int
     file_digest: str
     file_row: int
@@ -329,9 +359,12 @@ class _Row:
 
 
 def _merge(
-    current: pa.Table | None, new: pa.Table, keys: Sequence[str], arrived: str | None, *, one_a_key: bool
+    current: pa.Table | None, new: pa.Table, keys: Sequence[str], unsaid: set[str | None], one: _One | None
 ) -> Merged:
-    """Rows of both tables: each content once, and of each key one content if `one_a_key`."""
+    """Rows of both tables, each content once; one content a key where that is asked for.
+
+    unsaid: columns that are no content, besides those of origin.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -339,11 +372,14 @@ def _merge(
     first_new = both.num_rows - new.num_rows
     repeated: list[int] = []
     contradicted: list[int] = []
-    for rows in _rows_that_share(both, keys, _ORIGIN | {arrived}):
-        standing = {_first_said(rows)} if one_a_key else {row.content for row in rows}
+    replacing: list[int] = []
+    for rows in _rows_that_share(both, keys, _ORIGIN | unsaid, one):
+        standing = _standing(rows, one) if one else {row.content for row in rows}
         firsts = {_first_place([row for row in rows if row.content == content]) for content in standing}
         contradicted += [row.place for row in rows if row.content not in standing]
         repeated += [row.place for row in rows if row.content in standing and row.place not in firsts]
+        if any(row.place < first_new for row in rows if row.content not in standing):
+            replacing += sorted(firsts)
     repeats, conflicts = np.zeros(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
     repeats[repeated] = True
     conflicts[contradicted] = True
@@ -356,21 +392,33 @@ def _merge(
     return Merged(
         table=both.filter(pa.array(stands)).sort_by(order),
         conflicts=both.filter(pa.array(conflicts)),
+        displaced=both.take(pa.array([place for place in contradicted if place < first_new], pa.int64())),
+        replacing=both.take(pa.array(replacing, pa.int64())),
         accepted_of=by_file(stands),
         duplicates_of=by_file(repeats),
         conflicting_of=by_file(conflicts),
     )
 
 
-def _first_said(rows: Sequence[_Row]) -> _Content:
-    """The content that stands for a key: that of the first arrival, then that of the lowest hash."""
-    if all(row.content == rows[0].content for row in rows):
-        return rows[0].content
-    return min(rows, key=lambda row: (row.arrived_at, _content_hash(row.content))).content
+def _standing(rows: Sequence[_Row], one: _One) -> set[_Content]:
+    """The contents that stand for a key: the lowest, and those too far from it to be compared."""
+    first: dict[_Content, _Row] = {}
+    for row in sorted(rows, key=lambda row: row.first_by):
+        first.setdefault(row.content, row)
+    if len(first) == 1:
+        return set(first)
+    bound = one.apart[1] // timedelta(microseconds=1) if one.apart else None
+    standing: list[_Row] = []
+    for row in sorted(first.values(), key=lambda row: (row.first_by, _content_hash(row.content))):
+        if not standing or (bound is not None and all(abs(row.at - other.at) > bound for other in standing)):
+            standing.append(row)
+    return {row.content for row in standing}
 
 
 def _first_place(rows: Sequence[_Row]) -> int:
-    return min(rows, key=lambda row: (row.arrived_at, row.file_digest, row.file_row, row.place)).place
+    return min(
+        rows, key=lambda row: (row.first_by, row.arrived_at, row.file_digest, row.file_row, row.place)
+    ).place
 
 
 def _content_hash(content: _Content) -> str:
@@ -383,7 +431,7 @@ def _without(current: pa.Table, new: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def _rows_that_share(
-    table: pa.Table, keys: Sequence[str], ignored: frozenset[str | None]
+    table: pa.Table, keys: Sequence[str], ignored: frozenset[str | None], one: _One | None
 ) -> list[list[_Row]]:
     """The rows of every key that has more than one."""
     import pyarrow.compute as pc
@@ -394,12 +442,14 @@ def _rows_that_share(
     places = _places(table, keys, counts.filter(pc.greater(counts["count_all"], 1)), "left semi")
     values = _values(table.take(places))
     said = [name for name in sorted(values) if name not in ignored]
+    first_by = values[one.first_by if one else "arrived_at"]
+    at = values[one.apart[0]] if one and one.apart else [0] * len(first_by)
     groups: dict[tuple[Any, ...], list[_Row]] = defaultdict(list)
     for row, place in enumerate(places.to_pylist()):
         content = tuple((name, values[name][row]) for name in said if values[name][row] is not None)
         arrived_at, digest, file_row = (values[name][row] for name in _ORDER)
         groups[tuple(values[key][row] for key in keys)].append(
-            _Row(place, arrived_at, digest, file_row, content)
+            _Row(place, first_by[row], at[row], arrived_at, digest, file_row, content)
         )
     return list(groups.values())
 

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.lake import Lake
+
 ReasonCode = Literal[
-    "unparsed", "type", "missing", "range", "set", "pattern", "rule", "partition", "conflict"
+    "unparsed", "type", "missing", "range", "set", "pattern", "rule", "partition", "late", "conflict"
 ]
 
-# Taken in after all, under a contract that changed; or set aside for good.
-Decision = Literal["replayed", "discarded"]
+# Taken in after all, under a contract that changed; set aside for good; or, of a row that contradicted one
+# that stands no more, found to say what stands instead.
+Decision = Literal["replayed", "discarded", "repeated"]
+
+QUARANTINE = "quarantine"
+DECISIONS = "quarantine_decisions"
 
 # What names a row: where it landed.
 _ROW = ("stream", "file_digest", "file_row")
@@ -55,6 +61,35 @@ class RejectedRow:
     row: str
     reasons: tuple[Reason, ...]
     arrived_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RejectShare:
+    """Rows that were rejected among those that landed, in some files and in the usual ones before them."""
+
+    rows: int = 0
+    rejected: int = 0
+    usual_rows: int = 0
+    usual_rejected: int = 0
+
+    @property
+    def has_jumped(self) -> bool:
+        """Whether more than twice what is usual was rejected, and ten rows more: chance does not do that.
+
+        Without usual files there is nothing that it could have jumped from.
+        """
+        return self.usual_rows > 0 and self.rejected > 2 * self._expected + 10
+
+    @property
+    def sentence(self) -> str:
+        what = f"{self.rejected:,} of {self.rows:,} rows were rejected"
+        if not self.usual_rows:
+            return f"{what}; no files came before to compare them with."
+        return f"{what}, where {self._expected:,.1f} would have been usual."
+
+    @property
+    def _expected(self) -> float:
+        return self.rows * self.usual_rejected / self.usual_rows
 
 
 def shown(value: Any) -> str:
@@ -118,17 +153,58 @@ def quarantine_canonical(
     )
 
 
-def decisions_table(rows: pa.Table, decision: Decision, reason: str, at: datetime) -> pa.Table:
-    """What was decided about rows of the quarantine: day, stream, file_digest and file_row name the row."""
+def waiting(lake: Lake, stream: str | None = None) -> pa.Table:
+    """The rows of the quarantine, of all streams or of one, that nothing was decided about.
+
+    In the order day, stream, file, row.
+    """
+    if not lake.exists(QUARANTINE):
+        return together([])
+    rows = lake.read(QUARANTINE)
+    if stream is not None:
+        import pyarrow.compute as pc
+
+        rows = rows.filter(pc.equal(rows["stream"], stream))
+    decisions = lake.read(DECISIONS) if lake.exists(DECISIONS) else None
+    return undecided(rows, decisions).sort_by([(name, "ascending") for name in ("day", *_ROW)])
+
+
+def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: datetime) -> None:
+    """Record what is decided about rows of the quarantine, which stay where they are. at: UTC."""
     import pyarrow as pa
 
+    if not rows.num_rows:
+        return
     moment = pa.timestamp("us", tz="UTC")
-    return (
+    decisions = (
         rows.select(["day", *_ROW])
         .append_column("decision", pa.array([decision] * rows.num_rows, pa.string()))
         .append_column("reason", pa.array([reason] * rows.num_rows, pa.string()))
         .append_column("decided_at", pa.array([at] * rows.num_rows, moment))
     )
+    lake.append_new(
+        DECISIONS, decisions, key=_ROW, sort_by=["file_digest", "file_row"], unhashed=("decided_at",)
+    )
+
+
+def repeating(rows: pa.Table, standing: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """Those rows of the quarantine that were conflicts and say what a standing row says. Pure.
+
+    standing: canonical rows. names: the columns that count, as they land, each with its canonical name.
+    """
+    import pyarrow as pa
+
+    def said(row: Mapping[str, Any]) -> str:
+        return row_json({name: row[name] for name in sorted(names) if row.get(name) is not None})
+
+    stands = {
+        said({name: row.get(canonical) for name, canonical in names.items()}) for row in standing.to_pylist()
+    }
+    repeats = [
+        said(json.loads(row)) in stands and any(one["code"] == "conflict" for one in json.loads(reasons))
+        for row, reasons in zip(rows["row"].to_pylist(), rows["reasons"].to_pylist(), strict=True)
+    ]
+    return rows.filter(pa.array(repeats, pa.bool_()))
 
 
 def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.contract import MASKED
-from mlops_pipelines.ingest.quarantine import decisions_table, reason_counts, together, undecided
+from mlops_pipelines.ingest.quarantine import decide, reason_counts, row_json, together, waiting
 from mlops_pipelines.ingest.taking import take_rejects
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.ingest.quarantine import Decision
 
-QUARANTINE = "quarantine"
-DECISIONS = "quarantine_decisions"
 # So many hexadecimal digits of a file's digest stand in the name of a row: enough to tell files apart.
 _DIGITS = 12
 
@@ -48,17 +45,7 @@ def waiting_rows(place: PipelineHome, stream: str | None = None) -> pa.Table:
     """
     if stream is not None:
         place.contract.columns_of(stream)
-    lake = place.lake
-    if not lake.exists(QUARANTINE):
-        return together([])
-    rows = lake.read(QUARANTINE)
-    if stream is not None:
-        import pyarrow.compute as pc
-
-        rows = rows.filter(pc.equal(rows["stream"], stream))
-    decisions = lake.read(DECISIONS) if lake.exists(DECISIONS) else None
-    order = [(name, "ascending") for name in ("day", "stream", "file_digest", "file_row")]
-    return undecided(rows, decisions).sort_by(order)
+    return waiting(place.lake, stream)
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -79,6 +66,30 @@ def chosen(rows: pa.Table, names: Sequence[str]) -> pa.Table:
     return rows.take(sorted({known[name] for name in names}))
 
 
+def standing_row(place: PipelineHome, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row that stands, of the same key as a row of the quarantine that contradicts it.
+
+    As it landed, values of sensitive columns masked. None where the row was rejected for something else.
+    """
+    import pyarrow.compute as pc
+
+    from mlops_pipelines.ingest.intake import landed_names
+
+    if all(one["code"] != "conflict" for one in json.loads(row["reasons"])):
+        return None
+    stream, said = row["stream"], json.loads(row["row"])
+    keys = [place.spec.events.id] if stream == "events" else place.spec.references[stream].keys
+    names = landed_names(place.loaded, stream)
+    rows = place.lake.read(stream)
+    for key in keys:
+        column = rows[names[key]]
+        rows = rows.filter(pc.equal(column, pc.cast(str(said[key]), column.type)))
+    for found in rows.to_pylist():
+        landed = json.loads(row_json({name: found[names[name]] for name in names}))
+        return _masked(landed, place.contract.sensitive_columns(stream))
+    return None
+
+
 def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
     """A row of the quarantine for people and machines; values of sensitive columns are masked."""
     hidden = contract.sensitive_columns(row["stream"])
@@ -86,10 +97,7 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
     for reason in reasons:
         if reason["column"] in hidden and reason["value"] is not None:
             reason["value"] = MASKED
-    values = {
-        name: MASKED if name in hidden and value is not None else value
-        for name, value in json.loads(row["row"]).items()
-    }
+    values = _masked(json.loads(row["row"]), hidden)
     if hidden and _is_unparsed(reasons):  # a line that is no row may hold anything
         values = {"text": MASKED}
     return {
@@ -102,6 +110,10 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
         "reasons": reasons,
         "row": values,
     }
+
+
+def _masked(values: Mapping[str, Any], hidden: frozenset[str]) -> dict[str, Any]:
+    return {name: MASKED if name in hidden and value is not None else value for name, value in values.items()}
 
 
 def _is_unparsed(reasons: Sequence[Mapping[str, Any]]) -> bool:
@@ -128,7 +140,8 @@ def replay(place: PipelineHome, rows: pa.Table) -> Replayed:
             for is_row, (digest, row) in zip(parsed, places, strict=True)
         ]
         mask = pa.array(got_in, pa.bool_())
-        _decide(place, mine.filter(mask), "replayed", "kept the contract when it was judged again")
+        why = "kept the contract when it was judged again"
+        decide(place.lake, mine.filter(mask), "replayed", why, place.clock.now())
         accepted += sum(got_in)
         still.append(mine.filter(pc.invert(mask)))
     return Replayed(accepted, rows.num_rows - accepted, reason_counts(together(still)))
@@ -141,16 +154,5 @@ def discard(place: PipelineHome, rows: pa.Table, reason: str) -> int:
     """
     if not reason.strip():
         raise UserError("A reason is needed to discard rows.", expected="--reason TEXT")
-    _decide(place, rows, "discarded", reason.strip())
+    decide(place.lake, rows, "discarded", reason.strip(), place.clock.now())
     return int(rows.num_rows)
-
-
-def _decide(place: PipelineHome, rows: pa.Table, decision: Decision, reason: str) -> None:
-    if rows.num_rows:
-        place.lake.append_new(
-            DECISIONS,
-            decisions_table(rows, decision, reason, place.clock.now()),
-            key=["stream", "file_digest", "file_row"],
-            sort_by=["file_digest", "file_row"],
-            unhashed=("decided_at",),
-        )

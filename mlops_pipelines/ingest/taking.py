@@ -12,12 +12,13 @@ at only when there is something for them.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.ingest.quarantine import RejectShare
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ QUARANTINE_COLUMNS = {
 }
 # A producer's clock may be slow: folders this much older than the newest are listed at every tick.
 OVERLAP = timedelta(days=3)
+# The rejects of files that arrived so long before tell what share of rejects is usual.
+USUAL = timedelta(days=30)
 _MOMENTS = {"arrived_at": "timestamp", "known_at": "timestamp"}
 _ORIGIN = {"file_digest": "string", "file_row": "int"}
 
@@ -58,7 +61,8 @@ class Taken:
     labels whose event has not come, wait to; quarantined: those in the quarantine; duplicates: those that
     say what was said before.
     written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
-    was given. still_rejected: digest and row of what did not get in.
+    was given. still_rejected: digest and row of what did not get in. reject_share: how the share of the
+    rejected rows compares with that of the files before.
     """
 
     stream: str
@@ -67,6 +71,7 @@ class Taken:
     quarantine: list[Written] = field(default_factory=list)
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
     still_rejected: frozenset[tuple[str, int]] = frozenset()
+    reject_share: RejectShare = field(default_factory=RejectShare)
 
     @property
     def rows(self) -> int:
@@ -103,12 +108,21 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """Files of a stream that wait to be taken in. oldest: how long the first of them has waited."""
+
+    files: int
+    bytes: int
+    oldest: timedelta
+
+
+@dataclass(frozen=True)
 class Backlog:
-    """What waits to be taken in. days: those a run would be asked for, UTC."""
+    """What waits to be taken in, by stream. days: those a run would be asked for, UTC."""
 
     due: bool
     sentence: str
-    files: int
+    queues: Mapping[str, Queue]
     days: tuple[str, ...]
 
 
@@ -193,15 +207,16 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     Labels wait for a sensor of their own: they count among the files, and are never due here.
     """
     pending = place.ledger.pending_files(place.name)
+    queues = queues_of(pending, now)
     asking = [file for file in pending if file.stream != "labels"]
     # A mistyped folder of the far future must not ask for days that nobody has seen yet.
     arrivals = {min(date.fromisoformat(file.arrival_day), now.date()) for file in pending}
     days = tuple(sorted({place.partition_of(day.isoformat()) for day in arrivals}))
     if not asking:
-        return Backlog(False, "Nothing waits to be taken in.", len(pending), days)
+        return Backlog(False, "Nothing waits to be taken in.", queues, days)
     bound = place.spec.triggers.backlog
-    size = sum(file.size for file in asking)
-    age = now - min(_landed_at(file) for file in asking)
+    size = sum(queues[stream].bytes for stream in queues if stream != "labels")
+    age = max(queues[stream].oldest for stream in queues if stream != "labels")
     reasons = [
         f"{size:,} bytes wait" if size >= bound.bytes else "",
         f"the oldest has waited {_rounded(age)}" if age >= bound.age else "",
@@ -210,8 +225,40 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
         reasons.append(f"{bound.rows:,} rows or more wait")
     why = "; ".join(reason for reason in reasons if reason)
     if why:
-        return Backlog(True, f"Files that wait: {len(pending)}; {why}.", len(pending), days)
-    return Backlog(False, f"Files that wait: {len(pending)}, within every bound.", len(pending), days)
+        return Backlog(True, f"Files that wait: {len(pending)}; {why}.", queues, days)
+    return Backlog(False, f"Files that wait: {len(pending)}, within every bound.", queues, days)
+
+
+def queues_of(pending: Sequence[LandedFile], now: datetime) -> dict[str, Queue]:
+    """What waits, by stream. now: UTC."""
+    by_stream: defaultdict[str, list[LandedFile]] = defaultdict(list)
+    for file in pending:
+        by_stream[file.stream].append(file)
+    return {
+        stream: Queue(
+            files=len(files),
+            bytes=sum(file.size for file in files),
+            oldest=now - min(_landed_at(file) for file in files),
+        )
+        for stream, files in by_stream.items()
+    }
+
+
+def event_lag(place: PipelineHome, now: datetime) -> timedelta | None:
+    """How far the newest event that was taken in lies behind; None if there is none.
+
+    now: UTC. Events announced ahead of their time do not count.
+    """
+    import pyarrow.compute as pc
+
+    today = now.date().isoformat()
+    for day in (day for day in reversed(place.lake.days("events")) if day <= today):
+        times = place.lake.read("events", columns=["event_time"], days=[day])["event_time"]
+        newest = pc.max(times.filter(pc.less_equal(times, now))).as_py()
+        if newest is not None:
+            lag: timedelta = now - newest
+            return lag
+    return None
 
 
 def _rounded(age: timedelta) -> timedelta:
@@ -233,7 +280,7 @@ def days_with_new_labels(place: PipelineHome) -> list[str]:
 
 def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
     """Take in all waiting event files. days: partitions to account for besides those of the rows."""
-    return _take_events(place, _read_batch(place, "events", place.spec.events.arrived), days)
+    return _take_events(place, _read_batch(place, "events"), days)
 
 
 def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
@@ -251,6 +298,7 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         new, outside, beyond = split_by_partitions(new, place.spec.partitions)
         landed = landed_names(place.loaded, "events")
         rejects.append(quarantine_canonical(outside, beyond, stream="events", landed=landed))
+        new = _in_time(place, "events", new, "event_time", rejects)
         _reopen(place, "tiles", _days_of(new["known_at"]))
         _reopen(place, "score", _days_in(new))
         _reopen(place, "labels", _days_in(_awaited(place, new)))
@@ -258,12 +306,13 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         place,
         "events",
         new,
-        _days_in(new, days),
+        lambda version: _days_in(new, [*days, *_days_of_same_ids(place, new, version)]),
         partial(merge_events, spec=place.spec),
         sort_by=["event_id"],
         key="event_id",
         rejects=rejects,
         quarantine_days=days,
+        displacing=partial(_events_moved, place),
     )
     if new is not None and new.num_rows:
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
@@ -276,30 +325,40 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
 
     A label whose event is not there is accepted too: it waits in `labels_unmatched`.
     """
-    return _take_labels(place, _read_batch(place, "labels", place.spec.labels.arrived), days)
+    return _take_labels(place, _read_batch(place, "labels"), days)
 
 
 def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
     from mlops_pipelines.ingest.intake import canonical_labels, match_labels, merge_labels
 
     landed = batch.concat(lambda accepted, origin: canonical_labels(accepted, origin, place.spec))
+    rejects = batch.rejects(place)
+    if landed is not None:
+        landed = _in_time(place, "labels", landed, "label_time", rejects)
     reopened = place.ledger.reopened_days(place.name, "labels")
     waiting = _waiting_labels(place) if reopened or landed is not None else None
-    labels = _together(landed, _others(waiting, landed))
+    moved = _moved_labels(place, [*reopened])
+    labels = _together(landed, _others(waiting, landed), _others(moved, landed))
     matched = unmatched = None
     if labels is not None:
-        matched, unmatched = match_labels(labels, _events_of(place, landed, [*reopened]))
+        events = _events_of(place, _together(landed, moved), [*reopened])
+        matched, unmatched = match_labels(labels, events)
         _reopen(place, "tiles", _days_of(matched["known_at"]))
-        _reopen(place, "monitor", _days_in(matched))
+        _reopen(place, "monitor", _days_in(matched, _days_in(moved)))
+
+    def merge(current: pa.Table | None, new: pa.Table) -> Merged:
+        left = _others(current, moved) if moved is not None else current
+        return merge_labels(left, new, place.spec)
+
     change = _merge_into(
         place,
         "labels",
-        matched if matched is not None and matched.num_rows else None,
-        _days_in(matched, days),
-        partial(merge_labels, spec=place.spec),
+        matched if matched is not None and (matched.num_rows or moved is not None) else None,
+        _days_in(matched, _days_in(moved, days)),
+        merge,
         sort_by=["event_id", "known_at", "label_time", "label"],
         key="event_id",
-        rejects=batch.rejects(place),
+        rejects=rejects,
     )
     left = merge_labels(None, unmatched, place.spec) if unmatched is not None else None
     if left is not None:
@@ -310,7 +369,7 @@ def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
 
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
     """Take in all waiting files of a reference."""
-    return _take_reference(place, _read_batch(place, name, place.spec.references[name].arrived), days)
+    return _take_reference(place, _read_batch(place, name), days)
 
 
 def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
@@ -321,7 +380,9 @@ def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> 
     reference = place.spec.references[name]
     static = reference.time is None
     new = batch.concat(lambda accepted, origin: canonical_reference(accepted, origin, reference))
+    rejects = batch.rejects(place)
     if new is not None and not static:
+        new = _in_time(place, name, new, "ref_time", rejects)
         _reopen(place, "tiles", _days_of(new["known_at"]))
     change = _merge_into(
         place,
@@ -331,7 +392,7 @@ def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> 
         partial(merge_reference, reference=reference),
         sort_by=[*reference.keys, *([] if static else ["ref_time"]), "arrived_at"],
         key=", ".join(reference.keys),
-        rejects=batch.rejects(place),
+        rejects=rejects,
     )
     return _finish(place, batch, change)
 
@@ -352,8 +413,6 @@ def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table) -> _Batch:
     from mlops_pipelines.ingest.judging import Judged, judge
     from mlops_pipelines.ingest.landing import rows_again
 
-    arrived = place.spec.references[stream].arrived if stream in place.spec.references else (
-        place.spec.events.arrived if stream == "events" else place.spec.labels.arrived)  # fmt: skip
     columns = list(place.contract.columns_of(stream))
     files = place.ledger.files_taken(place.name, stream, rows["file_digest"].unique().to_pylist())
     tables = []
@@ -362,7 +421,7 @@ def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table) -> _Batch:
         path = place.landing(stream) / file.path
         tables.append(rows_again(path, file.digest, {row["file_row"]: row["row"] for row in mine}, columns))
     lenient = place.contract.model_copy(update={"reject_share_halts": 1.0})
-    verdicts = judge(tables, lenient, stream, arrived=arrived) if tables else []
+    verdicts = judge(tables, lenient, stream, arrived=_arrival_column(place, stream)) if tables else []
     judged = [
         (file, table, verdict)
         for file, table, verdict in zip(files.values(), tables, verdicts, strict=True)
@@ -413,8 +472,18 @@ class _Batch:
         ]
 
 
-def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch:
-    """Read and judge what waits. A file whose digest was taken in is not judged again.
+def _arrival_column(place: PipelineHome, stream: str) -> str | None:
+    """The column, if there is one, that says when a row of the stream arrived."""
+    spec = place.spec
+    if stream in spec.references:
+        return spec.references[stream].arrived
+    return spec.events.arrived if stream == "events" else spec.labels.arrived
+
+
+def _read_batch(place: PipelineHome, stream: str) -> _Batch:
+    """Read and judge what waits, oldest first, to the end of the file with which it is rows enough.
+
+    A file whose digest was taken in is not judged again.
 
     A digest is taken once a file with it is finished: what a run that died has committed is judged again,
     and changes nothing.
@@ -425,9 +494,14 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     most = place.contract.file_size_halts
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
+    left = place.spec.triggers.backlog.at_most
     for file in place.ledger.pending_files(place.name, [stream]):
+        if left <= 0:
+            break
         try:
-            read.append((file, read_landed(place.landing(stream), file, most)))
+            table = read_landed(place.landing(stream), file, most)
+            read.append((file, table))
+            left -= table.rows
         except UnreadableFileError as error:
             refused.append((file, error.digest, str(error)))
         except MisplacedFileError as error:
@@ -441,6 +515,7 @@ def _read_batch(place: PipelineHome, stream: str, arrived: str | None) -> _Batch
     new = [(file, table) for file, table in read if table.digest not in taken]
     # Copies in one batch are judged together: each is refused under its own name, or one is taken.
     tables, moments = [table for _, table in new], [_landed_at(file) for file, _ in new]
+    arrived = _arrival_column(place, stream)
     verdicts = judge(tables, place.contract, stream, arrived=arrived, landed_at=moments) if new else []
     judged: list[tuple[LandedFile, LandedTable, Judged]] = []
     for (file, table), verdict in zip(new, verdicts, strict=True):
@@ -471,18 +546,19 @@ def _merge_into(
     place: PipelineHome,
     name: str,
     new: pa.Table | None,
-    days: Sequence[str],
+    days: Sequence[str] | Callable[[int | None], Sequence[str]],
     merge: Callable[[pa.Table | None, pa.Table], Merged],
     *,
     sort_by: Sequence[str],
     key: str,
     rejects: Sequence[pa.Table],
     quarantine_days: Sequence[str] = (),
+    displacing: Callable[[Merged], None] = lambda _: None,
 ) -> _Change:
     """Merge new rows, if there are any, into `days` of a table; keep what is rejected.
 
-    key: what tells the rows apart, for people. quarantine_days: to account for besides those of the
-    rejected rows.
+    days: as `Lake.update` takes them. key: what tells the rows apart, for people. quarantine_days: to
+    account for besides those of the rejected rows. displacing: told before rows that stood are displaced.
     """
     from mlops_pipelines.ingest.intake import landed_names
     from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical, together
@@ -502,6 +578,9 @@ def _merge_into(
         )
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
+        if merged.displaced.num_rows:
+            _settle_repeats(place, name, merged.replacing)
+            displacing(merged)
         return merged.table
 
     if new is not None:
@@ -514,6 +593,19 @@ def _merge_into(
         return _Change([], quarantine, rejected, None)
     written = place.lake.update(name, days, lambda rows: rows, sort_by=sort_by, unhashed=PROVENANCE)
     return _Change(written, quarantine, rejected, None)
+
+
+def _settle_repeats(place: PipelineHome, stream: str, replacing: pa.Table) -> None:
+    """What was quarantined for contradicting a row that stands no more, and says what stands instead."""
+    from mlops_pipelines.ingest.intake import landed_names
+    from mlops_pipelines.ingest.quarantine import decide, repeating, waiting
+
+    unsaid = {_arrival_column(place, stream), place.spec.events.produced if stream == "events" else None}
+    names = {
+        landed: name for landed, name in landed_names(place.loaded, stream).items() if landed not in unsaid
+    }
+    rows = repeating(waiting(place.lake, stream), replacing, names)
+    decide(place.lake, rows, "repeated", "says what the row that stands says", place.clock.now())
 
 
 def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> list[Written]:
@@ -554,7 +646,10 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
         for file, table in batch.repeated
     ]
     files += [FinishedFile(file.id, "rejected", digest, why) for file, digest, why in batch.refused]
+    since = min((file.arrival_day for file, _, _ in batch.judged), default="")
+    before = place.ledger.taken_rows(place.name, batch.stream, _days_before(since, USUAL) if since else "")
     place.ledger.finish_files(files, place.clock.now())
+    rows, rejected = (sum(getattr(file, name) for file in files) for name in ("rows", "quarantined"))
     return Taken(
         batch.stream,
         files,
@@ -564,10 +659,76 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
         still_rejected=frozenset(
             zip(*(change.rejects[name].to_pylist() for name in PROVENANCE), strict=True)
         ),
+        reject_share=RejectShare(rows, rejected, *before),
     )
 
 
+# --- late rows, and events that come again -----------------------------------------------------------
+
+
+def _in_time(
+    place: PipelineHome, stream: str, rows: pa.Table, own_time: str, rejects: list[pa.Table]
+) -> pa.Table:
+    """The rows that came within the lateness bound; the others go to the rejects."""
+    from mlops_pipelines.ingest.intake import landed_names, split_by_lateness
+    from mlops_pipelines.ingest.quarantine import quarantine_canonical
+
+    rows, late, reason = split_by_lateness(rows, own_time, place.spec.lateness)
+    landed = landed_names(place.loaded, stream)
+    rejects.append(quarantine_canonical(late, reason, stream=stream, landed=landed))
+    return rows
+
+
+def _days_of_same_ids(place: PipelineHome, new: pa.Table | None, version: int | None) -> list[str]:
+    """Days of the events table, other than those of the new rows, on which an id of theirs stands.
+
+    Looks as far as the lateness bound from the new rows, a month at a time.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if new is None or not new.num_rows or version is None:
+        return []
+    own = set(_days_in(new))
+    # As numbers: a day so early that no date lies before it is still a day.
+    apart = math.ceil(place.spec.lateness / timedelta(days=1))
+    first, last = (date.fromisoformat(end(own)).toordinal() for end in (min, max))
+    near = [
+        day
+        for day in place.lake.days("events", version=version)
+        if day not in own and first - apart <= date.fromisoformat(day).toordinal() <= last + apart
+    ]
+    ids = pc.unique(new["event_id"])
+    span = pc.min_max(ids).as_py()
+    where = ("event_id", span["min"], span["max"] + "\0")
+    found: set[str] = set()
+    for start in range(0, len(near), 32):
+        columns, days = ["event_id", "day"], near[start : start + 32]
+        held = place.lake.read("events", columns=columns, days=days, version=version, where=where)
+        same = held.filter(pc.is_in(held["event_id"], value_set=ids.cast(pa.string())))
+        found.update(_days_in(same))
+    return sorted(found)
+
+
+def _events_moved(place: PipelineHome, merged: Merged) -> None:
+    """Reopen what was made of events that no longer stand, or stand on another day."""
+    _reopen(place, "tiles", _days_of(merged.displaced["known_at"]))
+    stand = set(zip(*(merged.replacing[name].to_pylist() for name in ("event_id", "day")), strict=True))
+    stood = zip(*(merged.displaced[name].to_pylist() for name in ("event_id", "day")), strict=True)
+    _reopen(place, "labels", {day for event_id, day in stood if (event_id, day) not in stand})
+
+
 # --- labels and the events they are of -------------------------------------------------------------
+
+
+def _moved_labels(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
+    """Labels of these days whose event stands on another day by now; None if there is none."""
+    if not days or not place.lake.exists("labels"):
+        return None
+    keys = ["event_id", "day"]
+    events = place.lake.read("events", columns=keys, days=days)
+    moved = place.lake.read("labels", days=days).join(events, keys, join_type="left anti")
+    return moved if moved.num_rows else None
 
 
 def _awaited(place: PipelineHome, events: pa.Table) -> pa.Table:
@@ -674,6 +835,10 @@ def _landed_at(file: LandedFile) -> datetime:
     A replay writes today what producers wrote then; the folder says when that was.
     """
     return min(file.modified_at, _closes(file))
+
+
+def _days_before(day: str, span: timedelta) -> str:
+    return date.fromordinal(max(1, date.fromisoformat(day).toordinal() - span.days)).isoformat()
 
 
 def _closes(file: LandedFile) -> datetime:

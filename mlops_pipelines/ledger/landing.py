@@ -207,6 +207,22 @@ class Landing(Store):
                 counts[stream] = FileCounts(*(int(n) for n in sums))
         return counts
 
+    def taken_rows(self, pipeline: str, stream: str, since_day: str) -> tuple[int, int]:
+        """Rows, and rejected rows, of the files that were taken in and arrived on `since_day` or later."""
+        columns = landed_files.c
+        query = sa.select(
+            sa.func.coalesce(sa.func.sum(columns.rows), 0),
+            sa.func.coalesce(sa.func.sum(columns.quarantined), 0),
+        ).where(
+            columns.pipeline == pipeline,
+            columns.stream == stream,
+            columns.status == "taken",
+            columns.arrival_day >= since_day,
+        )
+        with self._reading() as connection:
+            rows, rejected = connection.execute(query).one()
+            return int(rows), int(rejected)
+
     def newest_arrival(self, pipeline: str, stream: str, by: str) -> str | None:
         """Latest day (YYYY-MM-DD), not after `by`, in whose folder a file of the stream is registered.
 

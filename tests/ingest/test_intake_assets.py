@@ -57,11 +57,11 @@ def test_a_refused_file_of_any_stream_is_seen(place: PipelineHome, stream: str) 
     pq.write_table(Flights().rows(stream, FIRST, SECOND), folder / "good.parquet")
     result = take(place, stream)
     assert result.success
-    assert checks(result) == {"rows_add_up": True, "files_accepted": True}
+    assert checks(result) == {"rows_add_up": True, "files_accepted": True, "reject_share_usual": True}
     (folder / "bad.parquet").write_bytes(b"nonsense")
     result = take(place, stream)
     assert result.success
-    assert checks(result) == {"rows_add_up": True, "files_accepted": False}
+    assert checks(result) == {"rows_add_up": True, "files_accepted": False, "reject_share_usual": True}
     (seen,) = result.get_asset_observation_events()
     assert seen.asset_key == dg.AssetKey([place.name, f"landing_{stream}"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -17,9 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from mlops_pipelines.home import Home, PipelineHome
-from mlops_pipelines.ingest import taking
+from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from tests.loop import varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -479,7 +481,7 @@ def test_a_row_from_the_future_moves_no_clock_beyond_the_folder_it_landed_in(pla
     rows = Flights().rows("events", FIRST, SECOND).slice(0, 5)
     poison = changed(rows, "arrived_at", datetime(2099, 1, 1, tzinfo=UTC))
     land_table(place, "events", "some.parquet", poison, day="2013-01-02")
-    taking.take_events(place, [])
+    taking.take_events(varied(place, lateness=timedelta(days=36525)), [])
     moved = place.ledger.watermark()
     assert moved is not None
     assert SECOND < moved < THIRD
@@ -494,3 +496,118 @@ def test_the_clock_is_not_left_behind_by_a_run_that_died(place: PipelineHome) ->
     moved = place.ledger.watermark()
     assert moved is not None
     assert FIRST < moved < SECOND
+
+
+# --- ids, late rows, queues ------------------------------------------------------------------------
+
+
+def test_an_id_that_comes_again_on_another_day_is_a_conflict_of_which_both_rows_are_shown(
+    place: PipelineHome,
+) -> None:
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 2)
+    land_table(place, "events", "first.parquet", rows)
+    taking.take_events(place, [])
+    before = hashes(place, "events")
+    (time,) = {place.spec.events.time}
+    moved = changed(an_hour_later(rows), time, rows[time][0].as_py() + timedelta(days=1)).slice(0, 1)
+    land_table(place, "events", "again.parquet", moved)
+    taken = taking.take_events(place, [])
+    assert counts(taken) == [(1, 0, 1, 0)]
+    assert hashes(place, "events") == before
+    (rejected,) = rejects.waiting_rows(place).to_pylist()
+    stands = rejects.standing_row(place, rejected)
+    assert stands is not None
+    assert stands[time] == rows[time][0].as_py().isoformat()
+    assert json.loads(rejected["row"])[time] == moved[time][0].as_py().isoformat()
+
+
+def test_an_event_that_was_produced_before_the_one_that_stands_takes_its_place_on_another_day(
+    place: PipelineHome,
+) -> None:
+    land(place, FIRST, SECOND)
+    taking.take_events(place, [])
+    taking.take_labels(place, [])
+    labelled = place.lake.read("labels")
+    event_id = labelled["event_id"][0].as_py()
+    rows = Flights().rows("events", FIRST, SECOND)
+    row = rows.filter(pc.equal(rows["event_id"], event_id))
+    time = place.spec.events.time
+    earlier = changed(row, "arrived_at", row["arrived_at"][0].as_py() - timedelta(hours=1))
+    earlier = changed(earlier, time, row[time][0].as_py() + timedelta(days=1))
+    land_table(place, "events", "earlier.parquet", earlier)
+    taking.take_events(place, [])
+    assert {*place.ledger.reopened_days(place.name, "labels")} == {"2013-01-01"}
+    taking.take_labels(place, [])
+    for table in ("events", "labels"):
+        held = place.lake.read(table)
+        assert held.filter(pc.equal(held["event_id"], event_id))["day"].to_pylist() == ["2013-01-02"]
+    assert place.lake.read("labels").num_rows == labelled.num_rows
+    assert rejects.waiting_rows(place, "events").num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("stream", "own_time"),
+    [("events", "scheduled_departure"), ("labels", "landed_at"), ("weather", "observed_at")],
+)
+def test_what_arrives_beyond_the_lateness_bound_is_quarantined(
+    place: PipelineHome, stream: str, own_time: str
+) -> None:
+    place = varied(place, lateness=timedelta(days=5))
+    rows = Flights().rows(stream, FIRST, THIRD).slice(0, 3)
+    late = changed(rows, "arrived_at", rows[own_time][0].as_py() + timedelta(days=5, seconds=1))
+    land_table(place, stream, "late.parquet", late)
+    taking.take_events(place, [])
+    taken = {
+        "events": lambda: taking.take_events(place, []),
+        "labels": lambda: taking.take_labels(place, []),
+    }.get(stream, lambda: taking.take_reference(place, stream, []))
+    taken()
+    (rejected,) = rejects.waiting_rows(place, stream).to_pylist()
+    (reason,) = json.loads(rejected["reasons"])
+    assert (reason["code"], reason["rule"]) == ("late", "arrives at most 5d after it")
+    (file,) = place.ledger.file_counts(place.name).values()
+    assert (file.rows, file.accepted, file.quarantined) == (3, 2, 1)
+
+
+def test_a_run_takes_in_no_more_rows_than_it_may_and_the_next_takes_the_rest(place: PipelineHome) -> None:
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 9)
+    for number in range(3):
+        land_table(place, "events", f"{number}.parquet", rows.slice(3 * number, 3))
+    backlog = place.spec.triggers.backlog.model_copy(update={"at_most": 4})
+    bounded = varied(place, triggers=place.spec.triggers.model_copy(update={"backlog": backlog}))
+    assert counts(taking.take_events(bounded, [])) == [(3, 3, 0, 0), (3, 3, 0, 0)]
+    assert taking.backlog(bounded, THIRD).due
+    assert counts(taking.take_events(bounded, [])) == [(3, 3, 0, 0)]
+    assert taking.take_events(bounded, []).files == []
+
+
+def test_how_much_waits_and_how_far_the_events_lie_behind_is_said(place: PipelineHome) -> None:
+    assert taking.backlog(place, THIRD).queues == {}
+    assert taking.event_lag(place, THIRD) is None
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 3)
+    file = land_table(place, "events", "a.parquet", rows, day="2013-01-01")
+    (queue,) = taking.backlog(place, THIRD).queues.values()
+    assert (queue.files, queue.bytes) == (1, file.stat().st_size)
+    assert queue.oldest // timedelta(hours=1) == 24
+    taking.take_events(place, [])
+    newest = pc.max(rows[place.spec.events.time]).as_py()
+    assert taking.event_lag(place, THIRD) == THIRD - newest
+
+
+def test_a_jump_of_the_share_of_rejects_is_seen(place: PipelineHome) -> None:
+    rows = Flights().rows("events", FIRST, SECOND).slice(0, 40)
+    land_table(place, "events", "usual.parquet", rows, day="2013-01-01")
+    first = taking.take_events(place, []).reject_share
+    assert not first.has_jumped
+    assert "no files came before" in first.sentence
+    late = Flights().rows("events", FIRST, SECOND).slice(40, 40)
+    far = pa.array([datetime(2014, 1, 1, tzinfo=UTC)] * 11 + late["arrived_at"].to_pylist()[11:])
+    late = late.set_column(
+        late.schema.get_field_index("arrived_at"),
+        "arrived_at",
+        far.cast(late.schema.field("arrived_at").type),
+    )
+    land_table(place, "events", "late.parquet", late)
+    share = taking.take_events(place, []).reject_share
+    assert share.has_jumped
+    assert share.sentence == "11 of 40 rows were rejected, where 0.0 would have been usual."

@@ -1,0 +1,187 @@
+"""Rows cut into files, repeated, contradicted and taken in in any order: the tables are the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.ingest import rejects, taking
+from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.spec import PipelineSpec
+from mlops_pipelines.spec_loading import LoadedSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hypothesis.strategies import SearchStrategy
+
+T0 = datetime(2013, 1, 1, 12, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+TIME, INT, TEXT = {"type": "timestamp"}, {"type": "int"}, {"type": "string"}
+MOMENT = pa.timestamp("us", tz="UTC")
+CONTRACT = Contract.model_validate(
+    {
+        "events": {
+            "columns": {
+                "event_id": TEXT, "at": TIME, "size": INT | {"min": 0}, "made_at": TIME, "arrived_at": TIME
+            }
+        },
+        "labels": {
+            "columns": {"event_id": TEXT, "ended_at": TIME, "late": {"type": "bool"}, "arrived_at": TIME}
+        },
+        "reject_share_halts": 1.0,
+    }
+)  # fmt: skip
+SCHEMAS = {
+    "events": pa.schema(
+        {"event_id": pa.string(), "at": MOMENT, "size": pa.int64(), "made_at": MOMENT, "arrived_at": MOMENT}
+    ),
+    "labels": pa.schema(
+        {"event_id": pa.string(), "ended_at": MOMENT, "late": pa.bool_(), "arrived_at": MOMENT}
+    ),
+}
+
+
+def pipeline(*, produced: bool) -> LoadedSpec:
+    events = {"landing": "landing/events", "time": "at", "arrived": "arrived_at"}
+    spec = PipelineSpec.model_validate(
+        {
+            "name": "small",
+            "partitions": {"start": "2012-12-31", "end": "2013-01-20"},
+            "events": events | ({"produced": "made_at"} if produced else {}),
+            "labels": {
+                "landing": "landing/labels", "value": "late", "time": "ended_at", "arrived": "arrived_at",
+                "matures_after": "1d",
+            },
+            "lateness": "5d",
+            "features": {},
+        }
+    )  # fmt: skip
+    return LoadedSpec(spec, CONTRACT, None)  # type: ignore[arg-type]
+
+
+PIPELINES = {True: pipeline(produced=True), False: pipeline(produced=False)}
+Row = dict[str, Any]
+# A landed file: its stream and its rows; a wave: the files that a run finds.
+Landed = tuple[str, list[Row]]
+Wave = list[Landed]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("homes") / "empty"
+    Home.create(path)
+    return path
+
+
+NUMBERS = count()
+
+
+def taken_in(empty: Path, loaded: LoadedSpec, waves: list[Wave]) -> dict[str, Any]:
+    """What the tables say once every wave has landed and been taken in."""
+    path = empty.parent / str(next(NUMBERS))
+    shutil.copytree(empty, path)
+    place = Home.open(path).pipeline(loaded)
+    place.prepare()
+    for number, wave in enumerate(waves):
+        for position, (stream, rows) in enumerate(wave):
+            folder = place.landing(stream) / "2013-01-03"
+            folder.mkdir(exist_ok=True)
+            table = pa.Table.from_pylist(rows, schema=SCHEMAS[stream])
+            pq.write_table(table, folder / f"{number}-{position}.parquet")
+        taking.register_landed(place)
+        for taken in (taking.take_events(place, []), taking.take_labels(place, [])):
+            assert taken.adds_up, taken.sum_sentence
+            assert not taken.refused
+    found = said(place)
+    shutil.rmtree(path)
+    return found
+
+
+def said(place: PipelineHome) -> dict[str, Any]:
+    """Hashes of the tables by day, what is in the quarantine, and what is open for the stages after."""
+    orders = {"events": ["event_id"], "labels": ["event_id", "known_at", "label_time", "label"],
+              "labels_unmatched": ["event_id", "known_at"]}  # fmt: skip
+    hashes = {
+        name: place.lake.hashes(name, sort_by=order, unhashed=taking.PROVENANCE)
+        for name, order in orders.items()
+        if place.lake.exists(name)
+    }
+    quarantined = defaultdict(set)
+    for row in rejects.waiting_rows(place).to_pylist():
+        values = json.loads(row["row"])
+        # When it was said is no part of what a row says.
+        kept = {name: value for name, value in values.items() if name not in ("arrived_at", "made_at")}
+        codes = ",".join(reason["code"] for reason in json.loads(row["reasons"]))
+        quarantined[row["stream"], codes].add(json.dumps(kept, sort_keys=True))
+    return {**hashes, "quarantine": dict(quarantined)}
+
+
+EVENT = st.fixed_dictionaries(
+    {
+        "event_id": st.sampled_from(["a", "b"]),
+        "at": st.sampled_from([T0, T0 + HOUR, T0 + DAY, T0 + 3 * DAY, T0 - 30 * DAY]),
+        "size": st.sampled_from([1, 2, -1]),
+        "made_at": st.sampled_from([T0, T0 + HOUR, T0 + 2 * HOUR]),
+        "arrived_at": st.sampled_from([T0 + 3 * DAY, T0 + 3 * DAY + HOUR, T0 + 4 * DAY, T0 + 9 * DAY]),
+    }
+)
+LABEL = st.fixed_dictionaries(
+    {
+        "event_id": st.sampled_from(["a", "b", "c"]),
+        "ended_at": st.sampled_from([T0 + HOUR, T0 + DAY]),
+        "late": st.booleans(),
+        "arrived_at": st.sampled_from([T0 + 3 * DAY, T0 + 4 * DAY, T0 + 9 * DAY]),
+    }
+)
+FILE: SearchStrategy[Landed] = st.one_of(
+    st.tuples(st.just("events"), st.lists(EVENT, min_size=1, max_size=4)),
+    st.tuples(st.just("labels"), st.lists(LABEL, min_size=1, max_size=3)),
+)
+
+
+def event(at: datetime, size: int, made: int = 0, arrived: int = 0) -> Row:
+    """The event `a`; hours after T0, and after three days."""
+    return {"event_id": "a", "at": at, "size": size, "made_at": T0 + made * HOUR,
+            "arrived_at": T0 + 3 * DAY + arrived * HOUR}  # fmt: skip
+
+
+LABELLED: Landed = (
+    "labels",
+    [{"event_id": "a", "ended_at": T0 + HOUR, "late": True, "arrived_at": T0 + 3 * DAY}],
+)
+
+
+@pytest.mark.proof
+@settings(max_examples=max(5, settings().max_examples // 5), deadline=None)
+@given(st.lists(FILE, min_size=1, max_size=5), st.booleans(), st.randoms(use_true_random=False))
+# An id that moves to another day, with its label.
+@example([("events", [event(T0 + DAY, 1, made=1)]), LABELLED, ("events", [event(T0, 1)])], True, None)
+# What lost against a row says what wins against that row.
+@example(
+    [("events", [event(T0, 1, arrived=n) for n in (0, 2)]), ("events", [event(T0, 2, arrived=1)])],
+    False,
+    None,
+)
+def test_rows_are_the_same_however_they_are_cut_and_whenever_they_come(
+    empty: Path, files: list[Landed], produced: bool, random: Any
+) -> None:
+    loaded = PIPELINES[produced]
+    together = taken_in(empty, loaded, [files])
+    one_by_one = [[(stream, [row])] for stream, rows in files for row in rows]
+    assert taken_in(empty, loaded, one_by_one) == together
+    assert taken_in(empty, loaded, one_by_one[::-1]) == together
+    if random is not None:
+        waves = [[file] for file in random.sample([*files, *files], 2 * len(files))]
+        assert taken_in(empty, loaded, waves) == together
