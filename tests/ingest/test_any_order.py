@@ -116,7 +116,7 @@ def said(place: PipelineHome) -> dict[str, Any]:
     hashes = {
         name: place.lake.hashes(name, sort_by=order, unhashed=taking.PROVENANCE)
         for name, order in orders.items()
-        if place.lake.exists(name)
+        if place.lake.exists(name) and place.lake.days(name)
     }
     quarantined = defaultdict(set)
     for row in rejects.waiting_rows(place).to_pylist():
