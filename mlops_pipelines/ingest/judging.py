@@ -22,12 +22,15 @@ from mlops_pipelines.ingest.quarantine import Reason, ReasonCode, RejectedRow, r
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.expectations.expectation import Expectation
+    from great_expectations.validator.v1_validator import Validator
+    from numpy.typing import NDArray
 
     from mlops_pipelines.ingest.contract import (
         Bounds,
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.landing import LandedTable
 
 _REASONS_NAMED = 3  # in the message about a refused file
+# From so many rows on, telling different values apart costs less than judging each row.
+_LONG = 20_000
 
 
 @dataclass(frozen=True)
@@ -364,14 +369,63 @@ def _broken_rules(table: pa.Table, rules: Mapping[str, ColumnRule]) -> list[tupl
     # Arrow counts nulls as it reads: only a column that has some needs to be asked about them.
     with_nulls = frozenset(name for name in rules if table[name].null_count)
     declared = _declared(tuple(rules.items()), with_nulls)
-    if not declared:
-        return []
-    frame = table.select(sorted({rule.column for rule in declared})).to_pandas()
+    columns = {name: _values_of(table[name]) for name in sorted({rule.column for rule in declared})}
+    broken: dict[_Declared, list[int]] = {}
+    for length in sorted({len(column.values) for column in columns.values()}):
+        together = {name: column for name, column in columns.items() if len(column.values) == length}
+        broken |= _broken_values(together, tuple(rule for rule in declared if rule.column in together), rules)
+    return [(rule, broken[rule]) for rule in declared if rule in broken]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """The values of a column. of_row: which of them each row has, None where each has its own."""
+
+    values: pa.ChunkedArray
+    of_row: NDArray[np.integer] | None
+
+    def rows(self, places: list[int]) -> list[int]:
+        """Positions of the rows that have the values at these places."""
+        import numpy as np
+
+        if self.of_row is None:
+            return places
+        chosen = np.zeros(len(self.values), dtype=bool)
+        chosen[places] = True
+        rows: list[int] = np.flatnonzero(chosen[self.of_row]).tolist()
+        return rows
+
+
+def _values_of(column: pa.ChunkedArray) -> _Values:
+    """The values to judge: of a long column with few different ones, each of them once.
+
+    A rule is about a value alone, so all rows that have it share its verdict.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(column) < _LONG or not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
+        return _Values(column, None)
+    coded = pc.dictionary_encode(column.combine_chunks(), null_encoding="encode")
+    if len(coded.dictionary) > len(column) // 2:
+        return _Values(column, None)
+    return _Values(pa.chunked_array([coded.dictionary]), coded.indices.to_numpy())
+
+
+def _broken_values(
+    columns: Mapping[str, _Values], declared: tuple[_Declared, ...], rules: Mapping[str, ColumnRule]
+) -> dict[_Declared, list[int]]:
+    """The broken ones of the rules of some columns of equal length, with the rows that break them."""
+    import pyarrow as pa
+
+    frame = pa.table({name: column.values for name, column in columns.items()}).to_pandas()
+    validator = _validator(frame)
+    suite_of = tuple((name, rules[name]) for name in columns)
     # Most files break nothing, and a yes or no costs half of what the list of rows costs.
-    passed = _validate(frame, declared, rules, "BOOLEAN_ONLY")
+    passed = _validate(validator, declared, suite_of, "BOOLEAN_ONLY")
     failed = tuple(rule for rule in declared if not passed[rule].success)
-    results = _validate(frame, failed, rules, "COMPLETE") if failed else {}
-    return [(rule, _unexpected_rows(rule, results[rule])) for rule in failed]
+    results = _validate(validator, failed, suite_of, "COMPLETE") if failed else {}
+    return {rule: columns[rule.column].rows(_unexpected(rule, results[rule])) for rule in failed}
 
 
 @cache
@@ -402,16 +456,23 @@ def _rules_of(rule: ColumnRule, *, has_nulls: bool) -> Iterator[tuple[ReasonCode
 # --- Great Expectations ---------------------------------------------------------------------------
 
 
+def _validator(frame: pd.DataFrame) -> Validator:
+    """Judges a frame, however often. `Batch.validate` would take a fingerprint of it each time, twice."""
+    definition = _batch_definition()  # imports Great Expectations as it has to be
+    from great_expectations.validator.v1_validator import Validator
+
+    return Validator(definition, batch_parameters={"dataframe": frame})
+
+
 def _validate(
-    frame: pd.DataFrame,
+    validator: Validator,
     declared: tuple[_Declared, ...],
-    rules: Mapping[str, ColumnRule],
+    rules: tuple[tuple[str, ColumnRule], ...],
     result_format: Literal["BOOLEAN_ONLY", "COMPLETE"],
 ) -> dict[_Declared, ExpectationValidationResult]:
     """Great Expectations' result for each rule."""
-    batch = _batch_definition().get_batch(batch_parameters={"dataframe": frame})
-    suite = _suite(declared, tuple((name, rules[name]) for name in frame.columns))
-    results = batch.validate(suite, result_format=result_format).results
+    validator.result_format = result_format
+    results = validator.validate_expectation_suite(_suite(declared, rules)).results
     # Results need not come in the order of the suite: each carries the place of its rule.
     return {declared[_place(result)]: result for result in results}
 
@@ -423,7 +484,7 @@ def _place(result: ExpectationValidationResult) -> int:
     return int(configuration.meta["place"])
 
 
-def _unexpected_rows(rule: _Declared, result: ExpectationValidationResult) -> list[int]:
+def _unexpected(rule: _Declared, result: ExpectationValidationResult) -> list[int]:
     if "unexpected_index_list" not in result.result:
         raise TerminalError(f"Great Expectations could not judge {rule.column}: {result.exception_info}")
     positions: list[int] = result.result["unexpected_index_list"]

@@ -73,6 +73,41 @@ assert "great_expectations" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_long_file_is_judged_as_its_parts_are() -> None:
+    """Of a long file's values each is judged once, where few are different; of its parts' all are."""
+    rows, part = 40_000, 5_000
+    numbers = [2**53 + 1 if n % 997 == 0 else n % 700 for n in range(rows)]
+    table = pa.table(
+        {
+            "id": [f"x{n}" if n % 1009 else f"y{n}" for n in range(rows)],
+            "kind": [None if n % 4001 == 0 else "abcdefgh"[n % 8] for n in range(rows)],
+            "code": [None if n % 3 else "A1" if n % 5001 else "A1\n" for n in range(rows)],
+            "n": pa.array(numbers, pa.int64()),
+            "few": pa.array([None if n % 7 == 0 else n % 3001 for n in range(rows)], pa.int64()),
+            "share": [n / rows for n in range(rows)],
+            "at": pa.array([T0 + timedelta(minutes=n) for n in range(rows)], US),
+        }
+    )
+    columns = {
+        "id": {"type": "string", "pattern": "x[0-9]+"},
+        "kind": {"type": "string", "one_of": list("abcdefg")},
+        "code": {"type": "string", "nullable": True, "pattern": "[A-Z][0-9]"},
+        "n": {"type": "int", "min": 1, "max": 2**53},
+        "few": {"type": "int", "nullable": True, "max": 2999},
+        "share": {"type": "float", "max": 0.9999},
+        "at": {"type": "timestamp", "min": T0 + timedelta(minutes=3)},
+    }
+    whole = judged(table, columns)
+    parts = [(start, judged(table.slice(start, part), columns)) for start in range(0, rows, part)]
+    assert {one.column for row in whole.rejected for one in row.reasons} == columns.keys()
+    assert {"missing", "range", "set", "pattern"} == {code for _, code, _, _ in reasons(whole)}
+    assert reasons(whole) == [
+        (start + row, *reason) for start, verdict in parts for row, *reason in reasons(verdict)
+    ]
+    accepted = pa.concat_tables([verdict.accepted for _, verdict in parts])
+    assert whole.accepted.drop_columns("file_row").equals(accepted.drop_columns("file_row"))
+
+
 def test_each_broken_rule_rejects_its_row_and_is_a_reason() -> None:
     table = pa.table(
         {
