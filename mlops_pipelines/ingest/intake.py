@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mlops_pipelines.spec import Partitions, PipelineSpec, Reference
     from mlops_pipelines.spec_loading import LoadedSpec
 
+# An event may be announced so long ahead; one further off is a clock or a year gone wrong.
+_FURTHEST_AHEAD = timedelta(days=366)
+
 # Where a row came from and when: what two rows that say the same may differ in.
 _ORIGIN = frozenset({"day", "arrived_at", "known_at", "file_digest", "file_row"})
 
@@ -167,14 +170,22 @@ def landed_names(loaded: LoadedSpec, stream: str) -> dict[str, str]:
 
 
 def split_by_partitions(events: pa.Table, partitions: Partitions) -> tuple[pa.Table, pa.Table, Reason]:
-    """Events within the pipeline's partitions, those outside, and the reason for rejecting these."""
+    """Events within the pipeline's partitions, those outside, and the reason for rejecting these.
+
+    Without a last partition, those are outside whose own time lies more than 366 days after their arrival.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     start, end = partitions.start.isoformat(), partitions.end and partitions.end.isoformat()
     inside = pc.greater_equal(events["day"], start)
     if end:
         inside = pc.and_(inside, pc.less(events["day"], end))
-    words = f"is from {start}" + (f" to before {end}" if end else " on")
+        words = f"is from {start} to before {end}"
+    else:
+        furthest = pc.add(events["arrived_at"], pa.scalar(_FURTHEST_AHEAD, pa.duration("us")))
+        inside = pc.and_(inside, pc.less_equal(events["event_time"], furthest))
+        words = f"is from {start} on, and at most {_FURTHEST_AHEAD.days} days after its arrival"
     return events.filter(inside), events.filter(pc.invert(inside)), Reason("partition", words, "event_time")
 
 

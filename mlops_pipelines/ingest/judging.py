@@ -241,9 +241,10 @@ def _time(text: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+    return moment if moment < _YEARS[1] else None
 
 
 _TEXT_READERS: dict[ColumnType, Callable[[str], Any]] = {
@@ -579,7 +580,8 @@ def _halted(
 
 def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | None) -> list[str]:
     """Which rules of the values of a file together are broken, and what was found instead."""
-    declared = list(_file_rules(stream, landed_at))
+    # What has no mean or no newest row breaks no rule about it.
+    declared = [rule for rule in _file_rules(stream, landed_at) if _values(table, rule) >= rule.needs]
     if not declared:
         return []
     definition = _batch_definition()  # imports Great Expectations as it has to be
@@ -601,6 +603,12 @@ def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | N
     ]
 
 
+def _values(table: pa.Table, rule: _FileRule) -> int:
+    """Values that the rule's figure is made of."""
+    column = rule.of.get("column")
+    return table.num_rows - (table[column].null_count if column else 0)
+
+
 def _found(result: ExpectationValidationResult) -> str:
     """What Great Expectations found instead. Raises TerminalError if it could not judge."""
     if "observed_value" in result.result:
@@ -613,11 +621,15 @@ def _found(result: ExpectationValidationResult) -> str:
 
 @dataclass(frozen=True)
 class _FileRule:
-    """A rule of a file in words, and the expectation that it is: its type and arguments."""
+    """A rule of a file in words, and the expectation that it is: its type and arguments.
+
+    needs: so many values there must be for the file to have the figure.
+    """
 
     words: str
     kind: str
     of: Mapping[str, Any]
+    needs: int = 0
 
 
 def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_FileRule]:
@@ -632,7 +644,7 @@ def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_Fi
         column, oldest = whole.fresh.column, landed_at - whole.fresh.within
         words = f"the latest {column} is at least {oldest.isoformat()}"
         of = {"column": column, "min_value": oldest}
-        yield _FileRule(words, "expect_column_max_to_be_between", of)
+        yield _FileRule(words, "expect_column_max_to_be_between", of, needs=1)
 
 
 def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_FileRule]:
@@ -648,12 +660,14 @@ def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_
     if batch.unique_at_least is not None:
         words = f"at least {batch.unique_at_least:.2%} of {name} is unique"
         of = {"column": name, "min_value": batch.unique_at_least}
-        yield _FileRule(words, "expect_column_proportion_of_unique_values_to_be_between", of)
+        yield _FileRule(words, "expect_column_proportion_of_unique_values_to_be_between", of, needs=1)
     figures = {"mean": ("mean", batch.mean), "median": ("median", batch.median), "stdev": ("std", batch.std)}
     for kind, (figure, bounds) in figures.items():
         if bounds is not None:
             words = f"the {figure} of {name} is {_between(bounds)}"
-            yield _FileRule(words, f"expect_column_{kind}_to_be_between", {"column": name, **_limits(bounds)})
+            of = {"column": name, **_limits(bounds)}
+            needs = 2 if kind == "stdev" else 1
+            yield _FileRule(words, f"expect_column_{kind}_to_be_between", of, needs)
 
 
 def _limits(bounds: Bounds) -> dict[str, float | None]:

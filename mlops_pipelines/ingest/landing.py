@@ -199,6 +199,8 @@ def _packing(name: str) -> tuple[str, str]:
 
 def _unpacked(content: bytes, packing: str, most_bytes: int | None) -> bytes:
     """What is packed. Raises ValueError, as soon as that is clear, if it is too large."""
+    if not content:  # what was cut that short unpacks as if nothing had been packed
+        raise ValueError("it is empty")
     with _UNPACKERS[packing](content) as stream:
         unpacked = stream.read() if most_bytes is None else stream.read(most_bytes + 1)
     if most_bytes is not None and len(unpacked) > most_bytes:
@@ -290,6 +292,8 @@ def _read_parquet(content: bytes) -> LandedTable:
 
 
 def _read_csv(content: bytes) -> LandedTable:
+    # How large a file may be is bounded; Python's bound of 128 KB a field would refuse it for one long text.
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
     header = next(lines, None)
     if not header:
@@ -315,10 +319,14 @@ def _read_jsonl(content: bytes) -> LandedTable:
     for place, line in enumerate(lines):
         try:
             row = _json_object(line)
+            if "\\u" in line:  # half of a surrogate pair is JSON, and no text
+                json.dumps(row, ensure_ascii=False).encode()
             for name in (name for name, value in row.items() if isinstance(value, dict | list)):
                 nested[name].append(len(rows))
             rows.append({name: _as_text(value) for name, value in row.items()})
             places.append(place)
+        except RecursionError:
+            unparsed.append(UnparsedRow(place, line, "not a JSON object: it is nested too deeply"))
         except ValueError as error:
             unparsed.append(UnparsedRow(place, line, f"not a JSON object: {error}"))
     names = list(dict.fromkeys(name for row in rows for name in row))

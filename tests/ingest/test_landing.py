@@ -27,6 +27,7 @@ from mlops_pipelines.ingest.landing import (
     read_landed,
 )
 from mlops_pipelines.ledger.landing import FileFact
+from tests.ingest.files import PACKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,12 +170,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert found.rows == 2
 
 
-def zstd(content: bytes) -> bytes:
-    packed: bytes = pa.compress(content, codec="zstd", asbytes=True)
-    return packed
-
-
-PACKED = [("", bytes), (".gz", gzip.compress), (".zst", zstd)]
+PACKED = [("", bytes), *PACKERS.items()]
 
 
 @pytest.mark.parametrize(("suffix", "pack"), PACKED)

@@ -1,0 +1,524 @@
+"""Bad input of every kind: what becomes of it, and that all that lies beside it is taken in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from mlops_pipelines.clock import FixedClock
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.ledger.landing import FileFact
+from mlops_pipelines.spec import PipelineSpec
+from mlops_pipelines.spec_loading import LoadedSpec
+from tests.ingest.files import Row, as_csv, as_jsonl, columns_of, gz, packed, parquet, written, zstd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+NOON = datetime(2013, 1, 2, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+FOLDER = "2013-01-02"
+MS = pa.timestamp("ms")
+MB = 10**6
+# A file has so many rows: enough for shares to mean something.
+ROWS = 12
+
+FORMATS = ("parquet", "csv", "jsonl", "csv.gz", "jsonl.gz", "csv.zst", "jsonl.zst")
+TEXTS = FORMATS[1:]
+CSVS = tuple(name for name in TEXTS if name.startswith("csv"))
+JSONS = tuple(name for name in TEXTS if name.startswith("jsonl"))
+
+
+def loaded(**changes: Any) -> LoadedSpec:
+    """A pipeline without an end, whose contract has rules of values and of files. changes: of the contract."""
+    spec = PipelineSpec.model_validate(
+        {
+            "name": "orders",
+            "partitions": {"start": "2013-01-01"},
+            "events": {"landing": "landing/events", "time": "at", "arrived": "arrived_at"},
+            "labels": {
+                "landing": "landing/labels", "value": "late", "time": "ended_at", "matures_after": "1d",
+                "publish_lag": "36h",
+            },
+            "references": {
+                "weather": {
+                    "landing": "landing/weather", "keys": ["place"], "time": "at", "publish_lag": "36h"
+                }
+            },
+            "features": {},
+        }
+    )  # fmt: skip
+    contract = {
+        "events": {
+            "columns": {
+                "event_id": {"type": "string", "pattern": r"[a-z]+\d+"},
+                "at": {"type": "timestamp"},
+                "arrived_at": {"type": "timestamp"},
+                "n": {"type": "int"},
+                "x": {"type": "float", "nullable": True, "batch": {"missing_at_most": 0.5}},
+                "kind": {"type": "string", "one_of": ["a", "b"]},
+                "channel": {
+                    "type": "string",
+                    "one_of": ["web", "shop"],
+                    "batch": {"others_at_most": 0.25},
+                },
+                "level": {"type": "float", "batch": {"unique_at_least": 0.2, "std": {"min": 0.1}}},
+                "note": {"type": "string", "nullable": True},
+            }
+        },
+        "labels": {
+            "columns": {
+                "event_id": {"type": "string"},
+                "ended_at": {"type": "timestamp"},
+                "late": {"type": "bool"},
+            }
+        },
+        "references": {
+            "weather": {
+                "columns": {
+                    "place": {"type": "string"},
+                    "at": {"type": "timestamp"},
+                    "temp": {"type": "float"},
+                }
+            }
+        },
+        "reject_share_halts": 0.5,
+        "file_size_halts": "60MB",
+        **changes,
+    }
+    return LoadedSpec(spec, Contract.model_validate(contract), Path("orders/defs.yaml"))
+
+
+PIPELINE = loaded()
+
+
+def new_home(path: Path, pipeline: LoadedSpec = PIPELINE) -> PipelineHome:
+    place = Home.create(path).pipeline(pipeline)
+    place.prepare()
+    return place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> PipelineHome:
+    return new_home(tmp_path)
+
+
+def rows(prefix: str = "bad", changes: Mapping[int, Row] | None = None, every: Row | None = None) -> list[Row]:
+    """Rows that keep the contract but for what is changed in some of them, by place, or in every one."""
+    return [
+        {
+            "event_id": f"{prefix}{i}",
+            "at": NOON + i * timedelta(minutes=1),
+            "arrived_at": NOON + timedelta(hours=1),
+            "n": i,
+            "x": i + 0.5,
+            "kind": "ab"[i % 2],
+            "channel": "web",
+            "level": float(i),
+            "note": None,
+        }
+        | (every or {})
+        | (changes or {}).get(i, {})
+        for i in range(ROWS)
+    ]
+
+
+# --- the table -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A file, and what is to be found of it.
+
+    content: given the prefix of the ids of its rows. quarantined: reason codes by place in the file.
+    refused: words of the refusal of the whole file. holds: values of accepted rows by place, as they stand
+    in the table. landed: its rows; unless it is refused, all that are not quarantined are accepted.
+    """
+
+    file: str
+    content: Callable[[str], bytes]
+    quarantined: Mapping[int, str] = field(default_factory=dict)
+    refused: str = ""
+    holds: Mapping[int, Row] = field(default_factory=dict)
+    landed: int = ROWS
+
+    def ids(self, prefix: str) -> set[str]:
+        """Those of the rows that are accepted."""
+        accepted = set() if self.refused else set(range(self.landed)) - self.quarantined.keys()
+        return {f"{prefix}{place}" for place in accepted}
+
+
+def changed(
+    kinds: Collection[str],
+    changes: Mapping[int, Row],
+    codes: Mapping[int, str] | None = None,
+    *,
+    refused: str = "",
+    holds: Mapping[int, Row] | None = None,
+    every: Row | None = None,
+    types: Mapping[str, pa.DataType] | None = None,
+) -> list[Bad]:
+    """A file of each kind with some of its rows, or every one, changed."""
+
+    def bad(name: str) -> Bad:
+        def content(prefix: str) -> bytes:
+            return written(name, rows(prefix, changes, every), types)
+
+        return Bad(name, content, codes or {}, refused, holds or {})
+
+    return [bad(f"bad.{kind}") for kind in kinds]
+
+
+def of_rows(kinds: Collection[str], change: Callable[[Row], Row], refused: str = "") -> list[Bad]:
+    """A file of each kind whose rows have other columns."""
+
+    def bad(name: str) -> Bad:
+        return Bad(
+            name, lambda prefix: written(name, [change(row) for row in rows(prefix)]), refused=refused
+        )
+
+    return [bad(f"bad.{kind}") for kind in kinds]
+
+
+def of_lines(kinds: Collection[str], change: Callable[[str], str], code: str = "", refused: str = "") -> list[Bad]:
+    """A text file of each kind whose row 6 has another line, for which it, or the file, is rejected."""
+
+    def bad(kind: str) -> Bad:
+        is_csv = kind.startswith("csv")
+
+        def content(prefix: str) -> bytes:
+            lines = (as_csv if is_csv else as_jsonl)(rows(prefix)).splitlines()
+            lines[6 + is_csv] = change(lines[6 + is_csv])
+            return packed(kind, "\n".join(lines).encode())
+
+        return Bad(f"bad.{kind}", content, {6: code} if code else {}, refused)
+
+    return [bad(kind) for kind in kinds]
+
+
+def of_text(kinds: Collection[str], change: Callable[[str], bytes], refused: str = "", landed: int = ROWS) -> list[Bad]:
+    """A text file of each kind, changed as a whole."""
+
+    def bad(kind: str) -> Bad:
+        def content(prefix: str) -> bytes:
+            return packed(kind, change((as_csv if kind.startswith("csv") else as_jsonl)(rows(prefix))))
+
+        return Bad(f"bad.{kind}", content, refused=refused, landed=landed)
+
+    return [bad(kind) for kind in kinds]
+
+
+def of_table(change: Callable[[pa.Table], pa.Table], refused: str = "", landed: int = ROWS) -> Bad:
+    """A Parquet file whose table is changed."""
+    return Bad(
+        "bad.parquet",
+        lambda prefix: parquet(change(pa.table(columns_of(rows(prefix), {})))),
+        refused=refused,
+        landed=landed,
+    )
+
+
+def cut(kinds: Collection[str], keep: float, refused: str) -> list[Bad]:
+    """A file of each kind that ends too early."""
+
+    def bad(name: str) -> Bad:
+        def content(prefix: str) -> bytes:
+            whole = written(name, rows(prefix))
+            return whole[: int(len(whole) * keep)]
+
+        return Bad(name, content, refused=refused)
+
+    return [bad(f"bad.{kind}") for kind in kinds]
+
+
+def raw(kinds: Collection[str], content: bytes, refused: str = "", landed: int = 0) -> list[Bad]:
+    return [Bad(f"bad.{kind}", lambda _: content, refused=refused, landed=landed) for kind in kinds]
+
+
+def named(name: str) -> Bad:
+    """A good file of a name that is none."""
+    return Bad(name, lambda prefix: written(name, rows(prefix)))
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def replacing(old: str, new: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return change
+
+
+SIX = {6: "type"}
+BOTH = {6: "type", 7: "type"}
+AT_SIX = {6: {"event_time": NOON + timedelta(minutes=6)}}
+FAR_OFF = [datetime(year, 6, 1, tzinfo=UTC) for year in (3000, 9999)]
+DEEP = "[" * 100_000 + "]" * 100_000
+LONG = "z" * 50 * MB
+
+CASES: dict[str, list[Bad]] = {
+    "cut short": [
+        *(bad for keep in (0.1, 0.5, 0.99) for bad in cut(["parquet"], keep, "cannot be read")),
+        *cut(["csv.gz", "jsonl.gz", "csv.zst", "jsonl.zst"], 0.5, "cannot be read"),
+    ],
+    "invalid JSON in the middle": [
+        *of_lines(JSONS, lambda line: line[:30], "unparsed"),
+        *of_lines(JSONS, lambda line: "[1, 2]", "unparsed"),
+        *of_lines(["jsonl"], replacing('"n"', '"x"'), "unparsed"),
+    ],
+    "a line of another length": [
+        *of_lines(CSVS, lambda line: f"{line},7", "unparsed"),
+        *of_lines(CSVS, lambda line: line[:20], "unparsed"),
+        *of_lines(["csv"], lambda line: f'"{line}', refused="cannot be read: unexpected end of data"),
+    ],
+    "wrong encoding": [
+        *of_text(TEXTS, lambda text: text.replace("web", "wéb").encode("latin-1"), "cannot be read: 'utf-8'"),
+        *of_text(TEXTS, lambda text: text.encode("utf-16"), "cannot be read: 'utf-8'"),
+        *of_text(["csv"], lambda text: text.encode("utf-16-le"), "has no column event_id"),
+        *of_text(["jsonl"], lambda text: text.encode("utf-16-le"), "no line is a JSON object"),
+        *of_text(TEXTS, lambda text: text.encode("utf-8-sig")),
+        *of_lines(["jsonl"], replacing('"web"', '"\\ud800"'), "unparsed"),
+        of_table(
+            lambda table: with_column(table, "note", pa.array([b"\xff\xfe"] * ROWS)),
+            "note is binary, not string",
+        ),
+    ],
+    "a missing column": [
+        *of_rows(FORMATS, lambda row: {name: row[name] for name in row if name != "n"}, "has no column n"),
+        *of_lines(["jsonl"], replacing('"n": 6, ', ""), "missing"),
+    ],
+    "extra columns": of_rows(FORMATS, lambda row: row | {"more": 1, "file_row": 7, "day": "x"}),
+    "a renamed column": of_rows(
+        FORMATS, lambda row: {name.replace("note", "Note"): row[name] for name in row}, "has no column note"
+    ),
+    "reordered columns": of_rows(FORMATS, lambda row: dict(reversed(row.items()))),
+    "a column twice": [
+        *of_text(["csv", "csv.gz"], lambda text: text.replace("level", "n", 1).encode(), "one column n"),
+        of_table(lambda table: table.append_column("n", table["n"]), "more than one column n"),
+    ],
+    "whole numbers as text": [
+        *changed(FORMATS, {i: {"n": str(i)} for i in range(ROWS)}, holds={6: {"n": 6}}),
+        *changed(TEXTS, {6: {"n": "+6.0"}}, holds={6: {"n": 6}}),
+    ],
+    "a decimal comma": [
+        *changed(TEXTS, {6: {"n": "12,5"}, 7: {"x": "12,5"}}, BOTH),
+        *changed(["parquet"], {i: {"n": "12,5" if i == 6 else "1"} for i in range(ROWS)}, SIX),
+    ],
+    "NaN": [
+        *changed(CSVS, {6: {"x": "NaN"}, 7: {"level": "nan"}}, BOTH),
+        *changed(JSONS, {6: {"x": math.nan}}, {6: "unparsed"}),
+        *changed(["parquet"], {6: {"x": math.nan}, 7: {"level": math.nan}}, {7: "missing"}, holds={6: {"x": None}}),
+    ],
+    "infinity": [
+        *changed(CSVS, {6: {"x": "inf"}, 7: {"x": "-Infinity"}}, BOTH),
+        *changed(JSONS, {6: {"x": math.inf}, 7: {"x": -math.inf}}, {6: "unparsed", 7: "unparsed"}),
+        *changed(["parquet"], {6: {"x": math.inf}, 7: {"x": -math.inf}}, BOTH),
+        *of_lines(TEXTS, replacing("6.5", "1e999"), "type"),
+    ],
+    "minus zero": [
+        *changed(FORMATS, {6: {"x": -0.0}}, holds={6: {"x": 0.0}}),
+        *changed(TEXTS, {6: {"n": "-0"}}, holds={6: {"n": 0}}),
+    ],
+    "two to the power of 63": [
+        *changed(TEXTS, {6: {"n": 2**63}, 7: {"n": 2**63 - 1}}, SIX, holds={7: {"n": 2**63 - 1}}),
+        *changed(["parquet"], {6: {"n": 2**63}}, SIX, types={"n": pa.uint64()}),
+        *changed(["parquet"], {6: {"n": 2.0**63}}, SIX, types={"n": pa.float64()}),
+        *changed(TEXTS, {6: {"x": 2**63}}, holds={6: {"x": 2.0**63}}),
+        *of_lines(["jsonl"], replacing('"n": 6', f'"n": 1{5000 * "0"}'), "unparsed"),
+    ],
+    "a burst of nulls": [
+        *changed(FORMATS, {i: {"x": None} for i in range(6)}),
+        *changed(FORMATS, {i: {"x": None} for i in range(7)}, refused="50.00% of x is missing, found 58.33%"),
+        *changed(FORMATS, {}, every={"n": None}, refused="12 of 12 rows break the contract: n is present fails"),
+    ],
+    "a new category": [
+        *changed(FORMATS, {6: {"kind": "c"}}, {6: "set"}),
+        *changed(FORMATS, {i: {"channel": "app"} for i in range(3)}, holds={0: {"channel": "app"}}),
+        *changed(
+            FORMATS,
+            {i: {"channel": "app"} for i in range(4)},
+            refused="at most 25.00% of channel is none of web, shop, found 33.33%",
+        ),
+    ],
+    "a burst of one value": changed(
+        FORMATS,
+        {},
+        every={"level": 7.0},
+        refused="at least 20.00% of level is unique, found 0.08333; the std of level is at least 0.1, found 0",
+    ),
+    "times without a zone": [
+        *changed(TEXTS, {6: {"at": "2013-01-02T12:06:00"}}, holds=AT_SIX),
+        *changed(["parquet"], {}, types={"at": pa.timestamp("us")}, holds=AT_SIX),
+    ],
+    "times with an offset": [
+        *changed(TEXTS, {6: {"at": "2013-01-02 17:06+05:00"}}, holds=AT_SIX),
+        *changed(["parquet"], {}, types={"at": pa.timestamp("us", tz="Asia/Tokyo")}, holds=AT_SIX),
+    ],
+    "times in milliseconds": [
+        *changed(TEXTS, {6: {"at": 1_357_000_000_000}, 7: {"at": "1357000000000"}}, BOTH),
+        *changed(["parquet"], {}, types={"at": pa.timestamp("ms")}, holds=AT_SIX),
+        of_table(
+            lambda table: with_column(table, "at", table["at"].cast(pa.int64())), "at is int64, not timestamp"
+        ),
+    ],
+    "the far future": [
+        *changed(FORMATS, dict(enumerate({"at": at} for at in FAR_OFF)), dict.fromkeys(range(2), "partition")),
+        *changed(FORMATS, {6: {"at": NOON + timedelta(days=366)}}),
+        *changed(TEXTS, {6: {"at": "9999-12-31T23:59:59.999999"}, 7: {"at": "12013-01-02T12:06Z"}}, BOTH),
+        *changed(["parquet"], {6: {"at": 2**60}}, SIX, every={"at": 1_357_000_000_000}, types={"at": MS}),
+    ],
+    "before the first partition": changed(
+        FORMATS,
+        {6: {"at": datetime(2012, 12, 31, 23, 59, tzinfo=UTC)}, 7: {"at": datetime(1, 1, 1, tzinfo=UTC)}},
+        {6: "partition", 7: "partition"},
+    ),
+    "empty": [
+        *raw(["parquet"], b"", refused="cannot be read"),
+        *(bad for kind in CSVS for bad in raw([kind], packed(kind, b""), refused="it has no header line")),
+        *(bad for kind in JSONS for bad in raw([kind], packed(kind, b""))),
+        *raw(["csv.gz", "csv.zst", "jsonl.gz", "jsonl.zst"], b"", refused="cannot be read: it is empty"),
+    ],
+    "header only": of_text(CSVS, lambda text: text.splitlines()[0].encode(), landed=0),
+    "no rows": [
+        of_table(lambda table: table.slice(0, 0), landed=0),
+        of_table(lambda table: table.slice(0, 0).drop_columns("n"), landed=0),
+        *raw(["jsonl"], b"\n \n\n"),
+    ],
+    "a text of 50 MB": [
+        *changed(["parquet", "csv"], {6: {"note": LONG}}, holds={6: {"note": LONG}}),
+        *changed(["jsonl.zst"], {6: {"kind": LONG}}, {6: "set"}),
+    ],
+    "larger than the bound": raw(
+        ["parquet", "csv", "jsonl.gz"], bytes(60 * MB + 1), refused="60,000,001 bytes, and 60MB are allowed"
+    ),
+    "a bomb": [
+        *raw(["csv.gz"], gz(bytes(300 * MB)), refused="unpacked, it has more, and 60MB are allowed"),
+        *raw(["jsonl.zst"], zstd(bytes(300 * MB)), refused="unpacked, it has more, and 60MB are allowed"),
+    ],
+    "nested values": [
+        *changed(JSONS, {6: {"n": {"v": 6}}, 7: {"x": [7.5]}}, BOTH),
+        *changed(JSONS, {6: {"event_id": {"id": "x"}}, 7: {"note": ["a"]}}, BOTH),
+        *changed(["parquet"], {}, every={"n": {"v": 6}}, refused="n is struct<v: int64>, not int"),
+        *of_lines(["jsonl"], replacing('"web"', DEEP), "unparsed"),
+        *of_lines(["jsonl"], lambda line: DEEP, "unparsed"),
+    ],
+    "an odd name": [
+        *map(
+            named,
+            ["two words and  blanks .csv", "a\nnew line.jsonl", "naïve – 名前 🚀.parquet", "cafe\u0301.csv",
+             "%2e%2e%2fsecret.csv", "C:\\..\\secret.csv", "day=2013-01-01/part-0.parquet",
+             "'; DROP TABLE landed_files; --.csv"],
+        ),
+        Bad("bad.xlsx", lambda _: b"anything", refused="its name does not say what it is"),
+        Bad("a\nnew line.csv", lambda _: b"", refused="it has no header line"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_named_and_all_beside_it_is_taken_in(place: PipelineHome, name: str) -> None:
+    beside = land_beside(place)
+    landed: list[tuple[str, Bad, str]] = []
+    for number, bad in enumerate(CASES[name]):
+        prefix = f"bad{chr(ord('a') + number // 26)}{chr(ord('a') + number % 26)}"
+        content = bad.content(prefix)
+        land(place, f"{prefix}/{bad.file}", content)
+        landed.append((prefix, bad, hashlib.sha256(content).hexdigest()))
+    taken = take(place)
+    assert ids_in(place, "good") == beside
+    events = {row["event_id"]: row for row in place.lake.read("events").to_pylist()}
+    rows_of = {file.digest: file.rows for file in taken.files}
+    for prefix, bad, digest in landed:
+        assert ids_in(place, prefix) == bad.ids(prefix), bad.file
+        wanted = {place: {code} for place, code in bad.quarantined.items()}
+        assert reasons(place, digest) == wanted, bad.file
+        assert rows_of[digest] == (0 if bad.refused else bad.landed)
+        for row, values in bad.holds.items():
+            assert {name: events[f"{prefix}{row}"][name] for name in values} == values
+    refused = [(f"{prefix}/{bad.file}", bad.refused) for prefix, bad, _ in landed if bad.refused]
+    assert_refused(place, taken, refused)
+
+
+def land(place: PipelineHome, name: str, content: bytes, day: str = FOLDER) -> Path:
+    """A file in the landing folder of the events."""
+    path = place.landing("events") / day / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def land_beside(place: PipelineHome) -> set[str]:
+    """Good files of every format, before and behind by name. The ids of their rows."""
+    for n, kind in enumerate(FORMATS):
+        name = f"{'!z'[n % 2]}{n}.{kind}"
+        land(place, name, written(name, rows(f"good{'abcdefgh'[n]}")))
+    return {row["event_id"] for n in range(len(FORMATS)) for row in rows(f"good{'abcdefgh'[n]}")}
+
+
+def take(place: PipelineHome) -> taking.Taken:
+    """What a tick and a run do. Every file that waits is finished, and its rows are accounted for."""
+    taking.register_landed(place)
+    taken = taking.take_events(place, [])
+    assert place.ledger.pending_files(place.name) == []
+    assert_adds_up(place, taken)
+    return taken
+
+
+def assert_adds_up(place: PipelineHome, taken: taking.Taken) -> None:
+    """accepted + quarantined + duplicates = landed rows, by what is in the tables."""
+    assert taken.adds_up
+    events, quarantine = (
+        Counter(place.lake.read(name)["file_digest"].to_pylist()) if place.lake.exists(name) else Counter()
+        for name in ("events", "quarantine")
+    )
+    for file in taken.files:
+        if file.status == "rejected":
+            assert (events[file.digest], quarantine[file.digest]) == (0, 0)
+        elif file.duplicates == 0:
+            assert (file.accepted, file.quarantined) == (events[file.digest], quarantine[file.digest])
+
+
+def assert_refused(place: PipelineHome, taken: taking.Taken, files: Sequence[tuple[str, str]]) -> None:
+    """The files, in order of their names, were refused with these words; no other was. The ledger says so."""
+    assert len(taken.refused) == len(files), taken.refused
+    assert sorted(place.ledger.refused_files(place.name).values()) == sorted(taken.refused)
+    for path, words in files:
+        (text,) = [text for text in taken.refused if f"/{path}" in text]
+        assert words in text
+
+
+def ids_in(place: PipelineHome, prefix: str) -> set[str]:
+    found = place.lake.read("events", columns=["event_id"])["event_id"].to_pylist()
+    assert len(found) == len(set(found))
+    return {event for event in found if event.startswith(prefix)}
+
+
+def reasons(place: PipelineHome, digest: str) -> dict[int, set[str]]:
+    """Reason codes in the quarantine by place in the file."""
+    if not place.lake.exists("quarantine"):
+        return {}
+    kept = place.lake.read("quarantine")
+    kept = kept.filter(pc.equal(kept["file_digest"], digest))
+    return {
+        row["file_row"]: {one["code"] for one in json.loads(row["reasons"])} for row in kept.to_pylist()
+    }
