@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -177,8 +178,8 @@ class Lake:
         A column that the table lacks is added to it; one that `change` leaves out is null in these days.
         unhashed: columns of provenance, which do not count as content. provenance: JSON values kept in the
         commit.
-        Raises TerminalError for a row of another day or a column of another type than the table's,
-        TransientError when other writers were faster 10 times.
+        Raises TerminalError for a row of another day, a column of another type than the table's, and a disk
+        that refuses to be written; TransientError when other writers were faster 10 times.
         """
         conflict: _Conflict | None = None
         for attempt in range(_ATTEMPTS):
@@ -324,13 +325,16 @@ class Lake:
         if rewritten:
             path = self._path(name)
             schema = target.schema if snapshot is None else _widened(snapshot, target.schema)
-            adds = [_write_file(path, d, target.rows[d]) for d in rewritten if target.rows[d].num_rows]
             message = _message({d: target.hashes[d] for d in rewritten}, provenance)
-            if snapshot is None:
-                _create(path, schema, adds, message)
-            else:
-                self._existing_table(name).commit(snapshot, schema, adds, rewritten, message)
             version += 1
+            with _writing(name, path, version) as adds:
+                for day in rewritten:
+                    if target.rows[day].num_rows:
+                        adds.append(_write_file(path, day, target.rows[day]))
+                if snapshot is None:
+                    _create(path, schema, adds, message)
+                else:
+                    self._existing_table(name).commit(snapshot, schema, adds, rewritten, message)
         return [
             Written(
                 day,
@@ -844,6 +848,31 @@ def _snapshot_of(delta: DeltaTable, path: Path, name: str) -> _Snapshot:
     return _Snapshot(name, delta.version(), schema, tuple(files), adds)
 
 
+@contextmanager
+def _writing(name: str, path: Path, version: int) -> Iterator[list[AddAction]]:
+    """The files of a commit. What the disk refuses is said; files that no commit names do not stay on it."""
+    adds: list[AddAction] = []
+    try:
+        yield adds
+    except OSError as error:
+        # An error may also come after the commit, from the checkpoint behind it.
+        if not _commit_file(path, version).exists():
+            for add in adds:
+                (path / add.path).unlink(missing_ok=True)
+        raise TerminalError(
+            f"The table {name} cannot be written: {_last_line(error)}",
+            expected=f"a disk with room for it at {path}, which this user may write",
+            remedy="make room, or mend the permissions, and run the same again: the table is as it was, "
+            "and nothing is lost",
+        ) from error
+
+
+def _last_line(error: OSError) -> str:
+    """What the operating system said, without what was being done and the colours of the terminal."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", error.strerror or str(error)).strip().splitlines()
+    return said[-1].strip(" ↳")
+
+
 def _write_file(path: Path, day: str, rows: pa.Table) -> AddAction:
     """Writes the rows of a day under a name of its own; it belongs to the table once a commit names it."""
     import pyarrow.parquet as pq
@@ -852,7 +881,11 @@ def _write_file(path: Path, day: str, rows: pa.Table) -> AddAction:
     relative = f"day={day}/part-{uuid.uuid4()}.parquet"
     target = path / relative
     target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows.drop_columns("day"), target, compression="zstd")
+    try:
+        pq.write_table(rows.drop_columns("day"), target, compression="zstd")
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
     written = target.stat()
     return AddAction(
         path=relative,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
@@ -20,7 +20,6 @@ from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     import numpy as np
     import pyarrow as pa
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 # An event may be announced so long ahead; one further off is a clock or a year gone wrong.
 _FURTHEST_AHEAD = timedelta(days=366)
+
+_LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
 
 # Where a row came from and when: what two rows that say the same may differ in.
 _ORIGIN = frozenset({"day", "arrived_at", "known_at", "file_digest", "file_row"})
@@ -321,7 +322,10 @@ def _after(times: pa.ChunkedArray, lag: timedelta) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.add(times, pa.scalar(lag, pa.duration("us")))
+    # No later than Python can say: a time of the year 9999 would be known in a year that has no day.
+    after = pc.add(times, pa.scalar(lag, pa.duration("us")))
+    last = pa.scalar(_LAST_DAY, after.type)
+    return pc.if_else(pc.less(after, last), after, last)
 
 
 def _later(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:

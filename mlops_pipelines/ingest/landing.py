@@ -7,6 +7,7 @@ that starts with `.` or `_`, or elsewhere, and rename: a file that is seen is fi
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import hashlib
 import io
@@ -152,6 +153,8 @@ def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
         opened = path.open("rb")
     except PermissionError as error:
         raise UnreadableFileError(path, "this user may not read it", "") from error
+    except NotADirectoryError as error:  # its folder has become a file
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     with opened as file:
         size = os.fstat(file.fileno()).st_size
         if most_bytes is not None and size > most_bytes:
@@ -249,6 +252,7 @@ def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
         return
     try:
         entries = _finished(entry.path)
+        os.stat(f"{entry.path}/.")  # names may be read where files may not
     except PermissionError:
         yield entry
         return

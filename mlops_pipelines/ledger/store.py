@@ -186,7 +186,11 @@ def _translate(error: DatabaseError) -> MlopsError | None:
             remedy="mend the permissions, or copy the home to where they are right (`cp -r`)",
         )
     if "is full" in text or "disk I/O error" in text:
-        return TerminalError(f"The ledger cannot be written: {text}.", expected="a disk with room")
+        return TerminalError(
+            f"The ledger cannot be written: {text}.",
+            expected="a disk with room",
+            remedy="make room and run the same again: what was recorded is there, and nothing is lost",
+        )
     if "locked" in text or error.connection_invalidated or "connection" in text:
         return TransientError(f"The ledger is busy or away: {text}.", remedy="try again")
     return None
