@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.clock import Clock, FixedClock, WallClock
 from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.remote import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,13 +218,15 @@ class PipelineHome:
 
     @property
     def landing_root(self) -> Path:
+        """Where the source of a replay lands: below it each stream has a folder of its name."""
         return self.path / "landing"
 
-    def landing(self, stream: str) -> Path:
+    def landing(self, stream: str) -> Path | RemotePath:
         """Landing folder of a stream: `events`, `labels` or a reference's name."""
         spec = self.spec
         folder = {"events": spec.events.landing, "labels": spec.labels.landing}.get(stream)
-        return self.path / (folder if folder is not None else spec.references[stream].landing)
+        folder = folder if folder is not None else spec.references[stream].landing
+        return RemotePath(folder) if "://" in folder else self.path / folder
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -236,9 +239,15 @@ class PipelineHome:
         return min(max(day, span.start.isoformat()), last)
 
     def prepare(self) -> None:
-        """Make the landing folders. Raises UserError if one cannot be made."""
+        """Make the landing folders. Raises UserError if one cannot be made, or reached for want of a driver.
+
+        Those that are URLs are their owner's to make.
+        """
         for stream in self.streams:
             folder = self.landing(stream)
+            if isinstance(folder, RemotePath):
+                folder.check_driver()
+                continue
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

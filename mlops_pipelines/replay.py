@@ -145,6 +145,7 @@ def replay(
     use_home(home_path)
     home = open_home(home_path.expanduser().absolute())
     place = home.pipeline(loaded)
+    _check_landing(place)
     place.prepare()
     with home.exclusive("mlops replay"):
         _check_clock(place)
@@ -198,6 +199,17 @@ def _check_clock(place: PipelineHome) -> None:
             expected=f"a home of its own for the replay of {place.name}, which would set its clock back",
             remedy="--home DIR",
         )
+
+
+def _check_landing(place: PipelineHome) -> None:
+    """Raises UserError if a stream is not looked for where the source of a replay lands it."""
+    for stream in place.streams:
+        if place.landing(stream) != place.landing_root / stream:
+            raise UserError(
+                f"{stream} of {place.name} lands in {place.landing(stream)}: a replay cannot land there.",
+                expected=f"`landing: landing/{stream}`, the folder in the home that a replay writes to",
+                remedy="replay a copy of the pipeline that has a name and landing folders of its own",
+            )
 
 
 def _drive(  # noqa: PLR0917 - each is one of a kind

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlops_pipelines.spec_wording import in_plain_words
+from mlops_pipelines.spec_wording import alternatives, in_plain_words
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler, ModelWrapValidatorHandler
@@ -43,6 +43,9 @@ _SIZE_PATTERN = r"^([0-9]{1,15}) *(B|KB|MB|GB)$"
 _SIZE_UNIT = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _PERSISTS_PATTERN = r"^([0-9]{1,4}) of ([0-9]{1,4})$"
 _DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_FOLDER_PATTERN = rf"{_PART}(/{_PART})*"
+_URL_PATTERN = rf"[a-z][a-z0-9+.-]*://(({_PART}(:[0-9]{{1,5}})?)(/{_PART})*|(/{_PART})+)"
 
 
 def _matched(pattern: str, value: Any) -> re.Match[str] | None:
@@ -125,6 +128,40 @@ def parse_day(value: Any) -> date:
     raise ValueError(f"{value!r} is not a day; write YYYY-MM-DD, such as 2013-01-31")
 
 
+def parse_landing(value: str) -> str:
+    """A folder below the pipeline's own, or a URL of a folder that fsspec understands.
+
+    Raises ValueError for anything else. It repeats no URL: there may be a secret in it.
+    """
+    if "://" not in value:
+        if _matched(_FOLDER_PATTERN, value):
+            return value
+        raise ValueError(
+            f"{value!r} is not a folder below the pipeline's own, such as landing/events, nor a URL, such as "
+            "s3://bucket/landing/events; its parts start with a letter or digit"
+        )
+    protocol = value.partition("://")[0]
+    if "@" in value or "?" in value or "#" in value:
+        raise ValueError(
+            "the URL has a user, a key or options in it; they come from the environment or from fsspec's "
+            "configuration (allowed: PROTOCOL://BUCKET/FOLDER)"
+        )
+    if not _matched(_URL_PATTERN, value):
+        raise ValueError(
+            "the URL is not of the form PROTOCOL://BUCKET/FOLDER, such as s3://bucket/landing/events; its "
+            "parts start with a letter or digit"
+        )
+    if protocol in ("file", "local") and not value.startswith(f"{protocol}:///"):
+        raise ValueError(
+            f"write {protocol}:///, and the folder from the root on, such as {protocol}:///srv/events"
+        )
+    from fsspec import available_protocols
+
+    if protocol not in available_protocols():
+        raise ValueError(f"fsspec knows no {protocol}://{alternatives(protocol, available_protocols())}")
+    return value
+
+
 def _longer_than_nothing(value: timedelta) -> timedelta:
     if not value:
         raise ValueError("must be longer than 0s")
@@ -184,7 +221,11 @@ def _text(kind: str, pattern: str) -> tuple[Any, ...]:
 
 Name = Annotated[str, *_text("name", r"^[a-z][a-z0-9_]{0,62}$")]
 Column = Annotated[str, *_text("column", r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
-Folder = Annotated[str, *_text("folder", r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$")]
+LandingFolder = Annotated[
+    str,
+    AfterValidator(parse_landing),
+    _written("folder or URL", rf"^({_FOLDER_PATTERN}|{_URL_PATTERN})$", "landing/events"),
+]
 FileName = Annotated[str, *_text("file", r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$")]
 Owner = Annotated[str, *_text("owner", r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 Dotted = Annotated[str, *_text("module:Class", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -225,8 +266,11 @@ class Partitions(Model):
     end: Day | None = Field(default=None, description="Day after the last partition; open-ended if absent.")
 
 
+_LANDING = "Landing folder: relative to the pipeline's folder in the home, or a URL that fsspec understands."
+
+
 class Events(Model):
-    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    landing: LandingFolder = Field(description=_LANDING)
     id: Column = Field(
         default="event_id",
         description="Column that names an event, unique for ever; held to that over the lateness bound.",
@@ -248,7 +292,7 @@ class Events(Model):
 
 
 class Labels(Model):
-    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    landing: LandingFolder = Field(description=_LANDING)
     id: Column | None = Field(default=None, description="Column of the event's id; by default as in events.")
     value: Column = Field(description="Column of the outcome, true or false (or 1 and 0).")
     time: Column = Field(description="Column of the time the outcome came about.")
@@ -265,7 +309,7 @@ class Labels(Model):
 
 
 class Reference(Model):
-    landing: Folder = Field(description="Landing folder; relative to the pipeline's folder in the home.")
+    landing: LandingFolder = Field(description=_LANDING)
     keys: tuple[Column, ...] = Field(min_length=1, description="Columns that name what a row is about.")
     time: Column | None = Field(
         default=None, description="Column of the row's own time; a reference without one is static."

@@ -52,9 +52,6 @@ _SHAPES = {
     r"^[A-Za-z_][A-Za-z0-9_]{0,127}$": (
         "a column: letters, digits and underscores, not starting with a digit"
     ),
-    r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*$": (
-        "a folder below the pipeline's own, such as landing/events; its parts start with a letter or digit"
-    ),
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$": "a .yaml file beside this one, such as contract.yaml",
     r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$": "team:NAME or an e-mail address",
     r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "module:Class, such as my_pipelines.source:Orders",

@@ -1,7 +1,8 @@
 """The landing zone: what producers have dropped, and how a file is read.
 
 A stream's folder holds one folder per UTC day of arrival, `YYYY-MM-DD`. Producers write under a name
-that starts with `.` or `_`, or elsewhere, and rename: a file that is seen is finished.
+that starts with `.` or `_`, or elsewhere, and rename; on object storage, with one put. A file that is
+seen is finished.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import json
 import os
 import zlib
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ingest.remote import RemoteFile, RemotePath
 from mlops_pipelines.spec import format_size
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class LandedTable:
     of a text format, whose value is a list or an object; the table has it as JSON.
     """
 
-    path: Path
+    path: Path | RemotePath
     digest: str
     table: pa.Table
     file_rows: tuple[int, ...] | range
@@ -71,7 +73,7 @@ class LandedTable:
 class UnreadableFileError(TerminalError):
     """A landed file is not what its name says. digest: sha256 of its bytes, hexadecimal; "" if not read."""
 
-    def __init__(self, path: Path, problem: str, digest: str):
+    def __init__(self, path: Path | RemotePath, problem: str, digest: str):
         self.path = path
         self.digest = digest
         super().__init__(
@@ -85,7 +87,7 @@ class UnreadableFileError(TerminalError):
 class MisplacedFileError(TerminalError):
     """What lies in a landing folder is no file in a folder named by a day of arrival."""
 
-    def __init__(self, path: Path, problem: str, day: str):
+    def __init__(self, path: Path | RemotePath, problem: str, day: str):
         super().__init__(
             f"{path} is not taken in: {problem}",
             expected="a file in a folder named by the day it arrived on",
@@ -93,32 +95,31 @@ class MisplacedFileError(TerminalError):
         )
 
 
-def list_files(folder: Path, since_day: date | None = None) -> list[FileFact]:
+def list_files(
+    folder: Path | RemotePath, since_day: date | None = None, last_day: date = date.max
+) -> list[FileFact]:
     """Files that arrived on `since_day` or later (all without it), by day and path.
 
+    last_day: with `since_day`, the last day whose folder is asked for where that takes a call for each. Of
+    such a landing folder, strays and later days are listed without `since_day` only.
     Paths are relative to the stream's folder, with `/`; modification times to the microsecond, UTC.
     Names that start with `.` or `_` are unfinished and left out. A stray, which lies in no folder named by
     a day, is listed as well, with the day of its modification, and so are links to folders and folders that
     may not be read: `read_landed` refuses them. Bytes of a name that are not UTF-8 are written out (\\xe9).
-    Raises UserError if the folder is missing.
+    Raises UserError if the folder is missing or, of a URL, may not be listed.
     """
-    if not folder.is_dir():
-        raise UserError(f"There is no landing folder {folder}", remedy=f"mkdir -p {folder}")
     since = since_day.isoformat() if since_day else ""
-    facts: list[FileFact] = []
-    for entry in _finished(folder):
-        is_day = _is_day(entry.name) and _is_folder(entry)
-        if is_day and entry.name < since:
-            continue
-        for file in _files(entry):
-            # A file that has gone since is not there.
-            with suppress(FileNotFoundError):
-                facts.append(_fact(file, folder, entry.name if is_day else None))
+    if isinstance(folder, RemotePath):
+        facts = [_remote_fact(file) for file in folder.files(since_day, last_day)]
+    else:
+        facts = _local_facts(folder, since)
     facts = [fact for fact in facts if fact.arrival_day >= since]
     return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
 
 
-def read_landed(folder: Path, listed: FileFact | LandedFile, most_bytes: int | None = None) -> LandedTable:
+def read_landed(
+    folder: Path | RemotePath, listed: FileFact | LandedFile, most_bytes: int | None = None
+) -> LandedTable:
     """The rows of a file as `list_files` listed it in a stream's folder, as `read_file` reads them.
 
     Raises MisplacedFileError for what is no file, or does not lie, itself, in a folder named by a day of
@@ -127,22 +128,22 @@ def read_landed(folder: Path, listed: FileFact | LandedFile, most_bytes: int | N
     """
     path = listed.path
     file, such = folder / path, f"{folder}/2013-01-05"
-    real = Path(os.path.realpath(file))
-    if not real.is_relative_to(os.path.realpath(folder)):
-        raise MisplacedFileError(file, f"it leads out of the landing folder, to {real}", such)
-    if os.path.lexists(file) and not real.is_file():
+    if isinstance(file, Path):
+        real = Path(os.path.realpath(file))
+        if not real.is_relative_to(os.path.realpath(str(folder))):
+            raise MisplacedFileError(file, f"it leads out of the landing folder, to {real}", such)
+    if not _is_file_or_gone(file):
         raise MisplacedFileError(file, "it is no file, but a folder, a pipe or a link to one", such)
-    day, _, within = path.partition("/")
-    if not (within and _is_day(day)):
+    if not _lies_in_day(path):
         raise MisplacedFileError(file, "it lies in no folder named by a day of arrival", such)
     table = read_file(file, most_bytes)
     # Looked at after it was read: what a producer writes into a finished file may be half of anything.
-    if _size_and_time(file.stat()) != (listed.size, listed.modified_at):
+    if _size_and_time_of(file) != (listed.size, listed.modified_at):
         raise UnreadableFileError(file, "it has changed since it was listed", table.digest)
     return table
 
 
-def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
+def read_file(path: Path | RemotePath, most_bytes: int | None = None) -> LandedTable:
     """The rows of a landed file: Parquet, CSV with a header, or one JSON object a line.
 
     The latter two may be packed, `.gz` or `.zst`. A line that is not a row does not fail the file: it is
@@ -150,15 +151,17 @@ def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
     Raises UnreadableFileError if the file is not what its name says, or too large.
     """
     try:
-        opened = path.open("rb")
+        opened: BinaryIO = path.open("rb")
     except PermissionError as error:
         raise UnreadableFileError(path, "this user may not read it", "") from error
     except NotADirectoryError as error:  # its folder has become a file
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     with opened as file:
-        size = os.fstat(file.fileno()).st_size
+        size = _size_of(path, file)
         if most_bytes is not None and size > most_bytes:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            # From elsewhere, what is too large is not fetched.
+            local = cast("io.BufferedReader", file) if isinstance(path, Path) else None
+            digest = hashlib.file_digest(local, "sha256").hexdigest() if local else ""
             raise UnreadableFileError(path, _too_large(size, most_bytes), digest)
         content = file.read()
     digest = hashlib.sha256(content).hexdigest()
@@ -175,7 +178,26 @@ def read_file(path: Path, most_bytes: int | None = None) -> LandedTable:
         raise UnreadableFileError(path, problem, digest) from error
 
 
-def rows_again(path: Path, digest: str, rows: Mapping[int, str], columns: Sequence[str]) -> LandedTable:
+def rows_said(path: Path | RemotePath) -> int:
+    """How many rows a Parquet file says it has; 1 for a text file, which does not say.
+
+    1 as well for what cannot be read, or is gone: the run that takes it in will refuse it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix != ".parquet":
+        return 1
+    try:
+        with nullcontext(path) if isinstance(path, Path) else path.open("rb") as source:
+            return int(pq.read_metadata(source).num_rows)
+    except (pa.ArrowException, OSError):
+        return 1
+
+
+def rows_again(
+    path: Path | RemotePath, digest: str, rows: Mapping[int, str], columns: Sequence[str]
+) -> LandedTable:
     """Rows of a landed file as they were kept, JSON by their place in the file.
 
     columns: those the table has to have; one that no row has is missing in all. Values are texts, as those
@@ -229,6 +251,28 @@ def _unzstd(content: bytes) -> BinaryIO:
 _UNPACKERS: dict[str, Callable[[bytes], BinaryIO]] = {".gz": _ungzip, ".zst": _unzstd}
 
 
+def _local_facts(folder: Path, since: str) -> list[FileFact]:
+    if not folder.is_dir():
+        raise UserError(f"There is no landing folder {folder}", remedy=f"mkdir -p {folder}")
+    facts: list[FileFact] = []
+    for entry in _finished(folder):
+        is_day = _is_day(entry.name) and _is_folder(entry)
+        if is_day and entry.name < since:
+            continue
+        for file in _files(entry):
+            # A file that has gone since is not there.
+            with suppress(FileNotFoundError):
+                facts.append(_fact(file, folder, entry.name if is_day else None))
+    return facts
+
+
+def _remote_fact(file: RemoteFile) -> FileFact:
+    from mlops_pipelines.ledger.landing import FileFact
+
+    day = file.path.partition("/")[0] if _lies_in_day(file.path) else file.modified_at.date().isoformat()
+    return FileFact(file.path, file.size, file.modified_at, day)
+
+
 def _finished(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.startswith((".", "_"))]
@@ -243,6 +287,11 @@ def _is_day(name: str) -> bool:
         return date.fromisoformat(name).isoformat() == name
     except ValueError:
         return False
+
+
+def _lies_in_day(path: str) -> bool:
+    day, _, within = path.partition("/")
+    return bool(within) and _is_day(day)
 
 
 def _files(entry: os.DirEntry[str]) -> Iterator[os.DirEntry[str]]:
@@ -276,6 +325,32 @@ def _fact(file: os.DirEntry[str], folder: Path, day: str | None) -> FileFact:
 def _size_and_time(facts: os.stat_result) -> tuple[int, datetime]:
     """Bytes, and when they were modified, UTC."""
     return facts.st_size, _EPOCH + timedelta(microseconds=facts.st_mtime_ns // 1000)
+
+
+def _size_and_time_of(file: Path | RemotePath) -> tuple[int, datetime]:
+    if isinstance(file, Path):
+        return _size_and_time(file.stat())
+    now = file.look()
+    return now.size, now.modified_at
+
+
+def _is_file_or_gone(file: Path | RemotePath) -> bool:
+    if isinstance(file, Path):
+        return not os.path.lexists(file) or Path(os.path.realpath(file)).is_file()
+    try:
+        return file.look().is_file
+    except PermissionError as error:
+        raise UnreadableFileError(file, "this user may not read it", "") from error
+
+
+def _size_of(path: Path | RemotePath, file: BinaryIO) -> int:
+    """Bytes of an opened file."""
+    if isinstance(path, Path):
+        return os.fstat(file.fileno()).st_size
+    file.seek(0, os.SEEK_END)
+    size = file.tell()
+    file.seek(0)
+    return size
 
 
 # Readers give a table without its path and digest, which are the file's.

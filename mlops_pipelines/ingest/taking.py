@@ -24,7 +24,6 @@ from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -176,17 +175,17 @@ def register_landed(
     today by the home's clock. A file in an older folder is found when `everything` is listed, as a
     schedule does every night. A stray is known by its path alone: one that grows is refused once. Where
     nothing is new, nothing is written.
-    Raises UserError if a landing folder is missing.
+    Raises UserError if a landing folder is missing or may not be listed.
     """
     from mlops_pipelines.ingest.landing import list_files
 
-    today = place.clock.now().date().isoformat()
+    today = place.clock.now().date()
     new = 0
     for stream in place.streams if streams is None else streams:
-        newest = place.ledger.newest_arrival(place.name, stream, by=today)
+        newest = place.ledger.newest_arrival(place.name, stream, by=today.isoformat())
         since = date.fromisoformat(newest) - OVERLAP if newest and not everything else None
         known = place.ledger.known_paths(place.name, stream, since.isoformat() if since else "")
-        files = list_files(place.landing(stream), since)
+        files = list_files(place.landing(stream), since, last_day=today + timedelta(days=1))
         strays = {file.path for file in files if file.is_stray}
         strays -= place.ledger.known_strays(place.name, stream) if strays else set()
         unknown = [
@@ -852,21 +851,11 @@ def _has_rows(place: PipelineHome, files: Sequence[LandedFile], at_least: int) -
 
     A text file does not say how many rows it has: it counts as one.
     """
+    from mlops_pipelines.ingest.landing import rows_said
+
     rows = 0
     for file in files:
-        rows += _rows_said(place.landing(file.stream) / file.path)
+        rows += rows_said(place.landing(file.stream) / file.path)
         if rows >= at_least:
             return True
     return False
-
-
-def _rows_said(path: Path) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.suffix != ".parquet":
-        return 1
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
-        return 1  # not Parquet, whatever its name says, or gone: the run that takes it in will refuse it
