@@ -54,6 +54,7 @@ def loaded(**changes: Any) -> LoadedSpec:
         {
             "name": "orders",
             "partitions": {"start": "2013-01-01"},
+            "lateness": "36525d",
             "events": {"landing": "landing/events", "time": "at", "arrived": "arrived_at"},
             "labels": {
                 "landing": "landing/labels", "value": "late", "time": "ended_at", "matures_after": "1d",
