@@ -245,7 +245,8 @@ Metric = Literal[
 class Model(BaseModel):
     """Frozen, and closed: a field that is not declared is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # The sentences repeat a value where that is safe: a URL may have a secret in it.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlops_pipelines.spec import (
     format_size,
     parse_day,
     parse_duration,
+    parse_landing,
     parse_persists,
     parse_size,
 )
@@ -39,6 +41,9 @@ MINIMAL: dict[str, Any] = {
     },
     "features": {},
 }
+LANDINGS = jsonschema.Draft202012Validator(
+    PipelineSpec.model_json_schema()["$defs"]["Events"]["properties"]["landing"]
+)
 MODELS = [
     model
     for model in vars(spec_module).values()
@@ -363,3 +368,70 @@ def test_an_error_can_be_built_again_with_more_in_it() -> None:
 def test_a_backlog_bound_of_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         BacklogTrigger(bytes=0)
+
+
+@pytest.mark.parametrize(
+    "landing",
+    [
+        "landing/events",
+        "s3://bucket",
+        "s3://bucket/flights/events",
+        "gs://bucket/a.b/c_d",
+        "abfs://container/events",
+        "memory://events",
+        "sftp://host.example:2222/srv/events",
+        "file:///srv/events",
+    ],
+)
+def test_a_landing_folder_is_below_the_pipeline_or_a_url(landing: str) -> None:
+    assert parse_landing(landing) == landing
+    assert list(LANDINGS.iter_errors(landing)) == []
+
+
+@pytest.mark.parametrize(
+    "landing",
+    [
+        "",
+        "/srv/events",
+        "events/",
+        "s3:/bucket/events",
+        "s3://",
+        "s3:///",
+        "s3://bucket/",
+        "s3://bucket//events",
+        "s3://bucket/.events",
+        "s3://bucket/events\n",
+        "s3://bucket/a b",
+        "s3://bucket/a::zip://b",
+        "simplecache::s3://bucket/events",
+        "S3://bucket/events",
+        "s3://bucket:hidden/events",
+        "s3://hidden@bucket/events",
+        "s3://user:hidden@bucket/events",
+        "s3://bucket/events?key=hidden",
+        "s3://bucket/events#hidden",
+    ],
+)
+def test_what_is_neither_is_refused_and_no_secret_is_repeated(landing: str) -> None:
+    with pytest.raises(ValueError, match="URL") as refused:
+        parse_landing(landing)
+    assert "hidden" not in str(refused.value)
+    assert list(LANDINGS.iter_errors(landing)) != [] or landing.endswith("\n")
+    with pytest.raises(ValidationError) as caught:
+        PipelineSpec.model_validate({**MINIMAL, "events": {**MINIMAL["events"], "landing": landing}})
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_file_url_says_its_folder_from_the_root_on() -> None:
+    with pytest.raises(
+        ValueError, match=r"write file:///, and the folder from the root on, such as file:///srv"
+    ):
+        parse_landing("file://srv/events")
+
+
+@pytest.mark.parametrize(("landing", "meant"), [("s4://b/c", ""), ("abfz://b/c", "; did you mean abfs?")])
+def test_a_protocol_that_fsspec_does_not_know_is_refused(landing: str, meant: str) -> None:
+    with pytest.raises(
+        ValueError, match=re.escape(f"fsspec knows no {landing.partition(':')[0]}://{meant} (allowed: ")
+    ):
+        parse_landing(landing)

@@ -80,17 +80,20 @@ class RemotePath:
     def files(self, since: date | None, last: date) -> list[RemoteFile]:
         """The finished files below the folder; with `since`, those in the folders of `since` to `last`.
 
-        One call for each of these days, whether it has a folder or not; without `since`, as few as the file
-        system can do with. Names that start with `.` or `_` are left out.
+        One call for each of these days, whether it has a folder or not; without `since`, one for all. A
+        file system that cannot list all below a folder at once is asked once for each folder in it.
+        Names that start with `.` or `_` are left out.
         Raises UserError if the folder is not there or may not be listed.
         """
         fs, base = self._opened()
-        found = _everything(fs, base) if since is None else _recent(fs, base, since, last)
+        found = _below(fs, base) if since is None else _recent(fs, base, since, last)
         files: list[RemoteFile] = []
         with self._refusals():
             for entry in found:
                 path = _stripped(fs, entry["name"]).removeprefix(f"{base}/")
-                if path != base and not any(part.startswith((".", "_")) for part in path.split("/")):
+                # Some consoles put an object of no bytes, and a slash, in the place of a folder.
+                is_folder = entry["type"] == "directory" or entry["name"].endswith("/") or path == base
+                if not is_folder and not any(part.startswith((".", "_")) for part in path.split("/")):
                     # What has gone since is not there.
                     with suppress(FileNotFoundError):
                         files.append(self._said(fs, path, entry))
@@ -158,27 +161,8 @@ class RemotePath:
             yield
         except PermissionError:
             with self._refusals():
-                fs.ls(name.rpartition("/")[0])
+                _listed(fs, name.rpartition("/")[0])
             raise
-
-
-def _everything(fs: Any, base: str) -> Iterator[Mapping[str, Any]]:
-    """What lies below a folder. Raises FileNotFoundError for what should be there and is not."""
-    from fsspec.asyn import AsyncFileSystem
-    from fsspec.spec import AbstractFileSystem
-
-    kind = type(fs)
-    # The `find` that file systems inherit leaves out, in silence, folders that may not be read.
-    inherited = getattr(kind, "_find", AsyncFileSystem._find) is AsyncFileSystem._find
-    if kind.find is AbstractFileSystem.find and inherited:
-        if not fs.isdir(base):
-            raise FileNotFoundError(base)
-        yield from _below(fs, base)
-        return
-    for entry in fs.find(base, detail=True).values():
-        # Some consoles put an object of no bytes in the place of a folder.
-        if entry["type"] != "directory" and not entry["name"].endswith("/"):
-            yield entry
 
 
 def _recent(fs: Any, base: str, since: date, last: date) -> Iterator[Mapping[str, Any]]:
@@ -189,16 +173,36 @@ def _recent(fs: Any, base: str, since: date, last: date) -> Iterator[Mapping[str
         there = [_stripped(fs, entry["name"]) for entry in _listed(fs, base)]
         folders = [name for name in there if f"{base}/{since}" <= name <= f"{base}/{last}"]
     for folder in folders:
-        yield from _below(fs, folder)
+        with suppress(FileNotFoundError):
+            yield from _below(fs, folder)
 
 
 def _below(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
-    """What is no folder, at or below a path."""
-    for entry in _listed(fs, folder):
-        if entry["type"] != "directory":
-            yield entry
-        elif (inner := _stripped(fs, entry["name"])) != folder:
-            yield from _below(fs, inner)
+    """What lies at or below a path, in one call where the file system can.
+
+    Raises FileNotFoundError for a folder, or a bucket, that should be there and is not.
+    """
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    kind = type(fs)
+    inherited = getattr(kind, "_find", AsyncFileSystem._find) is AsyncFileSystem._find
+    if kind.find is AbstractFileSystem.find and inherited:
+        # It would leave out, in silence, folders that may not be read.
+        yield from _walked(fs, folder)
+        return
+    found = fs.find(folder, detail=True)
+    # Of what is no folder, some give the name alone.
+    yield from found.values() if isinstance(found, dict) else [fs.info(folder)]
+
+
+def _walked(fs: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+    for entry in fs.ls(folder, detail=True):
+        yield entry
+        inner = _stripped(fs, entry["name"])
+        if entry["type"] == "directory" and inner != folder:
+            with suppress(FileNotFoundError):
+                yield from _walked(fs, inner)
 
 
 def _listed(fs: Any, folder: str) -> Iterable[Mapping[str, Any]]:

@@ -307,41 +307,60 @@ def test_only_days_since_until_the_last_are_listed() -> None:
 
 
 class Counting(MemoryFileSystem):
-    """Notes what it is asked."""
+    """Notes what it is asked to list, and for how many files it is asked on their own."""
 
-    asked: list[str] = []  # noqa: RUF012 - of all instances
+    listed: list[str] = []  # noqa: RUF012 - of all instances
+    looked_at: list[str] = []  # noqa: RUF012
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        self.asked.append("ls")
+        self.listed.append(path)
         return super().ls(path, detail, **options)
 
     def find(self, path: str, *arguments: Any, **options: Any) -> Any:
-        self.asked.append("find")
+        self.listed.append(path)
         return super().find(path, *arguments, **options)
 
     def modified(self, path: str) -> datetime:
-        self.asked.append("modified")
+        self.looked_at.append(path)
         return super().modified(path)
 
 
-@pytest.mark.parametrize("quiet", [timedelta(days=1), timedelta(days=100)])
-def test_a_tick_asks_for_as_much_after_300_days_as_after_3(place: PipelineHome, quiet: timedelta) -> None:
-    clock_at(place, datetime(2014, 1, 1, tzinfo=UTC) + quiet)
+@contextmanager
+def counting() -> Iterator[type[Counting]]:
+    Counting.listed.clear()
+    Counting.looked_at.clear()
+    with memory_is(Counting):
+        yield Counting
+
+
+def test_a_tick_asks_for_as_much_after_300_days_as_after_3(place: PipelineHome) -> None:
     asked = []
-    for days in (range(3), range(3, 300)):
-        for day in days:
+    for first, days in ((0, 3), (3, 300)):
+        for day in range(first, days):
             put(f"{date(2013, 12, 31) - timedelta(days=day)}/a.csv")
+        clock_at(place, datetime(2013, 12, 31, 12, tzinfo=UTC))
         taking.register_landed(place, ["events"], everything=True)
-        assert len(waiting(place)) == days.stop
-        with memory_is(Counting):
-            Counting.asked.clear()
+        assert len(waiting(place)) == days
+        with counting() as calls:
             assert taking.register_landed(place, ["events"]) == 0
-        asked.append([call for call in Counting.asked if call != "modified"])
-    # The overlap of 3 days reaches back to one folder more than there was at first.
-    assert len(asked[0]) <= len(asked[1]) <= len(asked[0]) + 1
-    assert len(asked[1]) <= MOST_DAYS_ASKED
-    assert "find" not in asked[1]
-    assert Counting.asked.count("modified") == 4
+        asked.append(list(calls.listed))
+    assert asked[0] == asked[1]
+    assert [path.rpartition("/")[2] for path in asked[1]] == [
+        *("2013-12-28", "2013-12-29", "2013-12-30", "2013-12-31"),
+        "2014-01-01",
+    ]
+    assert len(Counting.looked_at) == 4  # memory's listings do not say when a file was modified
+
+
+def test_a_stream_that_was_quiet_for_long_is_asked_which_folders_there_are(place: PipelineHome) -> None:
+    for day in range(300):
+        put(f"{date(2013, 12, 31) - timedelta(days=day)}/a.csv")
+    for quiet in (MOST_DAYS_ASKED - 6, 100, 1000):
+        clock_at(place, datetime(2013, 12, 31, tzinfo=UTC) + timedelta(days=quiet))
+        taking.register_landed(place, ["events"])
+        with counting() as calls:
+            assert taking.register_landed(place, ["events"]) == 0
+        assert len(calls.listed) == (MOST_DAYS_ASKED - 1 if quiet < MOST_DAYS_ASKED else 5)
 
 
 def test_a_file_in_an_older_folder_is_found_by_the_full_listing(place: PipelineHome) -> None:
@@ -354,10 +373,23 @@ def test_a_file_in_an_older_folder_is_found_by_the_full_listing(place: PipelineH
     for name in ("2013-01-02/very late.csv", "2099-01-01/mistyped.csv", "stray.csv"):
         put(name)
     assert taking.register_landed(place) == 0
-    with memory_is(Counting):
-        Counting.asked.clear()
+    with counting() as calls:
         assert taking.register_landed(place, ["events"], everything=True) == 3
-    assert [call for call in Counting.asked if call != "modified"] == ["find"]
+    assert calls.listed == ["/bucket/flights/events"]
+
+
+def test_an_object_in_the_place_of_a_folder_is_no_file(bucket: MemoryFileSystem) -> None:
+    class Console(MemoryFileSystem):
+        def find(self, path: str, *arguments: Any, **options: Any) -> Any:
+            name = f"{self._strip_protocol(path)}/"
+            marker = {"name": name, "size": 0, "type": "file", "mtime": 1_357_000_000.0}
+            return {name: marker, **super().find(path, *arguments, **options)}
+
+    put("2013-01-02/a.csv")
+    with memory_is(Console):
+        assert [fact.path for fact in list_files(FOLDER)] == ["2013-01-02/a.csv"]
+        recent = list_files(FOLDER, date(2013, 1, 1), date(2013, 1, 3))
+        assert [fact.path for fact in recent] == ["2013-01-02/a.csv"]
 
 
 def test_what_a_file_system_listed_before_is_not_believed() -> None:
