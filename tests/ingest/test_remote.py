@@ -519,6 +519,26 @@ def test_credentials_that_ran_out_refuse_no_file(place: PipelineHome) -> None:
     assert taking.take_events(place, []).accepted == 10
 
 
+def test_options_come_from_the_configuration_of_fsspec_and_are_not_told(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    class Optioned(Guarded):
+        closed = ("",)
+
+        def _guard(self, path: str) -> None:
+            seen.append(self.storage_options["key"])
+            super()._guard(path)
+
+    monkeypatch.setitem(fsspec.config.conf, "memory", {"key": "hidden"})
+    caplog.set_level("DEBUG")
+    with memory_is(Optioned), pytest.raises(UserError, match="may not be listed") as caught:
+        taking.register_landed(place, ["events"])
+    assert seen == ["hidden"]
+    assert "hidden" not in f"{caught.value} {FOLDER!r} {caplog.text}"
+
+
 def test_a_bucket_that_is_not_there_is_named(place: PipelineHome) -> None:
     class NoBucket(MemoryFileSystem):
         def find(self, path: str, *arguments: Any, **options: Any) -> Any:
