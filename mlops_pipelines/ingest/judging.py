@@ -606,7 +606,7 @@ def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | N
 def _values(table: pa.Table, rule: _FileRule) -> int:
     """Values that the rule's figure is made of."""
     column = rule.of.get("column")
-    return table.num_rows - (table[column].null_count if column else 0)
+    return int(table.num_rows - (table[column].null_count if column else 0))
 
 
 def _found(result: ExpectationValidationResult) -> str:
