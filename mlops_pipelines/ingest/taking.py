@@ -2,7 +2,8 @@
 
 What must not be lost is durable before what depends on it: rejected rows and reopened days are recorded
 before the table is committed, and a file is finished in the ledger after it. Repeating any part changes
-nothing, because rows are merged by what they say.
+nothing, because rows are merged by what they say. Nor does it matter how many runs do it at once: days are
+reopened once more after the commit, and a run whose labels another one overtook matches them anew.
 
 Labels and events may come in any order. A label whose event is not there waits in `labels_unmatched`. New
 events that such a label waits for reopen their day for the stage `labels`; so labels that wait are looked
@@ -19,6 +20,7 @@ from functools import partial
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.errors import TransientError
 from mlops_pipelines.ingest.quarantine import RejectShare
 from mlops_pipelines.spec_loading import hash_of
 
@@ -49,8 +51,14 @@ QUARANTINE_COLUMNS = {
 OVERLAP = timedelta(days=3)
 # The rejects of files that arrived so long before tell what share of rejects is usual.
 USUAL = timedelta(days=30)
+# So often labels are matched with their events anew because another run was faster.
+_ATTEMPTS = 10
 _MOMENTS = {"arrived_at": "timestamp", "known_at": "timestamp"}
 _ORIGIN = {"file_digest": "string", "file_row": "int"}
+
+
+class _OvertakenError(Exception):
+    """Another run changed what this one had read; a turn of its loop, no error."""
 
 
 @dataclass(frozen=True)
@@ -299,9 +307,7 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         landed = landed_names(place.loaded, "events")
         rejects.append(quarantine_canonical(outside, beyond, stream="events", landed=landed))
         new = _in_time(place, "events", new, "event_time", rejects)
-        _reopen(place, "tiles", _days_of(new["known_at"]))
-        _reopen(place, "score", _days_in(new))
-        _reopen(place, "labels", _days_in(_awaited(place, new)))
+        _reopen_for_events(place, new)
     change = _merge_into(
         place,
         "events",
@@ -315,6 +321,9 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         displacing=partial(_events_moved, place),
     )
     if new is not None and new.num_rows:
+        _reopen_for_events(place, new)
+        if change.merged:
+            _events_moved(place, change.merged)
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
         place.ledger.raise_watermark(_newest_arrival(batch, new), place.name)
     return _finish(place, batch, change)
@@ -335,36 +344,37 @@ def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
     rejects = batch.rejects(place)
     if landed is not None:
         landed = _in_time(place, "labels", landed, "label_time", rejects)
-    reopened = place.ledger.reopened_days(place.name, "labels")
-    waiting = _waiting_labels(place) if reopened or landed is not None else None
-    moved = _moved_labels(place, [*reopened])
-    labels = _together(landed, _others(waiting, landed), _others(moved, landed))
-    matched = unmatched = None
-    if labels is not None:
-        events = _events_of(place, _together(landed, moved), [*reopened])
-        matched, unmatched = match_labels(labels, events)
-        _reopen(place, "tiles", _days_of(matched["known_at"]))
-        _reopen(place, "monitor", _days_in(matched, _days_in(moved)))
-
-    def merge(current: pa.Table | None, new: pa.Table) -> Merged:
-        left = _others(current, moved) if moved is not None else current
-        return merge_labels(left, new, place.spec)
-
-    change = _merge_into(
-        place,
-        "labels",
-        matched if matched is not None and (matched.num_rows or moved is not None) else None,
-        _days_in(matched, _days_in(moved, days)),
-        merge,
-        sort_by=["event_id", "known_at", "label_time", "label"],
-        key="event_id",
-        rejects=rejects,
+    for _ in range(_ATTEMPTS):
+        seen = _seen(place)
+        reopened = place.ledger.reopened_days(place.name, "labels")
+        waiting = _waiting_labels(place) if reopened or landed is not None else None
+        moved = _moved_labels(place, [*reopened])
+        labels = _together(landed, _others(waiting, landed), _others(moved, landed))
+        matched = unmatched = None
+        if labels is not None:
+            events = _events_of(place, _together(landed, moved), [*reopened])
+            matched, unmatched = match_labels(labels, events)
+            _reopen_for_labels(place, matched, moved)
+        change = _merge_into(
+            place,
+            "labels",
+            matched if matched is not None and (matched.num_rows or moved is not None) else None,
+            _days_in(matched, _days_in(moved, days)),
+            partial(_merge_labels, place, moved),
+            sort_by=["event_id", "known_at", "label_time", "label"],
+            key="event_id",
+            rejects=rejects,
+        )
+        if matched is not None:
+            _reopen_for_labels(place, matched, moved)
+        left = merge_labels(None, unmatched, place.spec) if unmatched is not None else None
+        if left is None or _keep_waiting(place, waiting, left.table, seen):
+            place.ledger.close_days(place.name, reopened, "labels")
+            return _finish(place, batch, change, left)
+    raise TransientError(
+        f"Other runs took in events or labels {_ATTEMPTS} times while labels were matched with their events.",
+        remedy="run the same again once the other runs have ended",
     )
-    left = merge_labels(None, unmatched, place.spec) if unmatched is not None else None
-    if left is not None:
-        _keep_waiting(place, waiting, left.table)
-    place.ledger.close_days(place.name, reopened, "labels")
-    return _finish(place, batch, change, left)
 
 
 def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken:
@@ -394,6 +404,8 @@ def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> 
         key=", ".join(reference.keys),
         rejects=rejects,
     )
+    if new is not None and not static:
+        _reopen(place, "tiles", _days_of(new["known_at"]))
     return _finish(place, batch, change)
 
 
@@ -721,6 +733,15 @@ def _events_moved(place: PipelineHome, merged: Merged) -> None:
 # --- labels and the events they are of -------------------------------------------------------------
 
 
+def _merge_labels(
+    place: PipelineHome, moved: pa.Table | None, current: pa.Table | None, new: pa.Table
+) -> Merged:
+    from mlops_pipelines.ingest.intake import merge_labels
+
+    left = _others(current, moved) if moved is not None else current
+    return merge_labels(left, new, place.spec)
+
+
 def _moved_labels(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     """Labels of these days whose event stands on another day by now; None if there is none."""
     if not days or not place.lake.exists("labels"):
@@ -759,13 +780,36 @@ def _others(waiting: pa.Table | None, landed: pa.Table | None) -> pa.Table | Non
     return waiting.filter(pa.array([place not in places for place in mine], pa.bool_()))
 
 
-def _keep_waiting(place: PipelineHome, before: pa.Table | None, left: pa.Table) -> None:
-    """Let the labels that are left be all that wait."""
+def _seen(place: PipelineHome) -> tuple[int | None, int | None]:
+    """Versions of the events and of the labels that wait for one."""
+    return place.lake.version("events"), place.lake.version("labels_unmatched")
+
+
+def _keep_waiting(
+    place: PipelineHome, before: pa.Table | None, left: pa.Table, seen: tuple[int | None, int | None]
+) -> bool:
+    """Let the labels that are left be all that wait. Whether they are: not if another run changed events,
+    or what waits, after they were `seen`.
+
+    Events that are taken in look for labels that wait after their commit, and labels for events after
+    theirs: whoever is second finds the other.
+    """
+    events, _ = seen
     days = _days_in(left, _days_in(before))
+
+    def keep(_: pa.Table | None) -> pa.Table:
+        if _seen(place) != seen:
+            raise _OvertakenError
+        return left
+
     if days:
-        place.lake.replace(
-            "labels_unmatched", left, days=days, sort_by=["event_id", "known_at"], unhashed=PROVENANCE
-        )
+        try:
+            place.lake.update(
+                "labels_unmatched", days, keep, sort_by=["event_id", "known_at"], unhashed=PROVENANCE
+            )
+        except _OvertakenError:
+            return False
+    return not left.num_rows or place.lake.version("events") == events
 
 
 def _events_of(place: PipelineHome, labels: pa.Table | None, days: Sequence[str]) -> pa.Table:
@@ -799,6 +843,24 @@ def _days_to_mature(place: PipelineHome) -> int:
 
 def _reopen(place: PipelineHome, stage: Stage, days: Iterable[str]) -> None:
     place.ledger.reopen_days(place.name, days, stage, place.clock.now())
+
+
+def _reopen_for_events(place: PipelineHome, events: pa.Table) -> None:
+    """To be done before events are committed, so that a run that dies leaves their days open; and again
+    afterwards: who worked on the days in between has closed them without having seen these events.
+    """
+    _reopen(place, "tiles", _days_of(events["known_at"]))
+    _reopen(place, "score", _days_in(events))
+    _reopen(place, "labels", _days_in(_awaited(place, events)))
+
+
+def _reopen_for_labels(place: PipelineHome, matched: pa.Table, moved: pa.Table | None) -> None:
+    """To be done before labels are committed and again afterwards, as with events.
+
+    moved: those that stood on another day.
+    """
+    _reopen(place, "tiles", _days_of(matched["known_at"]))
+    _reopen(place, "monitor", _days_in(matched, _days_in(moved)))
 
 
 def _days_of(times: pa.ChunkedArray) -> list[str]:

@@ -1,6 +1,6 @@
 """A landing zone in which everything happens that producers do, small, and what is made of it.
 
-It lands in two waves. Whatever is done to the processes that take it in, `outcome` has to be the same.
+It lands in waves. Whatever is done to the processes that take it in, `outcome` has to be the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
 DAYS = ("2013-01-01", "2013-01-02", "2013-01-03")
-WAVES = (1, 2)
+WAVES = (1, 2, 3)
 STREAMS = ("events", "weather", "planes", "labels")
 LOOKED_AT = "looked-at.json"
 # By table: the order of its rows.
@@ -89,7 +89,8 @@ def _write_events(folder: Path, events: Sequence[pa.Table]) -> None:
     before = moved(changed(one.slice(3, 1), "distance", 2), hours=-1)
     # One of the same id on another day.
     elsewhere = moved(two.slice(1, 1), hours=24, columns=["scheduled_departure", "arrived_at"])
-    third = pa.concat_tables([three.slice(0, 10), later, before, elsewhere])
+    _parquet(folder / "3/events" / DAYS[2] / "elsewhere.parquet", elsewhere)
+    third = pa.concat_tables([three.slice(0, 10), later, before])
     _parquet(folder / "2/events" / DAYS[2] / "third.parquet", changed(third, "distance", -1))
     late = pa.concat_tables([one.slice(10, 4), three.slice(5, 2)])
     _text(folder / "2/events" / DAYS[2] / "late.jsonl.gz", _packed(late))
@@ -107,7 +108,7 @@ def _write_labels(folder: Path, events: Sequence[pa.Table], labels: Sequence[pa.
     _parquet(folder / "1/labels" / DAYS[1] / "again.parquet", again)
     corrected = moved(changed(one.slice(1, 1), "arr_delay", 7), hours=1)
     rest = pa.concat_tables([two.slice(3, 5), corrected, moved(orphan, hours=2), three.slice(4, 3)])
-    _parquet(folder / "2/labels" / DAYS[2] / "rest.parquet", rest)
+    _parquet(folder / "2/labels" / DAYS[2] / "rest.parquet", changed(rest, "arr_delay", 99999))
     _parquet(folder / "2/labels" / DAYS[2] / "early again.parquet", changed(early, "arr_delay", 99999))
     # Its event is one of the late rows.
     late = _labels_of(events[0].slice(10, 4))
@@ -233,7 +234,9 @@ def outcome(home: Path) -> dict[str, Any]:
         if place.lake.exists(name)
     }
     with place.ledger._reading() as connection:
-        found["files"] = _files(connection)
+        files = _files(connection)
+    found["finished"] = [file[:5] for file in files]
+    found["credit"] = [file[:2] + file[5:] for file in files]
     for stage in get_args(Stage):
         found[f"reopened: {stage}"] = sorted(place.ledger.reopened_days(place.name, stage))
     if (place.path / LOOKED_AT).exists():

@@ -83,7 +83,7 @@ class Processes:
         return self._ask("at once", intakes)
 
     def overtake(self, slow: Intake, fast: Intake) -> None:
-        """Let one stop at its step, the other run from beginning to end, and the first go on; both end well."""
+        """Let one stop at its step, the other run to its end, and the first one go on; both end well."""
         codes = self._ask("overtake", [replace(slow, by=signal.SIGSTOP), fast])
         assert codes == [0, 0], self._errors.read_text()
 
