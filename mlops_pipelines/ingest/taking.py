@@ -524,8 +524,11 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
             )
     taken = place.ledger.taken_digests(place.name, stream, [table.digest for _, table in read])
     repeated = [(file, table) for file, table in read if table.digest in taken]
-    new = [(file, table) for file, table in read if table.digest not in taken]
-    # Copies in one batch are judged together: each is refused under its own name, or one is taken.
+    # Copies in one batch are judged together: each is refused under its own name, or one is taken. That is
+    # the one registered first, whichever of the others a run that died, or another one, knows of.
+    new = sorted(
+        ((file, table) for file, table in read if table.digest not in taken), key=lambda one: one[0].id
+    )
     tables, moments = [table for _, table in new], [_landed_at(file) for file, _ in new]
     arrived = _arrival_column(place, stream)
     verdicts = judge(tables, place.contract, stream, arrived=arrived, landed_at=moments) if new else []

@@ -195,18 +195,18 @@ def test_a_process_overtaken_by_one_that_has_more_files_of_the_same_days_loses_n
 
 
 @pytest.mark.parametrize(
-    ("slow", "fast", "which"),
-    [("events", "labels", [1, 2]), ("labels", "events", [1, 2]), ("labels", "events", [1])],
+    ("streams", "which"),
+    [(("events", "labels"), (1, 2)), (("labels", "events"), (1, 2)), (("labels", "events"), (1,))],
     ids=["events by labels", "labels by events", "the first labels by the first events"],
 )
 def test_streams_that_overtake_each_other_make_what_one_process_makes(
     landed: Landed,
     full: bool,
     sample_size: Callable[[str, int], None],
-    slow: str,
-    fast: str,
-    which: list[int],
+    streams: tuple[str, str],
+    which: tuple[int, ...],
 ) -> None:
+    slow, fast = streams
     expected, _ = landed.undisturbed(streams=["events", "labels"], which=which)
     _, steps = landed.undisturbed(streams=[slow], which=which)
     stops = outside_transactions(chosen(steps, full, every=12))

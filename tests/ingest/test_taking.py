@@ -345,6 +345,18 @@ def test_a_file_whose_run_died_before_it_was_finished_counts_as_it_would_have(pl
     assert table_hashes(place) == before
 
 
+def test_of_copies_that_a_run_that_died_and_the_next_one_find_the_same_one_counts(
+    place: PipelineHome,
+) -> None:
+    rows = changed(Flights().rows("events", FIRST, SECOND).slice(0, 10), "distance", -1)
+    land_table(place, "events", "late.parquet", rows, day="2013-01-03")
+    with nothing_is_finished(place):
+        taking.take_events(place, [])
+    land_table(place, "events", "early.parquet", rows, day="2013-01-02")
+    assert counts(taking.take_events(place, [])) == [(10, 9, 1, 0), (10, 0, 0, 10)]
+    assert place.lake.read("quarantine")["day"].to_pylist() == ["2013-01-03"]
+
+
 # --- labels and their events -----------------------------------------------------------------------
 
 
