@@ -862,15 +862,14 @@ def _writing(name: str, path: Path, version: int) -> Iterator[list[AddAction]]:
         raise TerminalError(
             f"The table {name} cannot be written: {_last_line(error)}",
             expected=f"a disk with room for it at {path}, which this user may write",
-            remedy="make room, or mend the permissions, and run the same again: the table is as it was, "
-            "and nothing is lost",
+            remedy="make room, or mend the permissions, and run the same again: nothing is lost",
         ) from error
 
 
 def _last_line(error: OSError) -> str:
     """What the operating system said, without what was being done and the colours of the terminal."""
-    said = re.sub(r"\x1b\[[0-9;]*m", "", error.strerror or str(error)).strip().splitlines()
-    return said[-1].strip(" ↳")
+    said = re.sub(r"\x1b\[[0-9;]*m", "", error.strerror or str(error) or repr(error))
+    return said.strip().splitlines()[-1].strip(" ↳")
 
 
 def _write_file(path: Path, day: str, rows: pa.Table) -> AddAction:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # An event may be announced so long ahead; one further off is a clock or a year gone wrong.
 _FURTHEST_AHEAD = timedelta(days=366)
 
-_LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)
+# The last moment with a day behind it that Python can say.
+_LATEST = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 
 # Where a row came from and when: what two rows that say the same may differ in.
 _ORIGIN = frozenset({"day", "arrived_at", "known_at", "file_digest", "file_row"})
@@ -322,9 +323,8 @@ def _after(times: pa.ChunkedArray, lag: timedelta) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    # No later than Python can say: a time of the year 9999 would be known in a year that has no day.
     after = pc.add(times, pa.scalar(lag, pa.duration("us")))
-    last = pa.scalar(_LAST_DAY, after.type)
+    last = pa.scalar(_LATEST, after.type)
     return pc.if_else(pc.less(after, last), after, last)
 
 

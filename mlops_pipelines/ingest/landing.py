@@ -400,14 +400,16 @@ def _read_jsonl(content: bytes) -> LandedTable:
             row = _json_object(line)
             if "\\u" in line:  # half of a surrogate pair is JSON, and no text
                 json.dumps(row, ensure_ascii=False).encode()
-            for name in (name for name, value in row.items() if isinstance(value, dict | list)):
-                nested[name].append(len(rows))
-            rows.append({name: _as_text(value) for name, value in row.items()})
-            places.append(place)
+            texts = {name: _as_text(value) for name, value in row.items()}
         except RecursionError:
             unparsed.append(UnparsedRow(place, line, "not a JSON object: it is nested too deeply"))
         except ValueError as error:
             unparsed.append(UnparsedRow(place, line, f"not a JSON object: {error}"))
+        else:
+            for name in (name for name, value in row.items() if isinstance(value, dict | list)):
+                nested[name].append(len(rows))
+            rows.append(texts)
+            places.append(place)
     names = list(dict.fromkeys(name for row in rows for name in row))
     if unparsed and not rows:
         raise ValueError(f"no line is a JSON object; the first: {unparsed[0].problem}")

@@ -539,6 +539,15 @@ def reasons(place: PipelineHome, digest: str) -> dict[int, set[str]]:
     return {row["file_row"]: {one["code"] for one in json.loads(row["reasons"])} for row in kept.to_pylist()}
 
 
+def test_minus_zero_says_what_zero_says(place: PipelineHome) -> None:
+    land(place, "a.parquet", written("a.parquet", rows("bad", {6: {"x": -0.0}})))
+    take(place)
+    before = place.lake.hashes("events", sort_by=["event_id"], unhashed=taking.PROVENANCE)
+    land(place, "b.csv", written("b.csv", rows("bad", {6: {"x": 0}})))
+    assert take(place).duplicates == ROWS
+    assert place.lake.hashes("events", sort_by=["event_id"], unhashed=taking.PROVENANCE) == before
+
+
 # --- names and links that lead elsewhere --------------------------------------------------------------
 
 
@@ -791,7 +800,9 @@ def test_a_time_at_the_end_of_all_years_stops_no_stream(place: PipelineHome, str
     taking.register_landed(place)
     taken = taking.take_labels(place, []) if stream == "labels" else taking.take_reference(place, stream, [])
     assert (taken.accepted, taken.refused) == (2, ())
-    assert place.lake.read(stream).num_rows == 2
+    known = place.lake.read(stream)["known_at"].to_pylist()
+    assert len(known) == 2
+    assert max(known) + DAY > datetime.fromisoformat(last)  # where the tiles of that day end
 
 
 # --- no room ----------------------------------------------------------------------------------------------

@@ -176,6 +176,16 @@ def test_events_outside_the_partitions_are_split_off() -> None:
     assert reason.rule == "is from 2013-01-01 to before 2013-01-03"
 
 
+def test_without_a_last_partition_an_event_may_be_announced_366_days_ahead() -> None:
+    open_ended = spec(partitions={"start": "2013-01-01"}).partitions
+    times = [T0 + timedelta(days=366), T0 + timedelta(days=366, microseconds=1)]
+    table = events_of(*({"event_id": str(at), "at": at, "size": 1, "arrived_at": T0} for at in times))
+    inside, outside, reason = split_by_partitions(table, open_ended)
+    assert (inside["event_time"].to_pylist(), outside["event_time"].to_pylist()) == (times[:1], times[1:])
+    assert reason.code == "partition"
+    assert reason.rule == "is from 2013-01-01 on, and at most 366 days after its arrival"
+
+
 # --- merging --------------------------------------------------------------------------------------
 
 
