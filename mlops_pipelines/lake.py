@@ -645,6 +645,7 @@ def _sorted(table: pa.Table, sort_by: Sequence[str], unhashed: Sequence[str]) ->
 
     Columns outside the hash come last, so that they never move hashed values.
     """
+    import numpy as np
     import pyarrow as pa
 
     missing = [n for n in sort_by if n not in table.column_names]
@@ -657,6 +658,8 @@ def _sorted(table: pa.Table, sort_by: Sequence[str], unhashed: Sequence[str]) ->
     if not keys or table.num_rows < 2:
         return table
     order = pa.compute.sort_indices(table, [(k, "ascending") for k in keys])
+    if np.array_equal(order, np.arange(table.num_rows)):
+        return table
     return table.take(order)
 
 

@@ -53,9 +53,9 @@ class FileOrigin:
 class Merged:
     """A canonical table after new rows came to it.
 
-    table: the rows that stand, in order of their key. conflicts: rows, new or not, that a standing row
-    with the same key contradicts. displaced: those of them that stood before; replacing: what stands now
-    in their place.
+    table: the rows that stand, by day, in order of their key. conflicts: rows, new or not, that a
+    standing row with the same key contradicts. displaced: those of them that stood before; replacing:
+    what stands now in their place.
     The rest counts new rows by the digest of their file. accepted_of: those that stand. duplicates_of:
     those that say what a standing row says. conflicting_of: those among the conflicts.
     A new row that comes again from the same place of the same file takes the place of the one it was.
@@ -188,7 +188,7 @@ def split_by_partitions(events: pa.Table, partitions: Partitions) -> tuple[pa.Ta
         furthest = pc.add(events["arrived_at"], pa.scalar(_FURTHEST_AHEAD, pa.duration("us")))
         inside = pc.and_(inside, pc.less_equal(events["event_time"], furthest))
         words = f"is from {start} on, and at most {_FURTHEST_AHEAD.days} days after its arrival"
-    return events.filter(inside), events.filter(pc.invert(inside)), Reason("partition", words, "event_time")
+    return (*_divided(events, inside), Reason("partition", words, "event_time"))
 
 
 def merge_events(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) -> Merged:
@@ -220,7 +220,16 @@ def split_by_lateness(rows: pa.Table, own_time: str, bound: timedelta) -> tuple[
 
     in_time = pc.less_equal(rows["arrived_at"], _after(rows[own_time], bound))
     words = f"arrives at most {format_duration(bound)} after it"
-    return rows.filter(in_time), rows.filter(pc.invert(in_time)), Reason("late", words, own_time)
+    return (*_divided(rows, in_time), Reason("late", words, own_time))
+
+
+def _divided(rows: pa.Table, mask: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]:
+    """The rows for which it holds, and the others; mostly all, which are not copied."""
+    import pyarrow.compute as pc
+
+    if pc.all(mask).as_py():
+        return rows, rows.slice(0, 0)
+    return rows.filter(mask), rows.filter(pc.invert(mask))
 
 
 def match_labels(labels: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -382,6 +391,7 @@ def _merge(
     """
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     both = new if current is None else _together(_without(current, new, keys), new)
     first_new = both.num_rows - new.num_rows
@@ -401,11 +411,13 @@ def _merge(
     stands = ~(repeats | conflicts)
 
     def by_file(which: NDArray[np.bool_]) -> Counter[str]:
-        return Counter(new["file_digest"].filter(pa.array(which[first_new:])).to_pylist())
+        counts = pc.value_counts(new["file_digest"].filter(pa.array(which[first_new:])))
+        return Counter({one["values"]: one["counts"] for one in counts.to_pylist()})
 
-    order = [(name, "ascending") for name in (*keys, *_ORDER)]
+    # By day first, as the lake keeps them: it need not bring a copy of them into its own order.
+    order = pc.sort_indices(both, [(name, "ascending") for name in ("day", *keys, *_ORDER)]).to_numpy()
     return Merged(
-        table=both.filter(pa.array(stands)).sort_by(order),
+        table=both.take(pa.array(order[stands[order]])),
         conflicts=both.filter(pa.array(conflicts)),
         displaced=both.take(pa.array([place for place in contradicted if place < first_new], pa.int64())),
         replacing=both.take(pa.array(replacing, pa.int64())),

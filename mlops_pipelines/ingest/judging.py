@@ -691,6 +691,7 @@ def _verdict(
     stream: str,
     arrived: str | None,
 ) -> Judged | BadBatchError:
+    import numpy as np
     import pyarrow as pa
 
     rejected = (*_rejected(file, columns, broken, arrived), *_unparsed(file))
@@ -699,8 +700,9 @@ def _verdict(
     places = pa.array(file.file_rows, pa.int64())
     accepted = columns.table.append_column("file_row", places)
     if broken:
-        keep = [position for position in range(accepted.num_rows) if position not in broken]
-        accepted = accepted.take(pa.array(keep, pa.int64()))
+        keep = np.ones(accepted.num_rows, dtype=bool)
+        keep[list(broken)] = False
+        accepted = accepted.filter(pa.array(keep))
     return Judged(accepted, tuple(sorted(rejected, key=lambda row: row.file_row)), columns.extra)
 
 

@@ -19,6 +19,7 @@ from collections import defaultdict
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -67,7 +68,12 @@ class LandedTable:
     @property
     def rows(self) -> int:
         """Rows of the file, those that could not be parsed included."""
-        return int(self.table.num_rows) + len(self.unparsed)
+        return len(self.file_rows) + len(self.unparsed)
+
+    @property
+    def read_out(self) -> LandedTable:
+        """The same without its values, which are large, once nobody asks for them any more."""
+        return replace(self, table=self.table.schema.empty_table(), nested={})
 
 
 class UnreadableFileError(TerminalError):
@@ -255,10 +261,13 @@ def _local_facts(folder: Path, since: str) -> list[FileFact]:
     if not folder.is_dir():
         raise UserError(f"There is no landing folder {folder}", remedy=f"mkdir -p {folder}")
     facts: list[FileFact] = []
-    for entry in _finished(folder):
-        is_day = _is_day(entry.name) and _is_folder(entry)
-        if is_day and entry.name < since:
+    with os.scandir(folder) as entries:
+        # Most are folders of days long past, and every tick comes by all of them.
+        listed = [one for one in entries if not (one.name < since and _is_day(one.name) and _is_folder(one))]
+    for entry in listed:
+        if not _is_finished(entry):
             continue
+        is_day = _is_day(entry.name) and _is_folder(entry)
         for file in _files(entry):
             # A file that has gone since is not there.
             with suppress(FileNotFoundError):
@@ -275,13 +284,18 @@ def _remote_fact(file: RemoteFile) -> FileFact:
 
 def _finished(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith((".", "_"))]
+        return [entry for entry in entries if _is_finished(entry)]
+
+
+def _is_finished(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith((".", "_"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False)  # a link to a folder might lead round in a circle
 
 
+@lru_cache(maxsize=2**14)  # days of 45 years
 def _is_day(name: str) -> bool:
     try:
         return date.fromisoformat(name).isoformat() == name

@@ -523,7 +523,7 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
                 (file, "", f"{file.path} has vanished from {place.landing(stream)}, or its name is not UTF-8")
             )
     taken = place.ledger.taken_digests(place.name, stream, [table.digest for _, table in read])
-    repeated = [(file, table) for file, table in read if table.digest in taken]
+    repeated = [(file, table.read_out) for file, table in read if table.digest in taken]
     # Copies in one batch are judged together: each is refused under its own name, or one is taken. That is
     # the one registered first, whichever of the others a run that died, or another one, knows of.
     new = sorted(
@@ -537,10 +537,10 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
         if isinstance(verdict, BadBatchError):
             refused.append((file, table.digest, str(verdict)))
         elif table.digest in taken:
-            repeated.append((file, table))
+            repeated.append((file, table.read_out))
         else:
             taken.add(table.digest)
-            judged.append((file, table, verdict))
+            judged.append((file, table.read_out, verdict))
     return _Batch(stream, tuple(judged), tuple(repeated), tuple(refused))
 
 
