@@ -316,7 +316,7 @@ def beyond(place: PipelineHome, empty: PipelineHome) -> Measure:
 
     def measure() -> float:
         mine, least = zip(*((timed(place), timed(empty)) for _ in range(50)), strict=True)
-        return 1000 * (median(mine) - median(least))
+        return 1000 * float(median(mine) - median(least))
 
     return measure
 
