@@ -199,7 +199,7 @@ def home_with(files: Path | None) -> Iterator[PipelineHome]:
         place = Home.create(Path(folder)).pipeline(pipeline())
         place.prepare()
         if files is not None:
-            shutil.copytree(files, place.landing("events"), dirs_exist_ok=True)
+            shutil.copytree(files, place.landing_root / "events", dirs_exist_ok=True)
         yield place
         place.ledger.close()
 
@@ -290,7 +290,7 @@ def history(days: Sequence[date], newest: date, recent: int, total: int = 0) -> 
         place.ledger.begin_advance(moment)
         place.ledger.finish_advance()
         for index, day in enumerate(days):
-            folder = place.landing("events") / day.isoformat()
+            folder = place.landing_root / "events" / day.isoformat()
             folder.mkdir()
             older = len(days) - 4
             many = recent // 4 if index < 4 else spread(total - recent, older, index - 4)
