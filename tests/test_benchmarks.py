@@ -105,5 +105,10 @@ def test_a_prefix_chooses_rows_and_an_unknown_one_is_refused(
     assert "test_benchmarks.this" in refused.output
 
 
+def test_ingest_is_benchmarked_for_time_memory_and_long_histories() -> None:
+    bounds = {name: row.bound for name, row in benchmarks.ROWS.items() if name.startswith("ingest.")}
+    assert bounds == {"ingest.events_1m": 1.5, "ingest.memory": 3.0, "ingest.tick_history": 1.2}
+
+
 def test_loading_the_definitions_is_benchmarked_against_importing_dagster() -> None:
     assert benchmarks.ROWS["main.load_definitions"].bound == 2.0
