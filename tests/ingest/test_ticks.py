@@ -78,7 +78,7 @@ def asked(place: PipelineHome) -> tuple[Counter[str], list[tuple[str, Any]]]:
     """What a tick of the backlog sensor lists, and what it asks of the ledger."""
     with folders_listed() as listed, statements(place) as seen:
         assert taking.register_landed(place) == 0
-        assert taking.backlog(place, place.clock.now()).files == 0
+        assert taking.backlog(place, place.clock.now()).queues == {}
     return listed, seen
 
 
