@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
 DAYS = ("2013-01-01", "2013-01-02", "2013-01-03")
-WAVES = (1, 2, 3)
+WAVES = (1, 2)
 STREAMS = ("events", "weather", "planes", "labels")
 LOOKED_AT = "looked-at.json"
 # By table: the order of its rows.
@@ -87,10 +87,10 @@ def _write_events(folder: Path, events: Sequence[pa.Table]) -> None:
     # What stands is contradicted by what came an hour later, and by what had come an hour before.
     later = moved(changed(one.slice(2, 1), "distance", 1), hours=1)
     before = moved(changed(one.slice(3, 1), "distance", 2), hours=-1)
-    # One of the same id on another day.
+    # Of the same id on another day: one that came later than what stands, and one that came before it.
     elsewhere = moved(two.slice(1, 1), hours=24, columns=["scheduled_departure", "arrived_at"])
-    _parquet(folder / "3/events" / DAYS[2] / "elsewhere.parquet", elsewhere)
-    third = pa.concat_tables([three.slice(0, 10), later, before])
+    instead = moved(moved(one.slice(7, 1), hours=24, columns=["scheduled_departure"]), hours=-1)
+    third = pa.concat_tables([three.slice(0, 10), later, before, elsewhere, instead])
     _parquet(folder / "2/events" / DAYS[2] / "third.parquet", changed(third, "distance", -1))
     late = pa.concat_tables([one.slice(10, 4), three.slice(5, 2)])
     _text(folder / "2/events" / DAYS[2] / "late.jsonl.gz", _packed(late))
