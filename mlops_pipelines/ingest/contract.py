@@ -51,8 +51,8 @@ class ColumnBatch(Model):
     others_at_most: Share | None = Field(
         None, description="Share of values that are not in `one_of`, whose rows pass."
     )
-    unique_at_least: Share | None = Field(
-        None, description="Share of values that no other row has: a burst of one value has few."
+    distinct_at_least: Share | None = Field(
+        None, description="Different values as a share of all: a burst of one value has few."
     )
     mean: Bounds | None = Field(None, description="Mean of the values.")
     median: Bounds | None = Field(None, description="Median of the values.")

@@ -657,9 +657,9 @@ def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_
         words = f"at most {batch.others_at_most:.2%} of {name} is none of {listed}"
         of = {"column": name, "value_set": list(rule.one_of), "mostly": 1 - batch.others_at_most}
         yield _FileRule(words, "expect_column_values_to_be_in_set", of)
-    if batch.unique_at_least is not None:
-        words = f"at least {batch.unique_at_least:.2%} of {name} is unique"
-        of = {"column": name, "min_value": batch.unique_at_least}
+    if batch.distinct_at_least is not None:
+        words = f"at least {batch.distinct_at_least:.2%} of {name} is distinct"
+        of = {"column": name, "min_value": batch.distinct_at_least}
         yield _FileRule(words, "expect_column_proportion_of_unique_values_to_be_between", of, needs=1)
     figures = {"mean": ("mean", batch.mean), "median": ("median", batch.median), "stdev": ("std", batch.std)}
     for kind, (figure, bounds) in figures.items():

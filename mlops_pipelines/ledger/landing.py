@@ -71,7 +71,8 @@ class FinishedFile:
     """What became of a landed file, by its id in the ledger.
 
     digest: sha256 of its bytes, hexadecimal, "" if it could not be read. detail: why it was rejected. The
-    rest: rows, all 0 of a rejected file, of which nothing was taken in.
+    rest: rows, all 0 of a rejected file, of which nothing was taken in. They are counted when the file is
+    taken in: of a row that is displaced later, the quarantine tells.
     """
 
     id: int

@@ -82,7 +82,7 @@ def loaded(**changes: Any) -> LoadedSpec:
                     "one_of": ["web", "shop"],
                     "batch": {"others_at_most": 0.25},
                 },
-                "level": {"type": "float", "batch": {"unique_at_least": 0.2, "std": {"min": 0.1}}},
+                "level": {"type": "float", "batch": {"distinct_at_least": 0.2, "std": {"min": 0.1}}},
                 "note": {"type": "string", "nullable": True},
             }
         },
@@ -373,7 +373,7 @@ CASES: dict[str, list[Bad]] = {
         FORMATS,
         {},
         every={"level": 7.0},
-        refused="20.00% of level is unique, found 0.08333; the std of level is at least 0.1, found 0",
+        refused="20.00% of level is distinct, found 0.08333; the std of level is at least 0.1, found 0",
     ),
     "times without a zone": [
         *changed(TEXTS, {6: {"at": "2013-01-02T12:06:00"}}, holds=AT_SIX),
