@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
 import threading
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -147,6 +149,43 @@ class Lake:
         """Days that have rows, sorted; [] if there is no such table."""
         snapshot = self._snapshot(name, version)
         return [] if snapshot is None else sorted({f.day for f in snapshot.files})
+
+    def days_that_share(
+        self, name: str, rows: pa.Table, key: str, within: timedelta, *, version: int | None = None
+    ) -> list[str]:
+        """Days, other than those of the rows, on which the table has a row with a key of theirs; sorted.
+
+        key: a string column. within: how far from the days of the rows it is looked. About a million rows
+        are read at a time. [] if there is no such table.
+        """
+        import pyarrow.compute as pc
+
+        if not rows.num_rows:
+            return []
+        own = set(rows["day"].unique().to_pylist())
+        # As numbers: a day so early that no date lies before it is still a day.
+        first, last = (date.fromisoformat(end(own)).toordinal() for end in (min, max))
+        apart = math.ceil(within / timedelta(days=1))
+        counts = self.row_counts(name, version=version)
+        near = [
+            day
+            for day in sorted(counts)
+            if day not in own and first - apart <= date.fromisoformat(day).toordinal() <= last + apart
+        ]
+        keys = pc.unique(rows[key])
+        ends = pc.min_max(keys).as_py()
+        found: set[str] = set()
+        before = accumulate((counts[day] for day in near), initial=0)
+        for _, part in groupby(zip(near, before, strict=False), lambda each: each[1] // 10**6):
+            held = self.read(
+                name,
+                columns=[key, "day"],
+                days=[day for day, _ in part],
+                version=version,
+                where=(key, ends["min"], ends["max"] + "\0"),
+            )
+            found.update(held.filter(pc.is_in(held[key], value_set=keys))["day"].unique().to_pylist())
+        return sorted(found)
 
     def row_counts(self, name: str, *, version: int | None = None) -> dict[str, int]:
         """Rows by day, from the table's statistics alone; {} if there is no such table."""

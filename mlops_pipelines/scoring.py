@@ -227,7 +227,10 @@ def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
 
 
 def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]) -> pa.Table | None:
-    """Rows of `table` whose event the table `made` does not have in these days yet; None without `table`."""
+    """Rows of `table` whose event the table `made` does not have yet; None without `table`.
+
+    What was made of an event that stands on another day by now stays what was made of it.
+    """
     import pyarrow.compute as pc
 
     if not place.lake.exists(table):
@@ -235,8 +238,13 @@ def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]
     rows = place.lake.read(table, days=days)
     if not place.lake.exists(made):
         return rows
-    known = place.lake.read(made, columns=["event_id"], days=days)["event_id"].combine_chunks()
-    return rows.filter(pc.invert(pc.is_in(rows["event_id"], value_set=known)))
+
+    def without(days: Sequence[str]) -> pa.Table:
+        known = place.lake.read(made, columns=["event_id"], days=days)["event_id"].combine_chunks()
+        return rows.filter(pc.invert(pc.is_in(rows["event_id"], value_set=known)))
+
+    rows = without(days)
+    return without(place.lake.days_that_share(made, rows, "event_id", place.spec.lateness))
 
 
 def _adding(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:

@@ -162,3 +162,20 @@ def test_a_champion_serves_from_after_its_promotion_to_the_next(starts: list, de
     for moment, found in zip(decided, scoring.champions_before(promotions, decided), strict=True):
         serving = [n for n, start in enumerate(starts) if start < moment]
         assert found == (serving[-1] if serving else None)
+
+
+def test_an_event_that_moves_to_another_day_keeps_its_vector_and_its_score(place: PipelineHome) -> None:
+    scored = predictions(place)
+    event_id = scored["event_id"][0].as_py()
+    rows = Flights().rows("events", PROMOTED, AGAIN)
+    row = rows.filter(pc.equal(rows["event_id"], event_id))
+    for name, by in (("scheduled_departure", timedelta(days=1)), ("arrived_at", -timedelta(hours=1))):
+        moved = pc.add(row[name], pa.scalar(by, pa.duration("us")))
+        row = row.set_column(row.schema.get_field_index(name), name, moved)
+    before = hashes(place)
+    land(place, "events", "moved", row)
+    serve(place)
+    stands = place.lake.read("events", columns=["event_id", "day"])
+    (day,) = stands.filter(pc.equal(stands["event_id"], event_id))["day"].to_pylist()
+    assert day > scored["day"][0].as_py()
+    assert hashes(place) == before

@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
-from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TransientError
@@ -312,7 +311,7 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         place,
         "events",
         new,
-        lambda version: _days_in(new, [*days, *_days_of_same_ids(place, new, version)]),
+        partial(_days_to_merge, place, new, days),
         partial(merge_events, spec=place.spec),
         sort_by=["event_id"],
         key="event_id",
@@ -694,35 +693,14 @@ def _in_time(
     return rows
 
 
-def _days_of_same_ids(place: PipelineHome, new: pa.Table | None, version: int | None) -> list[str]:
-    """Days of the events table, other than those of the new rows, on which an id of theirs stands.
-
-    Looks as far as the lateness bound from the new rows, at about a million rows at a time.
-    """
-    import pyarrow.compute as pc
-
-    if new is None or not new.num_rows or version is None:
-        return []
-    own = set(_days_in(new))
-    # As numbers: a day so early that no date lies before it is still a day.
-    apart = math.ceil(place.spec.lateness / timedelta(days=1))
-    first, last = (date.fromisoformat(end(own)).toordinal() for end in (min, max))
-    counts = place.lake.row_counts("events", version=version)
-    near = [
-        day
-        for day in sorted(counts)
-        if day not in own and first - apart <= date.fromisoformat(day).toordinal() <= last + apart
-    ]
-    ids = pc.unique(new["event_id"])
-    span = pc.min_max(ids).as_py()
-    where = ("event_id", span["min"], span["max"] + "\0")
-    found: set[str] = set()
-    before = accumulate((counts[day] for day in near), initial=0)
-    for _, part in groupby(zip(near, before, strict=False), lambda each: each[1] // 10**6):
-        columns, days = ["event_id", "day"], [day for day, _ in part]
-        held = place.lake.read("events", columns=columns, days=days, version=version, where=where)
-        found.update(_days_in(held.filter(pc.is_in(held["event_id"], value_set=ids))))
-    return sorted(found)
+def _days_to_merge(
+    place: PipelineHome, new: pa.Table | None, days: Sequence[str], version: int | None
+) -> list[str]:
+    """Days of the new events, those asked for, and those on which an id of theirs stands."""
+    if new is None or version is None:
+        return _days_in(new, days)
+    same = place.lake.days_that_share("events", new, "event_id", place.spec.lateness, version=version)
+    return _days_in(new, [*days, *same])
 
 
 def _events_moved(place: PipelineHome, merged: Merged) -> None:
