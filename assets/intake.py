@@ -128,7 +128,9 @@ def _checks(spec: dg.AssetSpec) -> list[dg.AssetCheckSpec]:
             description="accepted + quarantined + duplicates = landed rows, for every file",
         ),
         dg.AssetCheckSpec(
-            CHECK_FILES, asset=spec.key, description="every landed file could be read and kept the contract"
+            CHECK_FILES,
+            asset=spec.key,
+            description="no file lies in the landing folder that could not be read, or broke the contract",
         ),
         dg.AssetCheckSpec(
             CHECK_SHARE,
@@ -182,8 +184,10 @@ def _record(
     yield dg.AssetCheckResult(
         asset_key=spec.key,
         check_name=CHECK_FILES,
-        passed=not taken.refused,
-        metadata={"refused": table_preview([{"file": text} for text in taken.refused])},
+        passed=not taken.refusals,
+        metadata={
+            "refused": table_preview([{"file": file.path, "why": file.why} for file in taken.refusals])
+        },
     )
     share = taken.reject_share
     yield dg.AssetCheckResult(

@@ -243,7 +243,7 @@ def _drive(  # noqa: PLR0917 - each is one of a kind
         until=watermark,
         new_events=ledger.file_counts(place.name)["events"].accepted - accepted,
         runs=daemon.runs,
-        refused=tuple(text for file, text in ledger.refused_files(place.name).items() if file not in refused),
+        refused=tuple(one.why for one in ledger.refused_files(place.name) if one not in refused),
     )
 
 

@@ -244,7 +244,7 @@ def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]
         return rows.filter(pc.invert(pc.is_in(rows["event_id"], value_set=known)))
 
     rows = without(days)
-    return without(place.lake.days_that_share(made, rows, "event_id", place.spec.lateness))
+    return without(place.lake.days_that_share(made, rows, "event_id", place.spec.ids_unique_within))
 
 
 def _adding(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:

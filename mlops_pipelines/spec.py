@@ -274,7 +274,8 @@ class Events(Model):
     landing: LandingFolder = Field(description=_LANDING)
     id: Column = Field(
         default="event_id",
-        description="Column that names an event, unique for ever; held to that over the lateness bound.",
+        description="Column that names an event, unique for ever; held to that over the lateness bound, or "
+        "the time that labels take where that is longer.",
     )
     time: Column = Field(description="Column of the event time.")
     decide_at: Column | None = Field(
@@ -571,6 +572,14 @@ class PipelineSpec(Model):
     policy: Policy = Field(default_factory=Policy, description="What holds retrains back.")
     promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
+
+    @property
+    def ids_unique_within(self) -> timedelta:
+        """How far apart the times of two events with one id are at least.
+
+        Not less than labels take, and a day: so no label can be of two events.
+        """
+        return max(self.lateness, self.labels.matures_after + timedelta(days=1))
 
     @model_validator(mode="wrap")
     @classmethod

@@ -6,10 +6,14 @@ from collections import Counter
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest import taking
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger.landing import FileFact
 
 SCORED_COLUMNS = ["day", "event_id", "decided_at", "model_version", "score"]
 LABEL_COLUMNS = ["event_id", "label", "label_time", "known_at"]
@@ -19,8 +23,9 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
     """Counts, the champion, and prequential figures over the days `since` to `until` (both included, UTC).
 
     events.quarantined: rejected events that wait for a decision; files has the rows of every stream.
-    queue: what waits to be taken in; event_lag_minutes: how far the newest event lies behind the clock.
-    refused: what was wrong with each file that was refused as a whole. events.unlabelled: accepted events
+    queue: what waits to be taken in, whether a sensor has seen it or not; event_lag_minutes: how far the
+    newest event lies behind the clock. refused: what is wrong with each file that was refused as a whole
+    and still lies there; unlistable: with landing folders. events.unlabelled: accepted events
     no label has come for; unscored: accepted events no champion has scored. labels.maturity: share of
     accepted events whose label is known or past due, None without events.
     prequential: over scores whose model was champion before the decision and whose label came after it;
@@ -33,6 +38,9 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
     watermark = ledger.watermark()
     rows = _rows(place)
     quarantined = _quarantined(place)
+    landed, unlistable = _landed(place)
+    refusals = taking.refusals(place)
+    refused = Counter(file.stream for file in refusals)
     return {
         "pipeline": place.name,
         "watermark": watermark.isoformat() if watermark else None,
@@ -48,12 +56,14 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
             "maturity": _maturity(place, rows["events"]),
         },
         "files": {
-            stream: {"taken": one.files - one.pending - one.rejected, "waiting": one.pending,
-                     "refused": one.rejected, "quarantined_rows": quarantined[stream]}
-            for stream, one in sorted(files.items())
+            stream: {"taken": files[stream].files - files[stream].pending - files[stream].rejected,
+                     "waiting": files[stream].pending + len(landed.get(stream, ())),
+                     "refused": refused[stream], "quarantined_rows": quarantined[stream]}
+            for stream in sorted(place.streams)
         },
-        "queue": _queue(place),
-        "refused": [*ledger.refused_files(place.name).values()],
+        "queue": _queue(place, landed),
+        "unlistable": unlistable,
+        "refused": [file.why for file in refusals],
         "retrains": {
             "admitted": sum(counts.retrains.values()),
             **{name: counts.retrains[name] for name in ("promoted", "rejected", "failed", "running", "lost")},
@@ -154,12 +164,21 @@ def _rows(place: PipelineHome) -> dict[str, int]:
     }
 
 
-def _queue(place: PipelineHome) -> dict[str, float | None]:
-    from mlops_pipelines.ingest.taking import event_lag, queues_of
+def _landed(place: PipelineHome) -> tuple[dict[str, list[FileFact]], list[str]]:
+    """Files that the ledger does not know yet, by stream; and what is wrong with landing folders."""
+    landed, problems = {}, []
+    for stream in place.streams:
+        try:
+            landed[stream] = taking.not_registered(place, stream)
+        except UserError as error:
+            problems.append(str(error))
+    return landed, problems
 
+
+def _queue(place: PipelineHome, landed: Mapping[str, Sequence[FileFact]]) -> dict[str, float | None]:
     now, minute = place.clock.now(), timedelta(minutes=1)
-    queues = queues_of(place.ledger.pending_files(place.name), now).values()
-    lag = event_lag(place, now)
+    queues = taking.queues_of(place.ledger.pending_files(place.name), now, landed).values()
+    lag = taking.event_lag(place, now)
     return {
         "files": sum(queue.files for queue in queues),
         "bytes": sum(queue.bytes for queue in queues),

@@ -2,19 +2,22 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
+import json
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from mlops_pipelines import scoring
+from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import days_text, request
+from sensors.requests import days_text, register, request
 
 MINUTE = timedelta(minutes=1)
+PUBLISH_EVERY = timedelta(minutes=5)
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -26,10 +29,10 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         description="Rows, bytes or age of what has landed beyond a bound start one ingest run; days that "
         "late data, or a run that died, left behind start one that scores them.",
     )
-    def backlog(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult | dg.SkipReason:
+    def backlog(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        taking.register_landed(place)
+        problem = register(context, place)
         waiting = taking.backlog(place, now)
         if waiting.due:
             asked = request(context.instance, loaded, "ingest", waiting.days, waiting.sentence)
@@ -40,31 +43,45 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
             asked = request(context.instance, loaded, job, days, f"To be scored: {days_text(left)}.")
         else:
             asked = dg.SkipReason(waiting.sentence)
-        if isinstance(asked, dg.SkipReason):
-            return asked
-        lag = taking.event_lag(place, now)
-        return dg.SensorResult(run_requests=[asked], asset_events=_queue_figures(loaded, waiting.queues, lag))
+        if isinstance(asked, dg.SkipReason) and problem:
+            raise problem
+        cursor, figures = _figures(place, waiting.queues, now, context.cursor)
+        return dg.SensorResult(
+            run_requests=None if isinstance(asked, dg.SkipReason) else [asked],
+            skip_reason=asked if isinstance(asked, dg.SkipReason) else None,
+            cursor=cursor,
+            asset_events=figures,
+        )
 
     return backlog
 
 
-def _queue_figures(
-    loaded: LoadedSpec, queues: Mapping[str, taking.Queue], event_lag: timedelta | None
-) -> list[dg.AssetObservation]:
-    """How much waits in each landing zone and for how long, and how far the events lie behind."""
-    name = loaded.spec.name
+def _figures(
+    place: PipelineHome, queues: Mapping[str, taking.Queue], now: datetime, cursor: str | None
+) -> tuple[str | None, list[dg.AssetObservation]]:
+    """How much waits in each landing zone and for how long, and how far the events lie behind.
+
+    Published when it is another number of files, and every few minutes while there are some. cursor: what
+    was published last, and when.
+    """
+    last = json.loads(cursor) if cursor else {"files": {}}
+    files = {stream: queue.files for stream, queue in sorted(queues.items())}
+    if files == last["files"] and not (files and now - datetime.fromisoformat(last["at"]) >= PUBLISH_EVERY):
+        return cursor, []
+    nothing = taking.Queue(0, 0, timedelta(0))
     found = [
         dg.AssetObservation(
-            dg.AssetKey([name, f"landing_{stream}"]),
+            dg.AssetKey([place.name, f"landing_{stream}"]),
             metadata={
                 "queue_files": queue.files,
                 "queue_bytes": queue.bytes,
                 "queue_oldest_minutes": queue.oldest / MINUTE,
             },
         )
-        for stream, queue in queues.items()
+        for stream, queue in {**dict.fromkeys(last["files"], nothing), **queues}.items()
     ]
-    if event_lag is not None:
-        lag = {"event_lag_minutes": event_lag / MINUTE}
-        found.append(dg.AssetObservation(dg.AssetKey([name, "events"]), metadata=lag))
-    return found
+    lag = taking.event_lag(place, now)
+    if lag is not None:
+        lagging = {"event_lag_minutes": lag / MINUTE}
+        found.append(dg.AssetObservation(dg.AssetKey([place.name, "events"]), metadata=lagging))
+    return json.dumps({"files": files, "at": now.isoformat()}), found

@@ -27,13 +27,13 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        taking.register_landed(place, ["labels"])
         appended = [
             *retraining.append_label_triggers(place, now),
             *retraining.append_quality_trigger(place, now),
         ]
         for sentence in appended:
             context.log.info(sentence)
+        taking.register_landed(place, ["labels"])
         days = taking.days_with_new_labels(place)
         if not days:
             return dg.SkipReason("No labels wait. " + " ".join(appended))

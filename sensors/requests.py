@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.ingest.taking import register_landed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.spec_loading import LoadedSpec
 
 OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
@@ -24,6 +28,25 @@ WAITS_FOR = {
     "monitor": ("ingest", "labels", "monitor"),
     "retrain": ("retrain",),
 }
+
+
+def register(
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
+    place: PipelineHome,
+    *,
+    everything: bool = False,
+) -> UserError | None:
+    """Registers what has landed, as `register_landed` does.
+
+    A landing folder that cannot be listed holds up none of the others: what is wrong with it is logged and
+    given back, to be raised by a tick that asks for no run.
+    """
+    try:
+        register_landed(place, everything=everything)
+    except UserError as error:
+        context.log.error(str(error))
+        return error
+    return None
 
 
 def job_name(loaded: LoadedSpec, job: str) -> str:

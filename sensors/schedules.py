@@ -7,11 +7,10 @@ from typing import Any
 import dagster as dg
 
 from mlops_pipelines import scoring
-from mlops_pipelines.ingest import taking
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import days_text, request
+from sensors.requests import days_text, register, request
 
 
 def build_late_data(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDefinition:
@@ -26,8 +25,10 @@ def build_late_data(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDefi
     def late_data(context: dg.ScheduleEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         # The sensors list recent folders only.
-        taking.register_landed(place, everything=True)
+        problem = register(context, place, everything=True)
         days = scoring.reopened_days(place)
+        if not days and problem:
+            raise problem
         if not days:
             return dg.SkipReason("No day is reopened by late data.")
         return request(context.instance, loaded, "score", days, f"Late data reopened {days_text(days)}.")

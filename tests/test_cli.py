@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,6 +158,36 @@ def test_the_status_names_refused_files_and_counts_the_rejects_of_every_stream(t
         f"refused      {folder / 'notes.parquet'}"
         in mlops("status", "flight_delays", "--home", str(tmp_path)).output
     )
+
+
+def test_the_status_counts_what_no_sensor_has_seen_and_forgets_refused_files_that_are_gone(
+    tmp_path: Path,
+) -> None:
+    place = Home.create(tmp_path).pipeline(load_pipeline("flight_delays"))
+    place.prepare()
+    first = datetime(2013, 1, 1, tzinfo=UTC)
+    Flights().write(place.landing_root, first, first + timedelta(days=1))
+    broken = place.landing("weather") / "2013-01-01" / "notes.parquet"
+    broken.write_text("no table")
+
+    def status() -> Any:
+        return json.loads(mlops("status", "flight_delays", "--json", "--home", str(tmp_path)).output)
+
+    assert status()["files"]["weather"]["waiting"] == status()["files"]["events"]["waiting"] + 1 == 2
+    assert status()["queue"]["files"] >= 4
+    assert status()["queue"]["oldest_minutes"] >= 0
+    taken = taking.take_reference(place, "weather", [])
+    assert [file.path for file in taken.refusals] == ["2013-01-01/notes.parquet"]
+    # Whoever looks after the next run still sees it.
+    assert taking.take_reference(place, "weather", []).refusals == taken.refusals
+    assert status()["files"]["weather"] == {"taken": 1, "waiting": 0, "refused": 1, "quarantined_rows": 0}
+    broken.unlink()
+    assert taking.take_reference(place, "weather", []).refusals == []
+    assert status()["refused"] == []
+    assert status()["files"]["weather"]["refused"] == 0
+    place.landing("planes").rename(tmp_path / "elsewhere")
+    (problem,) = status()["unlistable"]
+    assert "planes" in problem
 
 
 def test_a_home_without_predictions_lists_none(tmp_path: Path) -> None:

@@ -273,10 +273,10 @@ def test_refused_files_say_why_in_the_order_of_their_arrival(ledger: Ledger) -> 
     for landed in ledger.pending_files(P)[::-1]:
         status: Any = "taken" if landed.path == "c" else "rejected"
         ledger.finish_files([FinishedFile(landed.id, status, "d", f"{landed.path} is no Parquet file")], NOW)
-    assert list(ledger.refused_files(P).values()) == ["a is no Parquet file", "b is no Parquet file"]
-    assert ledger.refused_files("other") == {}
+    assert [file.why for file in ledger.refused_files(P)] == ["a is no Parquet file", "b is no Parquet file"]
+    assert ledger.refused_files("other") == []
     ledger.register_files(P, "events", [FileFact("a", 99, NOW, "2013-03-01")])
-    assert list(ledger.refused_files(P).values()) == ["b is no Parquet file"]
+    assert [file.why for file in ledger.refused_files(P)] == ["b is no Parquet file"]
 
 
 def test_stages_are_reopened_apart(ledger: Ledger) -> None:

@@ -21,7 +21,6 @@ from mlops_pipelines.spec import format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 
 # An event may be announced so long ahead; one further off is a clock or a year gone wrong.
 _FURTHEST_AHEAD = timedelta(days=366)
+
+# A label may say a time so long before its event's: clocks differ.
+LABEL_BEFORE = timedelta(days=1)
 
 # The last moment with a day behind it that Python can say.
 _LATEST = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -55,7 +57,7 @@ class Merged:
 
     table: the rows that stand, by day, in order of their key. conflicts: rows, new or not, that a
     standing row with the same key contradicts. displaced: those of them that stood before; replacing:
-    what stands now in their place.
+    what stands now in their place. shared: the rows that stand for a key of which there is more than one.
     The rest counts new rows by the digest of their file. accepted_of: those that stand. duplicates_of:
     those that say what a standing row says. conflicting_of: those among the conflicts.
     A new row that comes again from the same place of the same file takes the place of the one it was.
@@ -65,6 +67,7 @@ class Merged:
     conflicts: pa.Table
     displaced: pa.Table
     replacing: pa.Table
+    shared: pa.Table
     accepted_of: Counter[str]
     duplicates_of: Counter[str]
     conflicting_of: Counter[str]
@@ -195,10 +198,10 @@ def merge_events(current: pa.Table | None, new: pa.Table, spec: PipelineSpec) ->
     """Events by id. Of rows with one id the one produced first stands, then that of lowest content hash.
 
     current: rows of the table that could share an id with `new`, of whatever days. Rows whose event times
-    lie further apart than the lateness bound are not compared. What the standing row contradicts is in
+    lie further apart than ids are unique within are not compared. What the standing row contradicts is in
     `conflicts`.
     """
-    one = _One(spec.events.produced or "arrived_at", apart=("event_time", spec.lateness))
+    one = _One(spec.events.produced or "arrived_at", apart=("event_time", spec.ids_unique_within))
     return _merge(current, new, ("event_id",), {spec.events.arrived, spec.events.produced}, one)
 
 
@@ -232,19 +235,40 @@ def _divided(rows: pa.Table, mask: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]
     return rows.filter(mask), rows.filter(pc.invert(mask))
 
 
-def match_labels(labels: pa.Table, events: pa.Table) -> tuple[pa.Table, pa.Table]:
+def match_labels(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> tuple[pa.Table, pa.Table]:
     """Labels whose event is there, with the event's day, and those without, with the day of arrival.
 
-    events: at least event_id and day, one row an id.
+    events: at least event_id, day and event_time. A label's own time is not more than a day before that of
+    its event, nor so long after it that its id may be another event's.
     """
+    import pyarrow.compute as pc
+
+    days = days_of_events(labels, events, spec)
+    found = pc.is_valid(days)
+    matched, unmatched = labels.filter(found), labels.filter(pc.invert(found))
+    return _with_days(matched, days.drop_null()), _with_days(unmatched, _days(unmatched["arrived_at"]))
+
+
+def days_of_events(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> pa.ChunkedArray:
+    """The day of each label's event, as `match_labels` finds it; null where there is none."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    place = pc.index_in(labels["event_id"], value_set=events["event_id"].combine_chunks())
-    found = pc.is_valid(place)
-    matched, unmatched = labels.filter(found), labels.filter(pc.invert(found))
-    days = pa.chunked_array([events["day"].combine_chunks().take(place.drop_null().combine_chunks())])
-    return _with_days(matched, days), _with_days(unmatched, _days(unmatched["arrived_at"]))
+    asked = labels.select(["event_id", "label_time"]).append_column(_PLACE, [np.arange(labels.num_rows)])
+    events = _same_types(events.select(["event_id", "day", "event_time"]), asked)
+    pairs = asked.join(events, ["event_id"], join_type="inner")
+    microsecond = timedelta(microseconds=1)
+    after = pc.subtract(*(pairs[name].cast(pa.int64()) for name in ("label_time", "event_time")))
+    near = pc.and_(
+        pc.greater_equal(after, -LABEL_BEFORE // microsecond),
+        pc.less(after, (spec.ids_unique_within - LABEL_BEFORE) // microsecond),
+    )
+    pairs = pairs.filter(near)
+    rows = np.full(labels.num_rows, -1)
+    rows[pairs[_PLACE].to_numpy()] = np.arange(pairs.num_rows)
+    found: pa.ChunkedArray = pairs["day"].take(pa.array(rows, mask=rows < 0))
+    return found
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -398,11 +422,15 @@ def _merge(
     repeated: list[int] = []
     contradicted: list[int] = []
     replacing: list[int] = []
+    shared: list[int] = []
     for rows in _rows_that_share(both, keys, _ORIGIN | unsaid, one):
         standing = _standing(rows, one) if one else {row.content for row in rows}
-        firsts = {_first_place([row for row in rows if row.content == content]) for content in standing}
+        firsts = {
+            _first_place([row for row in rows if row.content == content], first_new) for content in standing
+        }
         contradicted += [row.place for row in rows if row.content not in standing]
         repeated += [row.place for row in rows if row.content in standing and row.place not in firsts]
+        shared += sorted(firsts)
         if any(row.place < first_new for row in rows if row.content not in standing):
             replacing += sorted(firsts)
     repeats, conflicts = np.zeros(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
@@ -414,13 +442,17 @@ def _merge(
         counts = pc.value_counts(new["file_digest"].filter(pa.array(which[first_new:])))
         return Counter({one["values"]: one["counts"] for one in counts.to_pylist()})
 
+    def rows_at(places: Sequence[int]) -> pa.Table:
+        return both.take(pa.array(places, pa.int64()))
+
     # By day first, as the lake keeps them: it need not bring a copy of them into its own order.
     order = pc.sort_indices(both, [(name, "ascending") for name in ("day", *keys, *_ORDER)]).to_numpy()
     return Merged(
         table=both.take(pa.array(order[stands[order]])),
         conflicts=both.filter(pa.array(conflicts)),
-        displaced=both.take(pa.array([place for place in contradicted if place < first_new], pa.int64())),
-        replacing=both.take(pa.array(replacing, pa.int64())),
+        displaced=rows_at([place for place in contradicted if place < first_new]),
+        replacing=rows_at(replacing),
+        shared=rows_at(shared),
         accepted_of=by_file(stands),
         duplicates_of=by_file(repeats),
         conflicting_of=by_file(conflicts),
@@ -442,10 +474,14 @@ def _standing(rows: Sequence[_Row], one: _One) -> set[_Content]:
     return {row.content for row in standing}
 
 
-def _first_place(rows: Sequence[_Row]) -> int:
+def _first_place(rows: Sequence[_Row], first_new: int) -> int:
+    """The row that came first; of those that came at the same time the one that stood before."""
     return min(
-        rows, key=lambda row: (row.first_by, row.arrived_at, row.file_digest, row.file_row, row.place)
-    ).place
+        rows,
+        key=lambda row: (
+            row.first_by, row.arrived_at, row.place >= first_new, row.file_digest, row.file_row, row.place
+        ),
+    ).place  # fmt: skip
 
 
 def _content_hash(content: _Content) -> str:

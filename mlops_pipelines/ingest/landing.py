@@ -123,6 +123,18 @@ def list_files(
     return sorted(facts, key=lambda fact: (fact.arrival_day, fact.path))
 
 
+def is_there(folder: Path | RemotePath, path: str) -> bool:
+    """Whether something by this name, as `list_files` gives it, lies in a stream's folder."""
+    file = folder / path
+    if isinstance(file, Path):
+        return os.path.lexists(file) or "\\x" in path  # bytes of a name that are not UTF-8, written out
+    try:
+        file.look()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def read_landed(
     folder: Path | RemotePath, listed: FileFact | LandedFile, most_bytes: int | None = None
 ) -> LandedTable:

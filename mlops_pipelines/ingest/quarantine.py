@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlops_pipelines.clock import midnight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -22,9 +22,9 @@ ReasonCode = Literal[
     "unparsed", "type", "missing", "range", "set", "pattern", "rule", "partition", "late", "conflict"
 ]
 
-# Taken in after all, under a contract that changed; set aside for good; or, of a row that contradicted one
-# that stands no more, found to say what stands instead.
-Decision = Literal["replayed", "discarded", "repeated"]
+# Taken in after all, under a contract that changed; set aside for good; or found to contradict nothing that
+# stands by now: such a row says what stands, or stands itself.
+Decision = Literal["replayed", "discarded", "settled"]
 
 QUARANTINE = "quarantine"
 DECISIONS = "quarantine_decisions"
@@ -187,24 +187,18 @@ def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: date
     )
 
 
-def repeating(rows: pa.Table, standing: pa.Table, names: Mapping[str, str]) -> pa.Table:
-    """Those rows of the quarantine that were conflicts and say what a standing row says. Pure.
+def contradicting(rows: pa.Table, names: Sequence[str], keys: Container[tuple[str, ...]]) -> pa.Table:
+    """Those rows of the quarantine that are conflicts and have one of the keys. Pure.
 
-    standing: canonical rows. names: the columns that count, as they land, each with its canonical name.
+    names: the columns of a key, as they land. keys: as texts, in that order.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    def said(row: Mapping[str, Any]) -> str:
-        return row_json({name: row[name] for name in sorted(names) if row.get(name) is not None})
-
-    stands = {
-        said({name: row.get(canonical) for name, canonical in names.items()}) for row in standing.to_pylist()
-    }
-    repeats = [
-        said(json.loads(row)) in stands and any(one["code"] == "conflict" for one in json.loads(reasons))
-        for row, reasons in zip(rows["row"].to_pylist(), rows["reasons"].to_pylist(), strict=True)
-    ]
-    return rows.filter(pa.array(repeats, pa.bool_()))
+    rows = rows.filter(pc.match_substring(rows["reasons"], '"conflict"'))
+    said = (json.loads(row) for row in rows["row"].to_pylist())
+    chosen = [tuple(str(row.get(name)) for name in names) in keys for row in said]
+    return rows.filter(pa.array(chosen, pa.bool_()))
 
 
 def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:

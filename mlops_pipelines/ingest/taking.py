@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.errors import TransientError
+from mlops_pipelines.errors import TransientError, UserError
 from mlops_pipelines.ingest.quarantine import RejectShare
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.landing import LandedTable
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import LandedFile
-    from mlops_pipelines.ledger.landing import FinishedFile, Stage
+    from mlops_pipelines.ledger.landing import FileFact, FinishedFile, RefusedFile, Stage
     from mlops_pipelines.spec_loading import LoadedSpec
 
 PROVENANCE = ("file_digest", "file_row")
@@ -69,7 +69,8 @@ class Taken:
     say what was said before.
     written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
     was given. still_rejected: digest and row of what did not get in. reject_share: how the share of the
-    rejected rows compares with that of the files before.
+    rejected rows compares with that of the files before. refusals: files of the stream that were refused as
+    a whole, by this run or before, and still lie there.
     """
 
     stream: str
@@ -79,6 +80,7 @@ class Taken:
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
     still_rejected: frozenset[tuple[str, int]] = frozenset()
     reject_share: RejectShare = field(default_factory=RejectShare)
+    refusals: Sequence[RefusedFile] = ()
 
     @property
     def rows(self) -> int:
@@ -178,34 +180,56 @@ def register_landed(
 ) -> int:
     """Register what has landed since, by default of all streams; how many files were new.
 
+    Where nothing is new, nothing is written. `not_registered` says what is looked at.
+    Raises UserError if a landing folder is missing or may not be listed, once the others are registered.
+    """
+    new, problems = 0, []
+    for stream in place.streams if streams is None else streams:
+        try:
+            new += place.ledger.register_files(
+                place.name, stream, not_registered(place, stream, everything=everything)
+            )
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    return new
+
+
+def not_registered(place: PipelineHome, stream: str, *, everything: bool = False) -> list[FileFact]:
+    """Files of a stream that have landed and that the ledger does not know.
+
     Lists recent folders only: from `OVERLAP` before the newest one known, which counts if it is not after
     today by the home's clock. A file in an older folder is found when `everything` is listed, as a
-    schedule does every night. A stray is known by its path alone: one that grows is refused once. Where
-    nothing is new, nothing is written.
-    Raises UserError if a landing folder is missing or may not be listed.
+    schedule does every night. A stray is known by its path alone: one that grows is refused once.
+    Raises UserError if the landing folder is missing or may not be listed.
     """
     from mlops_pipelines.ingest.landing import list_files
 
     today = place.clock.now().date()
-    new = 0
-    for stream in place.streams if streams is None else streams:
-        newest = place.ledger.newest_arrival(place.name, stream, by=today.isoformat())
-        since = date.fromisoformat(newest) - OVERLAP if newest and not everything else None
-        known = place.ledger.known_paths(place.name, stream, since.isoformat() if since else "")
-        files = list_files(place.landing(stream), since, last_day=today + timedelta(days=1))
-        strays = {file.path for file in files if file.is_stray}
-        strays -= place.ledger.known_strays(place.name, stream) if strays else set()
-        unknown = [
-            file
-            for file in files
-            if (
-                file.path in strays
-                if file.is_stray
-                else (file.path, file.size, file.modified_at) not in known
-            )
-        ]
-        new += place.ledger.register_files(place.name, stream, unknown)
-    return new
+    newest = place.ledger.newest_arrival(place.name, stream, by=today.isoformat())
+    since = date.fromisoformat(newest) - OVERLAP if newest and not everything else None
+    known = place.ledger.known_paths(place.name, stream, since.isoformat() if since else "")
+    files = list_files(place.landing(stream), since, last_day=today + timedelta(days=1))
+    strays = {file.path for file in files if file.is_stray}
+    strays -= place.ledger.known_strays(place.name, stream) if strays else set()
+    return [
+        file
+        for file in files
+        if (file.path in strays if file.is_stray else (file.path, file.size, file.modified_at) not in known)
+    ]
+
+
+def refusals(place: PipelineHome, streams: Sequence[str] | None = None) -> list[RefusedFile]:
+    """Files that were refused as a whole and still lie there as they were, by default of all streams."""
+    from mlops_pipelines.ingest.landing import is_there
+
+    wanted = place.streams if streams is None else streams
+    return [
+        file
+        for file in place.ledger.refused_files(place.name)
+        if file.stream in wanted and is_there(place.landing(file.stream), file.path)
+    ]
 
 
 def backlog(place: PipelineHome, now: datetime) -> Backlog:
@@ -236,16 +260,22 @@ def backlog(place: PipelineHome, now: datetime) -> Backlog:
     return Backlog(False, f"Files that wait: {len(pending)}, within every bound.", queues, days)
 
 
-def queues_of(pending: Sequence[LandedFile], now: datetime) -> dict[str, Queue]:
-    """What waits, by stream. now: UTC."""
-    by_stream: defaultdict[str, list[LandedFile]] = defaultdict(list)
+def queues_of(
+    pending: Sequence[LandedFile], now: datetime, landed: Mapping[str, Sequence[FileFact]] | None = None
+) -> dict[str, Queue]:
+    """What waits, by stream. now: UTC. landed: what the ledger does not know yet."""
+    by_stream: defaultdict[str, list[LandedFile | FileFact]] = defaultdict(list)
+    for stream, facts in (landed or {}).items():
+        if facts:
+            by_stream[stream] += facts
     for file in pending:
         by_stream[file.stream].append(file)
     return {
         stream: Queue(
             files=len(files),
             bytes=sum(file.size for file in files),
-            oldest=now - min(_landed_at(file) for file in files),
+            # A file may be newer than the clock of a replay.
+            oldest=max(now - min(_landed_at(file) for file in files), timedelta(0)),
         )
         for stream, files in by_stream.items()
     }
@@ -291,6 +321,11 @@ def take_events(place: PipelineHome, days: Sequence[str]) -> Taken:
 
 
 def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
+    change = _add_events(place, batch, days)
+    return _finish(place, batch, _reconsidered(place, batch, change, _add_events))
+
+
+def _add_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> _Change:
     from mlops_pipelines.ingest.intake import (
         canonical_events,
         landed_names,
@@ -325,7 +360,7 @@ def _take_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
             _events_moved(place, change.merged)
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
         place.ledger.raise_watermark(_newest_arrival(batch, new), place.name)
-    return _finish(place, batch, change)
+    return change
 
 
 def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
@@ -352,7 +387,7 @@ def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
         matched = unmatched = None
         if labels is not None:
             events = _events_of(place, _together(landed, moved), [*reopened])
-            matched, unmatched = match_labels(labels, events)
+            matched, unmatched = match_labels(labels, events, place.spec)
             _reopen_for_labels(place, matched, moved)
         change = _merge_into(
             place,
@@ -382,6 +417,11 @@ def take_reference(place: PipelineHome, name: str, days: Sequence[str]) -> Taken
 
 
 def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
+    change = _add_reference(place, batch, days)
+    return _finish(place, batch, _reconsidered(place, batch, change, _add_reference))
+
+
+def _add_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> _Change:
     from mlops_pipelines.ingest.intake import canonical_reference, merge_reference
     from mlops_pipelines.lake import STATIC_DAY
 
@@ -405,7 +445,7 @@ def _take_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> 
     )
     if new is not None and not static:
         _reopen(place, "tiles", _days_of(new["known_at"]))
-    return _finish(place, batch, change)
+    return change
 
 
 def take_rejects(place: PipelineHome, stream: str, rows: pa.Table) -> Taken:
@@ -419,18 +459,24 @@ def take_rejects(place: PipelineHome, stream: str, rows: pa.Table) -> Taken:
     return takes.get(stream, _take_reference)(place, batch, [])
 
 
-def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table) -> _Batch:
-    """The rows as the files they came from, without a share of rejects that would refuse a file."""
+def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table, beside: _Batch | None = None) -> _Batch:
+    """The rows as the files they came from, without a share of rejects that would refuse a file.
+
+    beside: a batch whose files are not finished yet, and may be the ones.
+    """
     from mlops_pipelines.ingest.judging import Judged, judge
     from mlops_pipelines.ingest.landing import rows_again
 
     columns = list(place.contract.columns_of(stream))
-    files = place.ledger.files_taken(place.name, stream, rows["file_digest"].unique().to_pylist())
+    digests = rows["file_digest"].unique().to_pylist()
+    files: dict[str, LandedFile] = dict(place.ledger.files_taken(place.name, stream, digests))
+    if beside:
+        files |= {table.digest: file for file, table, _ in beside.judged if table.digest in digests}
     tables = []
-    for file in files.values():
-        mine = [row for row in rows.to_pylist() if row["file_digest"] == file.digest]
+    for digest, file in files.items():
+        mine = [row for row in rows.to_pylist() if row["file_digest"] == digest]
         path = place.landing(stream) / file.path
-        tables.append(rows_again(path, file.digest, {row["file_row"]: row["row"] for row in mine}, columns))
+        tables.append(rows_again(path, digest, {row["file_row"]: row["row"] for row in mine}, columns))
     lenient = place.contract.model_copy(update={"reject_share_halts": 1.0})
     verdicts = judge(tables, lenient, stream, arrived=_arrival_column(place, stream)) if tables else []
     judged = [
@@ -483,6 +529,13 @@ class _Batch:
         ]
 
 
+def _key_names(place: PipelineHome, stream: str) -> dict[str, str]:
+    """The columns of a stream of which one row each stands, as they land, and their canonical names."""
+    if stream == "events":
+        return {place.spec.events.id: "event_id"}
+    return {name: name for name in place.spec.references[stream].keys}
+
+
 def _arrival_column(place: PipelineHome, stream: str) -> str | None:
     """The column, if there is one, that says when a row of the stream arrived."""
     spec = place.spec
@@ -494,7 +547,7 @@ def _arrival_column(place: PipelineHome, stream: str) -> str | None:
 def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     """Read and judge what waits, oldest first, to the end of the file with which it is rows enough.
 
-    A file whose digest was taken in is not judged again.
+    What has landed since is registered. A file whose digest was taken in is not judged again.
 
     A digest is taken once a file with it is finished: what a run that died has committed is judged again,
     and changes nothing.
@@ -502,6 +555,7 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import MisplacedFileError, UnreadableFileError, read_landed
 
+    register_landed(place, [stream])
     most = place.contract.file_size_halts
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
@@ -593,7 +647,6 @@ def _merge_into(
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
         if merged.displaced.num_rows:
-            _settle_repeats(place, name, merged.replacing)
             displacing(merged)
         return merged.table
 
@@ -609,17 +662,48 @@ def _merge_into(
     return _Change(written, quarantine, rejected, None)
 
 
-def _settle_repeats(place: PipelineHome, stream: str, replacing: pa.Table) -> None:
-    """What was quarantined for contradicting a row that stands no more, and says what stands instead."""
-    from mlops_pipelines.ingest.intake import landed_names
-    from mlops_pipelines.ingest.quarantine import decide, repeating, waiting
+def _reconsidered(
+    place: PipelineHome,
+    batch: _Batch,
+    change: _Change,
+    add: Callable[[PipelineHome, _Batch, Sequence[str]], _Change],
+) -> _Change:
+    """The change, once rows of the quarantine were judged anew that contradicted one whose key came again.
 
-    unsaid = {_arrival_column(place, stream), place.spec.events.produced if stream == "events" else None}
-    names = {
-        landed: name for landed, name in landed_names(place.loaded, stream).items() if landed not in unsaid
-    }
-    rows = repeating(waiting(place.lake, stream), replacing, names)
-    decide(place.lake, rows, "repeated", "says what the row that stands says", place.clock.now())
+    What they contradicted may stand no more, or say by now what they say; or a run that died, or that was
+    overtaken, put them there in vain. All of them and what stands are all that was ever said of these
+    keys: what stands afterwards depends neither on their order nor on how often this is done.
+    """
+    import pyarrow as pa
+
+    from mlops_pipelines.ingest.quarantine import contradicting, decide, waiting
+
+    if change.merged is None or not change.merged.shared.num_rows:
+        return change
+    names = _key_names(place, batch.stream)
+    keys = change.merged.shared.select(list(names.values())).to_pylist()
+    rows = contradicting(
+        waiting(place.lake, batch.stream), list(names), {tuple(map(str, key.values())) for key in keys}
+    )
+    merged = _places_of(change.rejects).union(
+        (table.digest, row)
+        for _, table, judged in batch.judged
+        for row in judged.accepted["file_row"].to_pylist()
+    )
+    if _places_of(rows) <= merged:
+        return change
+    anew = _rejected_batch(place, batch.stream, rows, batch)
+    again = add(place, anew, [])
+    judged = {table.digest for _, table, _ in anew.judged}
+    still = _places_of(again.rejects)
+    settled = [place[0] in judged and place not in still for place in _in_places(rows)]
+    why = "contradicts no row that stands"
+    decide(place.lake, rows.filter(pa.array(settled, pa.bool_())), "settled", why, place.clock.now())
+    return replace(
+        change,
+        written=_newest(change.written, again.written),
+        quarantine=_newest(change.quarantine, again.quarantine),
+    )
 
 
 def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> list[Written]:
@@ -670,10 +754,9 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
         change.written,
         change.quarantine,
         reject_reasons=reason_counts(change.rejects),
-        still_rejected=frozenset(
-            zip(*(change.rejects[name].to_pylist() for name in PROVENANCE), strict=True)
-        ),
+        still_rejected=_places_of(change.rejects),
         reject_share=RejectShare(rows, rejected, *before),
+        refusals=refusals(place, [batch.stream]),
     )
 
 
@@ -699,7 +782,9 @@ def _days_to_merge(
     """Days of the new events, those asked for, and those on which an id of theirs stands."""
     if new is None or version is None:
         return _days_in(new, days)
-    same = place.lake.days_that_share("events", new, "event_id", place.spec.lateness, version=version)
+    same = place.lake.days_that_share(
+        "events", new, "event_id", place.spec.ids_unique_within, version=version
+    )
     return _days_in(new, [*days, *same])
 
 
@@ -724,13 +809,19 @@ def _merge_labels(
 
 
 def _moved_labels(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
-    """Labels of these days whose event stands on another day by now; None if there is none."""
+    """Labels of these days whose event is, by now, one of another day; None if there is none."""
+    import pyarrow.compute as pc
+
+    from mlops_pipelines.ingest.intake import days_of_events
+
     if not days or not place.lake.exists("labels"):
         return None
-    keys = ["event_id", "day"]
-    events = place.lake.read("events", columns=keys, days=days)
-    moved = place.lake.read("labels", days=days).join(events, keys, join_type="left anti")
-    return moved if moved.num_rows else None
+    labels = place.lake.read("labels", days=days)
+    if not labels.num_rows:
+        return None
+    found = days_of_events(labels, _events_of(place, labels, ()), place.spec)
+    stays = pc.fill_null(pc.equal(found, labels["day"]), False)
+    return None if pc.all(stays).as_py() else labels.filter(pc.invert(stays))
 
 
 def _awaited(place: PipelineHome, events: pa.Table) -> pa.Table:
@@ -756,9 +847,8 @@ def _others(waiting: pa.Table | None, landed: pa.Table | None) -> pa.Table | Non
 
     if waiting is None or landed is None:
         return waiting
-    places = set(zip(*(landed[name].to_pylist() for name in PROVENANCE), strict=True))
-    mine = zip(*(waiting[name].to_pylist() for name in PROVENANCE), strict=True)
-    return waiting.filter(pa.array([place not in places for place in mine], pa.bool_()))
+    places = _places_of(landed)
+    return waiting.filter(pa.array([place not in places for place in _in_places(waiting)], pa.bool_()))
 
 
 def _seen(place: PipelineHome) -> tuple[int | None, int | None]:
@@ -794,25 +884,38 @@ def _keep_waiting(
 
 
 def _events_of(place: PipelineHome, labels: pa.Table | None, days: Sequence[str]) -> pa.Table:
-    """event_id and day of the events of `days`, and of those that labels may be of.
+    """event_id, day and event_time of the events of `days`, and of all that the labels may be of.
 
-    These are recent ones, and all where those do not do.
+    Mostly these are recent ones; how far back others may be depends on how long ids are unique.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    lake, columns = place.lake, ["event_id", "day"]
-    if not lake.exists("events"):
-        return pa.schema([(name, pa.string()) for name in columns]).empty_table()
-    if labels is None or not labels.num_rows:
-        return lake.read("events", columns=columns, days=days)
-    # As numbers: a label may say a time so early that no date lies before it.
-    times = pc.min_max(labels["label_time"]).as_py()
-    first, last = times["min"].toordinal() - _days_to_mature(place) - 1, times["max"].toordinal()
-    recent = [day for day in lake.days("events") if first <= date.fromisoformat(day).toordinal() <= last]
-    events = lake.read("events", columns=columns, days=[*days, *recent])
-    found = pc.is_in(labels["event_id"], value_set=events["event_id"].combine_chunks())
-    return events if pc.all(found).as_py() else lake.read("events", columns=columns)
+    from mlops_pipelines.ingest.intake import LABEL_BEFORE, days_of_events
+
+    kinds = {"event_id": pa.string(), "day": pa.string(), "event_time": pa.timestamp("us", tz="UTC")}
+    if not place.lake.exists("events"):
+        return pa.schema(kinds).empty_table()
+
+    def read(labels: pa.Table | None, back: timedelta, but: Sequence[str] = ()) -> pa.Table:
+        near: list[str] = []
+        if labels is not None and labels.num_rows:
+            # As numbers: a label may say a time so early that no date lies before it.
+            times = pc.min_max(labels["label_time"]).as_py()
+            first = times["min"].toordinal() - math.ceil(back / timedelta(days=1)) - 1
+            last = times["max"].toordinal() + math.ceil(LABEL_BEFORE / timedelta(days=1))
+            known = place.lake.days("events")
+            near = [day for day in known if first <= date.fromisoformat(day).toordinal() <= last]
+        return place.lake.read("events", columns=list(kinds), days=sorted({*days, *near} - {*but}))
+
+    events = read(labels, place.spec.labels.matures_after)
+    if labels is None:
+        return events
+    left = labels.filter(pc.is_null(days_of_events(labels, events, place.spec)))
+    if not left.num_rows:
+        return events
+    others = read(left, place.spec.ids_unique_within, but=pc.unique(events["day"]).to_pylist())
+    return pa.concat_tables([events, others])
 
 
 def _days_to_mature(place: PipelineHome) -> int:
@@ -864,6 +967,27 @@ def _together(*tables: pa.Table | None) -> pa.Table | None:
     return pa.concat_tables(there, promote_options="default") if there else None
 
 
+def _in_places(rows: pa.Table) -> Iterator[tuple[str, int]]:
+    """Where each row landed: digest of its file, and place in it."""
+    return zip(*(rows[name].to_pylist() for name in PROVENANCE), strict=True)
+
+
+def _places_of(rows: pa.Table) -> frozenset[tuple[str, int]]:
+    return frozenset(_in_places(rows))
+
+
+def _newest(before: Sequence[Written], after: Sequence[Written]) -> list[Written]:
+    """What days hold after two updates, one after the other."""
+    first = {one.day: one for one in before}
+    found = dict(first)
+    for one in after:
+        if one.day not in first:
+            found[one.day] = one
+        elif one.changed:
+            found[one.day] = replace(one, rows_before=first[one.day].rows_before)
+    return [found[day] for day in sorted(found)]
+
+
 def _newest_arrival(batch: _Batch, rows: pa.Table) -> datetime:
     """Latest arrival of the rows; none counts as later than the day of the folder that its file landed in."""
     closes = {table.digest: _closes(file) for file, table, _ in batch.judged}
@@ -872,7 +996,7 @@ def _newest_arrival(batch: _Batch, rows: pa.Table) -> datetime:
     return latest
 
 
-def _landed_at(file: LandedFile) -> datetime:
+def _landed_at(file: LandedFile | FileFact) -> datetime:
     """When a file landed: its modification, but not after the day of its folder.
 
     A replay writes today what producers wrote then; the folder says when that was.
@@ -884,7 +1008,7 @@ def _days_before(day: str, span: timedelta) -> str:
     return date.fromordinal(max(1, date.fromisoformat(day).toordinal() - span.days)).isoformat()
 
 
-def _closes(file: LandedFile) -> datetime:
+def _closes(file: LandedFile | FileFact) -> datetime:
     """The last moment of the day that a file's folder is named by."""
     return datetime.combine(date.fromisoformat(file.arrival_day), time.max, UTC)
 

@@ -67,6 +67,16 @@ class TakenFile(LandedFile):
 
 
 @dataclass(frozen=True)
+class RefusedFile:
+    """A file that was refused as a whole. why: what was wrong with it."""
+
+    id: int
+    stream: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class FinishedFile:
     """What became of a landed file, by its id in the ledger.
 
@@ -241,14 +251,14 @@ class Landing(Store):
             newest: str | None = connection.execute(query).scalar_one_or_none()
             return newest
 
-    def refused_files(self, pipeline: str) -> dict[int, str]:
-        """What was wrong with each file that was refused as a whole, by its id, in order of arrival.
+    def refused_files(self, pipeline: str) -> list[RefusedFile]:
+        """Each file that was refused as a whole, in order of arrival.
 
         A file that was rewritten since is told of as it is now.
         """
         columns, later = landed_files.c, landed_files.alias()
         query = (
-            sa.select(columns.id, columns.detail)
+            sa.select(columns.id, columns.stream, columns.path, columns.detail)
             .where(
                 columns.pipeline == pipeline,
                 columns.status == "rejected",
@@ -262,7 +272,7 @@ class Landing(Store):
             .order_by(columns.arrival_day, columns.path)
         )
         with self._reading() as connection:
-            return dict(connection.execute(query).all())
+            return [RefusedFile(*row) for row in connection.execute(query)]
 
     def known_strays(self, pipeline: str, stream: str) -> set[str]:
         """Paths of the stream's registered files that lie in no folder named by a day."""

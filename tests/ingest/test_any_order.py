@@ -131,7 +131,7 @@ def said(place: PipelineHome) -> dict[str, Any]:
 EVENT = st.fixed_dictionaries(
     {
         "event_id": st.sampled_from(["a", "b"]),
-        "at": st.sampled_from([T0, T0 + HOUR, T0 + DAY, T0 + 3 * DAY, T0 - 30 * DAY]),
+        "at": st.sampled_from([T0, T0 + HOUR, *(T0 + days * DAY for days in (1, 4, 8, 12, -30))]),
         "size": st.sampled_from([1, 2, -1]),
         "made_at": st.sampled_from([T0, T0 + HOUR, T0 + 2 * HOUR]),
         "arrived_at": st.sampled_from([T0 + 3 * DAY, T0 + 3 * DAY + HOUR, T0 + 4 * DAY, T0 + 9 * DAY]),
@@ -140,7 +140,7 @@ EVENT = st.fixed_dictionaries(
 LABEL = st.fixed_dictionaries(
     {
         "event_id": st.sampled_from(["a", "b", "c"]),
-        "ended_at": st.sampled_from([T0 + HOUR, T0 + DAY]),
+        "ended_at": st.sampled_from([T0 + HOUR, T0 + DAY, T0 + 8 * DAY + HOUR, T0 + 12 * DAY]),
         "late": st.booleans(),
         "arrived_at": st.sampled_from([T0 + 3 * DAY, T0 + 4 * DAY, T0 + 9 * DAY]),
     }
@@ -172,6 +172,22 @@ LABELLED: Landed = (
 @example(
     [("events", [event(T0, 1, arrived=n) for n in (0, 2)]), ("events", [event(T0, 2, arrived=1)])],
     False,
+    None,
+)
+# An id that comes again on a later day, once labels are no more of the first.
+@example(
+    [
+        ("labels", [{"event_id": "a", "ended_at": T0 + 8 * DAY, "late": True, "arrived_at": T0 + 8 * DAY}]),
+        ("events", [event(T0, 1)]),
+        ("events", [event(T0 + 8 * DAY, 1)]),
+    ],
+    False,
+    None,
+)
+# Three of one id, the second of which contradicts both others.
+@example(
+    [("events", [event(T0 + days * DAY, 1, made=made) for days, made in ((0, 0), (4, 1), (8, 2))])],
+    True,
     None,
 )
 def test_rows_are_the_same_however_they_are_cut_and_whenever_they_come(

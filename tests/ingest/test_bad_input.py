@@ -518,7 +518,7 @@ def assert_adds_up(place: PipelineHome, taken: taking.Taken) -> None:
 def assert_refused(place: PipelineHome, taken: taking.Taken, files: Sequence[tuple[str, str]]) -> None:
     """The files, in order of their names, were refused with these words; no other was. The ledger says so."""
     assert len(taken.refused) == len(files), taken.refused
-    assert sorted(place.ledger.refused_files(place.name).values()) == sorted(taken.refused)
+    assert sorted(file.why for file in place.ledger.refused_files(place.name)) == sorted(taken.refused)
     for path, words in files:
         (text,) = [text for text in taken.refused if f"/{path}" in text]
         assert words in text

@@ -261,7 +261,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_and_the_others_go_on(p
     assert len(taken.refused) == 1
     assert "broken.parquet" in taken.refused[0]
     assert taken.accepted > 1000
-    assert list(place.ledger.refused_files(place.name).values()) == list(taken.refused)
+    assert [file.why for file in place.ledger.refused_files(place.name)] == list(taken.refused)
     assert (folder / "broken.parquet").exists()
 
 
@@ -623,3 +623,68 @@ def test_a_jump_of_the_share_of_rejects_is_seen(place: PipelineHome) -> None:
     share = taking.take_events(place, []).reject_share
     assert share.has_jumped
     assert share.sentence == "11 of 40 rows were rejected, where 0.0 would have been usual."
+
+
+# --- ids that come again, and runs that died -------------------------------------------------------
+
+
+def shifted(rows: pa.Table, *, days: int = 0, hours: int = 0) -> pa.Table:
+    """The rows some days later, and so many hours later than that as they arrive."""
+    for name, by in (("scheduled_departure", timedelta(days)), ("arrived_at", timedelta(days, hours=hours))):
+        index = rows.schema.get_field_index(name)
+        rows = rows.set_column(index, name, pc.add(rows[name], pa.scalar(by, pa.duration("us"))))
+    return rows
+
+
+def told(place: PipelineHome, event_id: str) -> list[tuple[str, str]]:
+    """Day and destination of the events with an id."""
+    rows = place.lake.read("events")
+    return [
+        (row["day"], row["dest"])
+        for row in rows.filter(pc.equal(rows["event_id"], event_id)).sort_by("day").to_pylist()
+    ]
+
+
+def test_what_a_dead_run_put_into_the_quarantine_is_settled_by_the_next(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row was to be displaced; the run died before, and now another file says what that row says."""
+    stood = Flights().rows("events", FIRST, SECOND).slice(0, 1)
+    (event_id,) = stood["event_id"].to_pylist()
+    earlier = shifted(changed(stood, "dest", "XXX"), hours=-1)
+    land_table(place, "events", "stood.parquet", stood)
+    taking.take_events(place, [])
+    land_table(place, "events", "earlier.parquet", earlier)
+
+    class DiedError(BaseException):
+        pass
+
+    def die(*_: Any, **__: Any) -> None:
+        raise DiedError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(taking, "_events_moved", die)
+        with pytest.raises(DiedError):
+            taking.take_events(place, [])
+    assert rejects.waiting_rows(place).num_rows == 1
+    land_table(place, "events", "first of all.parquet", shifted(stood, hours=-2))
+    taking.take_events(place, [])
+    assert told(place, event_id) == [("2013-01-01", *stood["dest"].to_pylist())]
+    (waits,) = rejects.waiting_rows(place).to_pylist()
+    assert json.loads(waits["row"])["dest"] == "XXX"
+
+
+def test_a_row_that_contradicts_none_that_stands_any_more_stands(place: PipelineHome) -> None:
+    """Ids are unique within 30 days: the second contradicts the first and the third; the first goes."""
+    third = Flights().rows("events", FIRST, SECOND).slice(0, 1)
+    (event_id,) = third["event_id"].to_pylist()
+    first, second, third = (
+        shifted(third, hours=hours, days=days) for hours, days in ((0, 1), (-480, 21), (-960, 41))
+    )
+    before = shifted(changed(first, "dest", "XXX"), hours=12, days=-1)
+    files = {"first": first, "second": second, "third": third, "before": before}
+    for name in ("second", "third", "first", "before"):
+        land_table(place, "events", f"{name}.parquet", files[name])
+        taking.take_events(place, [])
+    dest = first["dest"][0].as_py()
+    assert told(place, event_id) == [("2013-01-01", "XXX"), ("2013-02-11", dest)]
