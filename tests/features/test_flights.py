@@ -41,7 +41,7 @@ def landed(folder: Path) -> tuple[pa.Table, FileOrigin]:
 def taken_in(lake: Lake, landing: Path) -> None:
     spec = LOADED.spec
     events = canonical_events(*landed(landing / "events"), spec)
-    labels, _ = match_labels(canonical_labels(*landed(landing / "labels"), spec), events)
+    labels, _ = match_labels(canonical_labels(*landed(landing / "labels"), spec), events, spec)
     tables = {"events": events, "labels": labels}
     for name, reference in spec.references.items():
         tables[name] = canonical_reference(*landed(landing / name), reference)
