@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -170,6 +171,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     from mlops_pipelines.home import PROJECT, Home
     from mlops_pipelines.spec_loading import find_specs, load_spec
 
+    _require_free(port)
     path = home_path(home)
     place = Home.create(path) if new else Home.open(path)
     for spec in find_specs():
@@ -200,11 +202,24 @@ def mlflow(home: Path | None, port: int) -> None:
     """
     from mlops_pipelines.home import Home
 
+    _require_free(port)
     place = Home.open(home_path(home))
     click.echo(f"Registry: http://127.0.0.1:{port}")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     store = ["--backend-store-uri", place.mlflow_uri]
     _become("mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port))
+
+
+def _require_free(port: int) -> None:
+    """Raises UserError for a port that someone listens on: nobody would see who failed to start."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"The port {port} cannot be listened on: {error.strerror}.", remedy=f"--port {port + 1}"
+            ) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,18 @@ def test_a_home_without_predictions_lists_none(tmp_path: Path) -> None:
     result = mlops("predictions", "flight_delays", "--json", "--home", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert json.loads(result.output) == []
+
+
+@pytest.mark.parametrize("command", ["dev", "mlflow"])
+def test_a_server_says_that_its_port_is_taken(tmp_path: Path, command: str) -> None:
+    Home.create(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = mlops(command, "--home", str(tmp_path), "--port", str(port))
+    assert result.exit_code == 2
+    assert f"The port {port} cannot be listened on" in result.output
 
 
 @pytest.mark.parametrize("command", ["replay", "status", "predictions", "dev", "mlflow"])
