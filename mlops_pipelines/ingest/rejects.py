@@ -6,6 +6,7 @@ A rejected row stays for ever. What is decided about it, and why, stands beside 
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +151,9 @@ def replay(place: PipelineHome, rows: pa.Table) -> Replayed:
 def discard(place: PipelineHome, rows: pa.Table, reason: str) -> int:
     """Set rows of the quarantine aside for good; how many. They stay where they are.
 
-    Raises UserError without a reason.
+    Raises UserError without a reason: a text with a letter or a digit.
     """
-    if not reason.strip():
-        raise UserError("A reason is needed to discard rows.", expected="--reason TEXT")
+    if not any(char.isalnum() and "FILLER" not in unicodedata.name(char, "") for char in reason):
+        raise UserError("A reason is needed to discard rows.", expected="--reason TEXT, in words")
     decide(place.lake, rows, "discarded", reason.strip(), place.clock.now())
     return int(rows.num_rows)

@@ -201,6 +201,14 @@ def test_discarded_rows_wait_no_more_and_are_kept_with_the_reason(tmp_path: Path
         rejects.chosen(rejects.waiting_rows(place), names)
 
 
+@pytest.mark.parametrize("reason", ["", "\u200b", "\u2060 \ufeff", "\u3164", "-"])
+def test_a_reason_in_which_nothing_can_be_read_discards_no_row(tmp_path: Path, reason: str) -> None:
+    place = Home.create(tmp_path).pipeline(strict("weather"))
+    place.prepare()
+    with pytest.raises(UserError, match="A reason is needed"):
+        rejects.discard(place, rejects.waiting_rows(place), reason)
+
+
 def test_values_of_sensitive_columns_are_masked_wherever_they_are_shown(tmp_path: Path) -> None:
     place = home_with(tmp_path, strict("weather"))
     hidden = under(place, ruled("weather", min=None, max=20, sensitive=True))
