@@ -30,7 +30,8 @@ DAY = timedelta(days=1)
 # Assets and tables of every pipeline: a reference, whose table bears its name, may not take one of them.
 RESERVED_NAMES = frozenset({
     "champion", "drift_report", "evaluation_report", "events", "examples", "feature_tiles", "labels",
-    "labels_unmatched", "model", "performance_report", "predictions", "quarantine", "training_set",
+    "labels_unmatched", "model", "performance_report", "predictions", "quarantine", "quarantine_decisions",
+    "training_set",
 })  # fmt: skip
 # Columns of the examples that are no features.
 _EXAMPLE_COLUMNS = ("day", "event_id", "event_time", "decision_time", "view_versions", "made_of",

@@ -17,6 +17,7 @@ from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.ingest.contract import ColumnRule, Contract
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_checks import RESERVED_NAMES
 from mlops_pipelines.spec_loading import LoadedSpec
 from tests.loop import take_all
 from tests.small_flights import loaded
@@ -207,6 +208,16 @@ def test_a_reason_in_which_nothing_can_be_read_discards_no_row(tmp_path: Path, r
     place.prepare()
     with pytest.raises(UserError, match="A reason is needed"):
         rejects.discard(place, rejects.waiting_rows(place), reason)
+
+
+def test_no_reference_may_bear_the_name_of_a_table_that_taking_in_writes(tmp_path: Path) -> None:
+    place = home_with(tmp_path, strict("weather"))
+    rejects.discard(place, rejects.waiting_rows(place), "a fault")
+    tables = {
+        folder.parent.relative_to(place.lake.root).parts[0] for folder in place.lake.root.rglob("_delta_log")
+    }
+    assert "quarantine_decisions" in tables
+    assert tables - set(place.spec.references) <= RESERVED_NAMES
 
 
 def test_values_of_sensitive_columns_are_masked_wherever_they_are_shown(tmp_path: Path) -> None:
