@@ -16,7 +16,7 @@ from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.contract import MASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.ingest.judging import Judged
@@ -122,21 +122,24 @@ def diff(old: Path, new: Path, pipeline: str | None, home: Path | None, as_json:
         sys.exit(1)
 
 
-def _dependents(loaded: LoadedSpec, home: Path | None) -> dict[tuple[str, str], tuple[str, ...]]:
-    """What reads each column; the champion too, where there is a home."""
+def _dependents(loaded: LoadedSpec, home: Path | None) -> Callable[[str, Sequence[str]], Iterable[str]]:
+    """What reads some columns of a stream; the champion too, where there is a home."""
     from mlops_pipelines.home import Home
-    from mlops_pipelines.ingest.contract_changes import dependents_of, features_of
+    from mlops_pipelines.ingest.contract_changes import dependents_of, dependents_on, features_of
     from mlops_pipelines.retraining import champion_features
 
     found = dependents_of(loaded.spec, loaded.contract)
-    if home is None and not Home.is_at(home_path(None)):
-        return found
-    version, features = champion_features(Home.open(home_path(home)).pipeline(loaded))
-    for (stream, column), readers in found.items():
-        read = features & set(features_of(loaded.spec, loaded.contract, stream, column))
+    version, features = "", set[str]()
+    if home is not None or Home.is_at(home_path(None)):
+        version, features = champion_features(Home.open(home_path(home)).pipeline(loaded))
+
+    def dependents(stream: str, columns: Sequence[str]) -> Iterator[str]:
+        yield from dependents_on(found, stream, columns)
+        read = features & set(features_of(loaded.spec, loaded.contract, stream, columns))
         if read:
-            found[stream, column] = (*readers, f"champion, version {version} ({len(read)} features)")
-    return found
+            yield f"champion, version {version} ({len(read)} features)"
+
+    return dependents
 
 
 def _there(file: Path) -> Path:

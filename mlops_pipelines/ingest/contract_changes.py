@@ -6,23 +6,28 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.spec import format_size
 from mlops_pipelines.spec_checks import expression_columns
 from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mlops_pipelines.ingest.contract import ColumnRule, Contract, StreamRules
     from mlops_pipelines.spec import Model, PipelineSpec
+
+
+# Without them there are no examples to learn from, nor to score; "" stands for all streams.
+_EVERYTHING = ("events", "labels", "")
 
 
 @dataclass(frozen=True)
 class Change:
     """One difference between two contracts.
 
-    column: None where it is about a whole stream, or all of them ("" as the stream). what: a sentence.
-    breaks_producers: rows or files that kept the old contract may break the new one. breaks_readers: what
-    reads the column may find something else than before. dependents: what reads it.
+    column: None where it is about rows, files or a whole stream, or all of them ("" as the stream). what: a
+    sentence. breaks_producers: rows or files that kept the old contract may break the new one.
+    breaks_readers: what reads the column may find something else than before. dependents: what reads it.
     """
 
     stream: str
@@ -41,22 +46,24 @@ class Change:
 
 
 def changes(
-    old: Contract, new: Contract, dependents: Mapping[tuple[str, str], tuple[str, ...]] | None = None
+    old: Contract,
+    new: Contract,
+    dependents: Callable[[str, Sequence[str]], Iterable[str]] | None = None,
 ) -> list[Change]:
     """Every difference, stream by stream in the old contract's order, then what is new.
 
-    dependents: what reads a column, by stream and column, as `dependents_of` gives it. Pure.
+    dependents: what reads some columns of a stream, as `dependents_on` says it. Pure.
     """
     return [
         Change(
-            stream,
-            column,
-            what,
-            producers,
-            readers,
-            tuple((dependents or {}).get((stream, column or ""), ())),
+            one.stream,
+            one.column,
+            one.what,
+            one.producers,
+            one.readers,
+            tuple(dependents(one.stream, one.columns)) if dependents else (),
         )
-        for stream, column, what, producers, readers in _differences(old, new)
+        for one in _differences(old, new)
     ]
 
 
@@ -83,15 +90,43 @@ def dependents_of(spec: PipelineSpec, contract: Contract) -> dict[tuple[str, str
     return {place: tuple(dict.fromkeys(words)) for place, words in found.items()}
 
 
-def features_of(spec: PipelineSpec, contract: Contract, stream: str, column: str) -> tuple[str, ...]:
-    """Features that are computed from a column, be it as value or as key."""
+def dependents_on(
+    found: Mapping[tuple[str, str], tuple[str, ...]], stream: str, columns: Sequence[str]
+) -> tuple[str, ...]:
+    """What reads any of the columns, of what `dependents_of` found.
+
+    Without columns, what stands on the stream as a whole: of events, labels and all streams ("") that is
+    everything but the roles of other streams.
+    """
+    places = [(stream, column) for column in columns] or [place for place in found if place[0] == stream]
+    words = [one for place in places for one in found.get(place, ())]
+    if not columns and stream in _EVERYTHING:
+        roles = tuple(f"{other}." for other in ("events", "labels", "references") if stream)
+        words += [one for rest in found.values() for one in rest if not one.startswith(roles)]
+    return tuple(dict.fromkeys(words))
+
+
+def features_of(
+    spec: PipelineSpec, contract: Contract, stream: str, columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Features that are computed from any of the columns, be it as value or as key.
+
+    Without columns, those that stand on the stream as a whole, as with `dependents_on`.
+    """
     judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
-    names = [name for name, one in judged.items() if stream == "events" and column in one.columns]
+    everything = not columns and stream in _EVERYTHING
+    names = [
+        name
+        for name, one in judged.items()
+        if everything or (stream == "events" and not set(columns).isdisjoint(one.columns))
+    ]
     for view in spec.features.views:
-        if stream == "events" and column in view.keys:
+        by_key = stream == "events" and not set(columns).isdisjoint(view.keys)
+        if everything or by_key or (not columns and view.of == stream):
             names += view.feature_names
         elif view.of == stream:
-            names += [name for name in view.feature_names if name.startswith(f"{view.name}_{column}_")]
+            starts = tuple(f"{view.name}_{column}_" for column in columns)
+            names += [name for name in view.feature_names if name.startswith(starts)]
     return tuple(dict.fromkeys(names))
 
 
@@ -123,27 +158,49 @@ def _roles(spec: PipelineSpec) -> dict[str, dict[str, str | None]]:
     }
 
 
-_Difference = tuple[str, str | None, str, bool, bool]
+@dataclass(frozen=True)
+class _Difference:
+    """One difference. columns: those it is about, none where that is the whole stream."""
+
+    stream: str
+    column: str | None
+    what: str
+    producers: bool
+    readers: bool
+    columns: tuple[str, ...] = ()
 
 
 def _differences(old: Contract, new: Contract) -> Iterator[_Difference]:
-    """Stream, column, what changed, whether it breaks producers, whether it breaks readers."""
     for stream in old.streams:
         if stream not in new.streams:
-            yield stream, None, "the stream is gone", True, True
+            yield _Difference(stream, None, "the stream is gone", True, True)
             continue
         before, after = old.rules_of(stream), new.rules_of(stream)
         for column, what, producers, readers in _columns_changed(before.columns, after.columns):
-            yield stream, column, what, producers, readers
-        for what, producers, readers in _rules_changed(before, after):
-            yield stream, None, what, producers, readers
+            yield _Difference(stream, column, what, producers, readers, (column,))
+        for name in {**before.rows, **after.rows}:
+            if before.rows.get(name) != after.rows.get(name):
+                changed = _rule_changed(f"rows.{name}", before.rows.get(name), after.rows.get(name))
+                columns = dict.fromkeys([*_columns_read(before, name), *_columns_read(after, name)])
+                yield _Difference(stream, None, *changed, tuple(columns))
+        if before.file != after.file:
+            yield _Difference(stream, None, *_rule_changed("file", before.file, after.file))
     for stream in new.streams:
         if stream not in old.streams:
-            yield stream, None, "the stream is new", False, False
+            yield _Difference(stream, None, "the stream is new", False, False)
     for name in ("reject_share_halts", "reject_rows_allowed", "file_size_halts"):
         was, now = getattr(old, name), getattr(new, name)
         if was != now:
-            yield "", None, f"{name} was {was:g} and is {now:g}", now < was, False
+            shown = format_size if name == "file_size_halts" else str
+            yield _Difference("", None, f"{name} was {shown(was)} and is {shown(now)}", now < was, False)
+
+
+def _columns_read(rules: StreamRules, name: str) -> tuple[str, ...]:
+    """Columns that a rule of rows reads, if there is one of that name."""
+    if name not in rules.rows:
+        return ()
+    types = {column: rule.type for column, rule in rules.columns.items()}
+    return judge_expressions({name: rules.rows[name].holds}, types)[name].columns
 
 
 def _columns_changed(
@@ -181,18 +238,16 @@ def _changed(old: ColumnRule, new: ColumnRule) -> Iterator[tuple[str, bool, bool
     if old.on_fail != new.on_fail:
         yield f"on_fail was {old.on_fail} and is {new.on_fail}", new.on_fail == "halt", False
     if old.batch != new.batch:
-        yield _rule_changed("batch", old.batch, new.batch)
+        what, producers, readers = _rule_changed("batch", old.batch, new.batch)
+        # With `others_at_most`, rows pass that `one_of` alone rejects.
+        others = _others_at_most(old) != _others_at_most(new)
+        yield what, producers or others, readers or others
     if old.sensitive != new.sensitive:
         yield f"is {'now' if new.sensitive else 'no longer'} sensitive", False, False
 
 
-def _rules_changed(old: StreamRules, new: StreamRules) -> Iterator[tuple[str, bool, bool]]:
-    """What changed of the rules of rows and files."""
-    for name in {**old.rows, **new.rows}:
-        if old.rows.get(name) != new.rows.get(name):
-            yield _rule_changed(f"rows.{name}", old.rows.get(name), new.rows.get(name))
-    if old.file != new.file:
-        yield _rule_changed("file", old.file, new.file)
+def _others_at_most(rule: ColumnRule) -> float | None:
+    return rule.batch.others_at_most if rule.batch else None
 
 
 def _rule_changed(name: str, old: Model | None, new: Model | None) -> tuple[str, bool, bool]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mlops_pipelines.ingest.contract import Contract
-from mlops_pipelines.ingest.contract_changes import Change, changes, dependents_of, features_of
+from mlops_pipelines.ingest.contract_changes import (
+    Change,
+    changes,
+    dependents_of,
+    dependents_on,
+    features_of,
+)
 from mlops_pipelines.spec_loading import load_pipeline
 
 
@@ -52,6 +59,20 @@ INT, TEXT = {"type": "int"}, {"type": "string"}
             True,
             False,
             "batch was not given and is {'mean': {'max': 5.0}}",
+        ),
+        (
+            TEXT | {"one_of": ["a"], "batch": {"others_at_most": 0.5}},
+            TEXT | {"one_of": ["a"]},
+            True,
+            True,
+            "batch was {'others_at_most': 0.5} and is not given",
+        ),
+        (
+            TEXT | {"one_of": ["a"]},
+            TEXT | {"one_of": ["a"], "batch": {"others_at_most": 0.5}},
+            True,
+            True,
+            "batch was not given and is {'others_at_most': 0.5}",
         ),
     ],
 )
@@ -104,15 +125,69 @@ def test_what_reads_a_column_is_named() -> None:
     assert "labels.value" in found["labels", "late"]
     assert "events.time" in found["events", "scheduled_departure"]
     assert "references.weather.keys[0]" in found["weather", "origin"]
-    told = changes(real.contract, real.contract.model_copy(update={"events": contract(None).events}), found)
+    new = real.contract.model_copy(update={"events": contract(None).events})
+    told = changes(real.contract, new, partial(dependents_on, found))
     carrier = next(one for one in told if one.column == "carrier")
     assert carrier.dependents == found["events", "carrier"]
 
 
+def told_about(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What the real pipeline is told to stand on each change."""
+    real = load_pipeline("flight_delays")
+    found = partial(dependents_on, dependents_of(real.spec, real.contract))
+    before, after = (Contract.model_validate(real.contract.model_dump() | one) for one in (old, new))
+    return {one.what.partition(" was ")[0]: one.dependents for one in changes(before, after, found)}
+
+
+def test_the_views_of_a_stream_that_is_gone_are_named() -> None:
+    real = load_pipeline("flight_delays").contract.model_dump()
+    without = {name: rules for name, rules in real["references"].items() if name != "weather"}
+    dependents = told_about({}, {"references": without})["the stream is gone"]
+    assert "view origin_weather (7 features)" in dependents
+    assert not [one for one in dependents if "plane" in one or one.startswith("feature ")]
+
+
+def test_a_rule_of_rows_names_what_reads_its_columns() -> None:
+    real = load_pipeline("flight_delays").contract.model_dump()
+    ruled = real["events"] | {"rows": {"far": {"holds": "distance > 1 and scheduled_minutes > 2"}}}
+    assert told_about({}, {"events": ruled}) == {
+        "rows.far": ("feature distance", "feature scheduled_speed", "feature scheduled_minutes")
+    }
+
+
+def test_rules_of_whole_files_name_what_stands_on_the_stream() -> None:
+    real = load_pipeline("flight_delays").contract.model_dump()
+    filed = real["labels"] | {"file": {"rows": {"min": 1}}}
+    dependents = told_about({}, {"labels": filed})["file"]
+    assert dependents[0] == "labels.id"
+    assert {"feature distance", "view plane (3 features)", "gate slices"} <= set(dependents)
+    assert not [one for one in dependents if one.startswith(("events.", "references."))]
+    halts = told_about({}, {"file_size_halts": 5})["file_size_halts"]
+    assert {"events.id", "references.weather.time", *dependents} <= set(halts)
+
+
+def test_figures_that_differ_are_said_so_that_they_do() -> None:
+    old = contract(None, file_size_halts=10**9 + 1, reject_rows_allowed=1_000_001, reject_share_halts=0.1)
+    new = contract(None, file_size_halts=10**9, reject_rows_allowed=1_000_000, reject_share_halts=0.1000001)
+    assert [one.what for one in changes(old, new)] == [
+        "reject_share_halts was 0.1 and is 0.1000001",
+        "reject_rows_allowed was 1000001 and is 1000000",
+        "file_size_halts was 1000000001B and is 1GB",
+    ]
+
+
+def test_the_features_of_a_stream_are_those_of_its_views_and_of_events_and_labels_all() -> None:
+    real = load_pipeline("flight_delays")
+    weather = features_of(real.spec, real.contract, "weather", [])
+    assert len(weather) == 7
+    every = set(features_of(real.spec, real.contract, "events", []))
+    assert every == set(features_of(real.spec, real.contract, "labels", [])) > {"distance", *weather}
+
+
 def test_the_features_of_a_column_are_those_that_would_change_with_it() -> None:
     real = load_pipeline("flight_delays")
-    keyed = features_of(real.spec, real.contract, "events", "tailnum")
+    keyed = features_of(real.spec, real.contract, "events", ["tailnum"])
     assert all(name.startswith(("tail_", "plane_")) for name in keyed)
-    assert features_of(real.spec, real.contract, "events", "distance") == ("distance", "scheduled_speed")
-    assert "origin_weather_temp_last" in features_of(real.spec, real.contract, "weather", "temp")
-    assert features_of(real.spec, real.contract, "weather", "observed_at") == ()
+    assert features_of(real.spec, real.contract, "events", ["distance"]) == ("distance", "scheduled_speed")
+    assert "origin_weather_temp_last" in features_of(real.spec, real.contract, "weather", ["temp"])
+    assert features_of(real.spec, real.contract, "weather", ["observed_at"]) == ()
