@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 # Of a file's reasons for rejecting rows, so many are told, the most frequent first.
 MOST_REASONS = 10
+# Of a sample, unpacked: more says no more.
+MOST_BYTES = 100 * 10**6
 
 
 @click.group()
@@ -37,7 +39,7 @@ def contract() -> None:
 @click.argument("file", type=FILE)
 @click.option("--stream", default="events", show_default=True, help="events, labels or a reference's name.")
 def infer(file: Path, stream: str) -> None:
-    """Draft the rules of a stream from a sample FILE, as YAML to go on from.
+    """Draft the rules of a stream from a sample FILE of at most 100MB, as YAML to go on from.
 
     \b
     Examples:
@@ -46,7 +48,7 @@ def infer(file: Path, stream: str) -> None:
     """
     from mlops_pipelines.ingest.drafting import draft
 
-    click.echo(draft(_read(file), stream), nl=False)
+    click.echo(draft(_sample(file), stream), nl=False)
 
 
 @contract.command()
@@ -148,13 +150,14 @@ def _there(file: Path) -> Path:
     return file
 
 
-def _read(file: Path) -> LandedTable:
+def _sample(file: Path) -> LandedTable:
     from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
 
     try:
-        return read_file(_there(file))
+        return read_file(_there(file), MOST_BYTES)
     except UnreadableFileError as error:
-        raise UserError(str(error)) from error
+        # The bound is this command's own: there is no contract yet.
+        raise UserError(str(error).replace(" (`file_size_halts` in the contract)", " of a sample")) from error
 
 
 def _contract(path: Path | None, pipeline: str | None) -> Contract:

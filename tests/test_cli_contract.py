@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from mlops_pipelines.cli import main
+from mlops_pipelines.cli_contract import MOST_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +51,16 @@ def test_a_drafted_contract_is_yaml_to_go_on_from(tmp_path: Path) -> None:
     result = contract("infer", sample)
     assert result.exit_code == 0, result.output
     assert yaml.safe_load(result.output)["events"]["columns"]["seats"] == {"type": "int"}
+
+
+def test_a_sample_that_unpacks_to_too_much_is_refused_before_it_is_unpacked_whole(tmp_path: Path) -> None:
+    sample = tmp_path / "a.csv.gz"
+    with gzip.open(sample, "wb", compresslevel=1) as packed:
+        for _ in range(MOST_BYTES // 10**7 + 1):
+            packed.write(b"1" * 10**7)
+    result = contract("infer", sample)
+    assert result.exit_code == 2
+    assert "100MB are allowed of a sample" in result.output
 
 
 def test_a_file_that_keeps_the_contract_passes(tmp_path: Path, rules: Path) -> None:

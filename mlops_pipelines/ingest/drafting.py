@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 # A text is taken as one of a few when it has at most so many values, each twenty times on average.
 MOST_VALUES = 20
 _ROWS_A_VALUE = 20
+# A longer text is prose, or rubbish, and no value of a list.
+LONGEST_VALUE = 64
 # What a text is taken as, the first that fits all of a column: 0 and 1 are more often a count than a flag.
 _OF_TEXT: tuple[ColumnType, ...] = ("int", "float", "bool", "timestamp", "string")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_SHOWN = 80  # of a name or a type in a comment
 
 
 def draft(sample: LandedTable, stream: str) -> str:
@@ -32,18 +36,31 @@ def draft(sample: LandedTable, stream: str) -> str:
 
     Types, and whether values are missing, are what the sample shows. Bounds are not set: what was seen
     stands beside each column. A column that cannot be in a contract is named in a comment.
-    Raises UserError if the sample has no rows.
+    Raises UserError if the sample has no rows, or no column that can be in a contract, or if the stream's
+    name is none.
     """
+    if not _STREAM.fullmatch(stream):
+        raise UserError(
+            f"{stream!r} is no name of a stream.",
+            expected="events, labels, or a lower-case letter, then lower-case letters, digits and _",
+        )
     if not sample.table.num_rows:
         raise UserError(f"{sample.path} has no rows to draft a contract from.")
     text = not sample.path.name.endswith(".parquet")
+    columns = list(_columns(sample.table, text=text))
+    if all(line.startswith("#") for line in columns):
+        raise UserError(
+            "\n".join([f"{sample.path} has no column that can be in a contract:", *columns]),
+            expected="a column of texts, numbers, flags or timestamps, called by letters, digits and _",
+        )
     lines = [
-        f"# Drafted from {sample.path.name}, {sample.rows:,} rows: a sample does not know what may come."
+        f"# Drafted from {_on_a_line(sample.path.name)}, {sample.rows:,} rows: "
+        "a sample does not know what may come."
     ]
-    places = [stream] if stream in ("events", "labels") else ["references", stream]
+    places = [stream] if stream in ("events", "labels") else ["references", _scalar(stream)]
     lines += [f"{'  ' * depth}{place}:" for depth, place in enumerate([*places, "columns"])]
     indent = "  " * (len(places) + 1)
-    lines += [f"{indent}{line}" for line in _columns(sample.table, text=text)]
+    lines += [f"{indent}{line}" for line in columns]
     return "\n".join(lines) + "\n"
 
 
@@ -56,9 +73,10 @@ def _columns(table: pa.Table, *, text: bool) -> Iterator[str]:
             ((kind, values) for kind, values in read if values and values.null_count < len(values)), None
         )
         if not _COLUMN.fullmatch(name) or name in RESERVED_COLUMNS:
-            yield f"# {name!r} is no name that a contract's column may have: rename it"
+            yield f"# {_cut(repr(name))} is no name that a contract's column may have: rename it"
         elif found is None:
-            yield f"# {name} is {column.type}, or empty: land it as text, a number, a flag or a timestamp"
+            kind = _cut(_on_a_line(str(column.type)))
+            yield f"# {name} is {kind}, or empty: land it as text, a number, a flag or a timestamp"
         else:
             yield _line(name, *found)
 
@@ -80,18 +98,36 @@ def _types_of(column: pa.Array) -> tuple[ColumnType, ...]:
 def _line(name: str, kind: ColumnType, values: pa.Array) -> str:
     import pyarrow.compute as pc
 
-    rule: dict[str, Any] = {"type": kind}
+    rule = [f"type: {kind}"]
     if values.null_count:
-        rule["nullable"] = True
+        rule.append("nullable: true")
     note = ""
     if kind == "string":
         seen = sorted(values.drop_null().unique().to_pylist())
-        if len(seen) <= MOST_VALUES and len(seen) * _ROWS_A_VALUE <= len(values):
-            rule["one_of"] = seen
+        few = len(seen) <= MOST_VALUES and len(seen) * _ROWS_A_VALUE <= len(values)
+        if few and max(map(len, seen)) <= LONGEST_VALUE:
+            rule.append(f"one_of: [{', '.join(map(_scalar, seen))}]")
         else:
             note = f"  # {len(seen):,} values, such as {seen[0][:40]!r}"
     elif kind != "bool":
         low, high = (pc.min_max(values)[end].cast("string").as_py() for end in ("min", "max"))
         note = f"  # seen: {low} to {high}"
-    written = yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
-    return f"{name}: {written.strip()}{note}"
+    return f"{_scalar(name)}: {{{', '.join(rule)}}}{note}"
+
+
+def _scalar(text: str) -> str:
+    """The text as YAML reads it back, on one line, wherever it stands."""
+    style = None if text.isprintable() else '"'
+    listed = yaml.safe_dump(
+        [text], default_flow_style=True, default_style=style, width=10**6, allow_unicode=True
+    )
+    return listed.strip().removeprefix("[").removesuffix("]")
+
+
+def _on_a_line(text: str) -> str:
+    """The text as a comment may hold it."""
+    return text if text.isprintable() else repr(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

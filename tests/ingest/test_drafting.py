@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,13 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.ingest.contract import Contract
-from mlops_pipelines.ingest.drafting import draft
+from mlops_pipelines.ingest.contract import RESERVED_COLUMNS, Contract, load_contract
+from mlops_pipelines.ingest.drafting import LONGEST_VALUE, draft
 from mlops_pipelines.ingest.judging import Judged, judge
-from mlops_pipelines.ingest.landing import read_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mlops_pipelines.ingest.landing import LandedTable, read_file
 
 LABELS = {"labels": {"columns": {"late": {"type": "bool"}}}}
 
@@ -83,6 +82,90 @@ def test_a_sample_without_rows_is_refused(tmp_path: Path) -> None:
         draft(read_file(tmp_path / "a.csv"), "events")
 
 
+def loaded_again(folder: Path, sample: LandedTable, stream: str = "events") -> Contract:
+    """The draft as a contract file, completed with the streams that it lacks."""
+    text = draft(sample, stream)
+    others = {"events", "labels"} - {stream}
+    text += "".join(f"{other}: {{columns: {{id: {{type: string}}}}}}\n" for other in sorted(others))
+    (folder / "contract.yaml").write_text(text, "utf-8")
+    return load_contract(folder / "contract.yaml")
+
+
+def sample_of(columns: dict[str, list[str]], name: str = "a.csv") -> LandedTable:
+    rows = len(next(iter(columns.values())))
+    return LandedTable(Path(name), "", pa.table(columns), range(rows))
+
+
+@pytest.mark.parametrize("name", ["no", "null", "true", "on", "y", "Off", "NULL", "_"])
+def test_columns_and_streams_called_like_words_of_yaml_are_names(tmp_path: Path, name: str) -> None:
+    sample = sample_of({name: ["a"]})
+    assert list(loaded_again(tmp_path, sample).events.columns) == [name]
+    if name.islower() and name.isalpha():
+        assert list(loaded_again(tmp_path, sample, name).references) == [name]
+
+
+@pytest.mark.parametrize("name", ["a\nb: [.csv", "\x07.csv", "\u2028x.csv", "#.csv"])
+def test_a_file_of_any_name_is_drafted_from(tmp_path: Path, name: str) -> None:
+    assert list(loaded_again(tmp_path, sample_of({"x": ["1"]}, name)).events.columns) == ["x"]
+
+
+def test_a_type_of_any_name_stays_in_its_comment(tmp_path: Path) -> None:
+    inner = pa.array([{"a\nb: [": 1, "c" * 1000: 2}])
+    sample = LandedTable(Path("a.parquet"), "", pa.table({"ok": [1], "nested": inner}), range(1))
+    assert list(loaded_again(tmp_path, sample).events.columns) == ["ok"]
+    assert max(map(len, draft(sample, "events").splitlines())) < 200
+
+
+@pytest.mark.parametrize("stream", ["x: [", "", "Weather", "a\n", "1"])
+def test_what_is_no_name_of_a_stream_is_refused(stream: str) -> None:
+    with pytest.raises(UserError, match="no name of a stream"):
+        draft(sample_of({"x": ["1"]}), stream)
+
+
+def test_a_sample_without_a_column_for_a_contract_is_refused() -> None:
+    with pytest.raises(UserError, match="no column that can be in a contract") as refused:
+        draft(sample_of({"two words": ["1"], "day": ["1"]}), "events")
+    assert "'two words' is no name" in refused.value.message
+
+
+def test_long_texts_are_no_values_of_a_list(tmp_path: Path) -> None:
+    text = draft(sample_of({"x": ["1"], "y": ["a" * 10**6]}), "events")
+    assert "one_of" not in text
+    assert len(text) < 500
+    many = sample_of({"y": ["a" * LONGEST_VALUE] * 20, "z": ["b" * (LONGEST_VALUE + 1)] * 20})
+    columns = loaded_again(tmp_path, many).events.columns
+    assert (len(columns["y"].one_of), len(columns["z"].one_of)) == (1, 0)
+
+
+NAMES = (
+    st.text(max_size=8) | st.from_regex(r"\A[A-Za-z_]{1,5}\Z") | st.sampled_from(["no", "NO", "null", "on"])
+)
+WORDS = st.text(max_size=70) | st.sampled_from(
+    ["no", "~", "1", "2013-01-01", "1e5", "a: b", "#", "'", '"', "="]
+)
+
+
+@given(st.dictionaries(NAMES, WORDS, min_size=1, max_size=5), NAMES)
+def test_the_draft_loads_again_whatever_columns_and_values_are_called(
+    values: dict[str, str], name: str
+) -> None:
+    # Each value twenty times, so that it is listed.
+    sample = sample_of(
+        {column: [value] * 20 for column, value in {**values, "ok": "x"}.items()}, f"{name}.csv"
+    )
+    with TemporaryDirectory() as folder:
+        columns = loaded_again(Path(folder), sample).events.columns
+    assert columns["ok"].one_of == ("x",)
+    for column, rule in columns.items():
+        assert rule.one_of in ((), ({**values, "ok": "x"}[column],))
+    expected = [
+        column
+        for column in sample.table.column_names
+        if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column) and column not in RESERVED_COLUMNS
+    ]
+    assert list(columns) == expected
+
+
 VALUES = (
     st.none() | st.text(max_size=8) | st.integers().map(str) | st.floats().map(str) | st.booleans().map(str)
 )
@@ -90,9 +173,6 @@ VALUES = (
 
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=30))
 def test_the_draft_takes_in_every_row_of_its_sample(rows: list[tuple[str | None, str | None]]) -> None:
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
     text = io.StringIO()
     csv.writer(text).writerows([("a", "b", "c"), *((a or "", b or "", "1") for a, b in rows)])
     with TemporaryDirectory() as folder:
