@@ -17,10 +17,14 @@ from mlops_pipelines.ingest.contract import MASKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
 
+    from mlops_pipelines.errors import TerminalError
+    from mlops_pipelines.ingest.checking import Checked, Rejected
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.ingest.judging import Judged
     from mlops_pipelines.ingest.landing import LandedTable
+    from mlops_pipelines.spec import PipelineSpec
     from mlops_pipelines.spec_loading import LoadedSpec
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -52,7 +56,7 @@ def infer(file: Path, stream: str) -> None:
 
 
 @contract.command()
-@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--contract", "path", type=FILE, help="Contract file; by default that of --pipeline.")
 @click.option("--pipeline", help="Pipeline whose contract it is; by default the only one there is.")
 @click.option("--stream", default="events", show_default=True, help="events, labels or a reference's name.")
@@ -69,19 +73,27 @@ def check(
 ) -> None:
     """Whether FILES would be taken in: exit code 1 if one would be refused, for a producer's CI.
 
+    A pipeline's partitions and lateness, and ids that repeat within FILES, are judged where the contract is
+    a pipeline's, not with --contract. What landed before is not known. A file that is not there is told
+    with the others, and the exit code is 2.
+
     \b
     Examples:
-      mlops contract check out/*.parquet
+      mlops contract check out/*.parquet --pipeline flight_delays --strict
       mlops contract check labels.csv --stream labels --strict
       mlops contract check sample.jsonl --contract contract.yaml --json
     """
-    rules = _contract(path, pipeline)
-    found = [_verdict(file, rules, stream) for file in files]
+    rules, spec = _contract(path, pipeline)
+    found = _verdicts(files, rules, spec, stream)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         for one in found:
             _print_verdict(one)
+        more = "" if spec else "; --pipeline judges all but the last"
+        click.echo(f"not judged: {', '.join(_not_judged(spec))}{more}")
+    if not all(file.is_file() for file in files):
+        sys.exit(2)
     if any(not one["accepted"] or (strict and one["rejected_rows"]) for one in found):
         sys.exit(1)
 
@@ -160,12 +172,16 @@ def _sample(file: Path) -> LandedTable:
         raise UserError(str(error).replace(" (`file_size_halts` in the contract)", " of a sample")) from error
 
 
-def _contract(path: Path | None, pipeline: str | None) -> Contract:
+def _contract(path: Path | None, pipeline: str | None) -> tuple[Contract, PipelineSpec | None]:
+    """The contract, and the pipeline whose it is, unless it is a file's."""
     from mlops_pipelines.ingest.contract import load_contract
 
     if path and pipeline:
         raise UserError("Give --contract or --pipeline, not both.")
-    return load_contract(_there(path)) if path else _pipeline(pipeline).contract
+    if path:
+        return load_contract(_there(path)), None
+    loaded = _pipeline(pipeline)
+    return loaded.contract, loaded.spec
 
 
 def _pipeline(name: str | None) -> LoadedSpec:
@@ -179,37 +195,65 @@ def _pipeline(name: str | None) -> LoadedSpec:
     return load_spec(specs[0])
 
 
-def _verdict(file: Path, rules: Contract, stream: str) -> dict[str, Any]:
-    """What would become of a file."""
+def _verdicts(
+    files: Sequence[Path], rules: Contract, spec: PipelineSpec | None, stream: str
+) -> list[dict[str, Any]]:
+    """What would become of the files, each once, in the order given."""
+    from mlops_pipelines.ingest.checking import as_judged, check
+
+    now, hidden = WallClock().now(), rules.sensitive_columns(stream)
+    judged = {file: _judged(file, rules, stream, now) for file in files}
+    kept = {file: one for file, one in judged.items() if not isinstance(one, str)}
+    checked = check([*kept.values()], spec, stream, now) if spec else map(as_judged, kept.values())
+    told = dict(zip(kept, checked, strict=True))
+    return [
+        {"file": str(file), **_verdict(told.get(file, one), hidden), "not_judged": _not_judged(spec)}
+        for file, one in judged.items()
+    ]
+
+
+def _not_judged(spec: PipelineSpec | None) -> list[str]:
+    ours = [] if spec else ["partitions", "lateness", "repeated ids"]
+    return [*ours, "what landed before"]
+
+
+def _judged(file: Path, rules: Contract, stream: str, now: datetime) -> Judged | str:
+    """What the contract says of a file, or why the whole of it is refused."""
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import UnreadableFileError, read_file
 
-    refused = {"file": str(file), "accepted": False, "accepted_rows": 0, "rejected_rows": 0, "reasons": []}
+    if not file.is_file():
+        return f"There is no file {file}."
     try:
-        table = read_file(_there(file), rules.file_size_halts)
+        table = read_file(file, rules.file_size_halts)
     except UnreadableFileError as error:
-        return {**refused, "why": str(error)}
-    (judged,) = judge([table], rules, stream, landed_at=[WallClock().now()])
-    if isinstance(judged, BadBatchError):
-        return {**refused, "why": str(judged)}
+        return str(error)
+    (judged,) = judge([table], rules, stream, landed_at=[now])
+    return str(judged) if isinstance(judged, BadBatchError) else judged
+
+
+def _verdict(one: Checked | TerminalError | Judged | str, hidden: frozenset[str]) -> dict[str, Any]:
+    from mlops_pipelines.ingest.checking import Checked
+
+    taken = one if isinstance(one, Checked) else Checked(0, ())
     return {
-        "file": str(file),
-        "accepted": True,
-        "accepted_rows": judged.accepted.num_rows,
-        "rejected_rows": len(judged.rejected),
-        "reasons": _reasons(judged, rules.sensitive_columns(stream)),
-        "why": "",
+        "accepted": isinstance(one, Checked),
+        "accepted_rows": taken.accepted,
+        "rejected_rows": len(taken.rejected),
+        "duplicate_rows": taken.duplicates,
+        "reasons": _reasons(taken.rejected, hidden),
+        "why": "" if isinstance(one, Checked) else str(one),
     }
 
 
-def _reasons(judged: Judged, hidden: frozenset[str]) -> list[dict[str, Any]]:
+def _reasons(rejected: Sequence[Rejected], hidden: frozenset[str]) -> list[dict[str, Any]]:
     """Why rows would be rejected, the most frequent reason first, each with its first row."""
-    counts = Counter((one.column, one.rule) for row in judged.rejected for one in row.reasons)
+    counts = Counter((one.column, one.rule) for _, reasons in rejected for one in reasons)
     first: dict[tuple[str | None, str], dict[str, Any]] = {}
-    for row in judged.rejected:
-        for one in row.reasons:
+    for row, reasons in rejected:
+        for one in reasons:
             value = MASKED if one.column in hidden and one.value is not None else one.value
-            first.setdefault((one.column, one.rule), {"first_row": row.file_row, "value": value})
+            first.setdefault((one.column, one.rule), {"first_row": row, "value": value})
     return [
         {"column": column, "rule": rule, "rows": rows, **first[column, rule]}
         for (column, rule), rows in counts.most_common()
@@ -220,8 +264,12 @@ def _print_verdict(one: dict[str, Any]) -> None:
     if not one["accepted"]:
         click.echo(f"refused   {one['why']}")
         return
-    rejected = f", {one['rejected_rows']:,} rejected" if one["rejected_rows"] else ""
-    click.echo(f"accepted  {one['file']}: {one['accepted_rows']:,} rows{rejected}")
+    others = "".join(
+        f", {one[f'{what}_rows']:,} {words}"
+        for what, words in (("rejected", "rejected"), ("duplicate", "repeat others"))
+        if one[f"{what}_rows"]
+    )
+    click.echo(f"accepted  {one['file']}: {one['accepted_rows']:,} rows{others}")
     for reason in one["reasons"][:MOST_REASONS]:
         value = "" if reason["value"] is None else f", such as {reason['value']!r}"
         name = f"{reason['column']} " if reason["column"] else ""

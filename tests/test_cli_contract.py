@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from mlops_pipelines.cli import main
 from mlops_pipelines.cli_contract import MOST_BYTES
+from mlops_pipelines.home import Home
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_loading import load_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +73,26 @@ def test_a_sample_that_unpacks_to_too_much_is_refused_before_it_is_unpacked_whol
 
 def test_a_file_that_keeps_the_contract_passes(tmp_path: Path, rules: Path) -> None:
     result = contract("check", landed(tmp_path, "a.csv", "id,seats\na,1\n"), "--contract", rules)
-    assert (result.exit_code, result.output) == (0, f"accepted  {tmp_path / 'a.csv'}: 1 rows\n")
+    assert (result.exit_code, result.output.splitlines()[0]) == (0, f"accepted  {tmp_path / 'a.csv'}: 1 rows")
+
+
+def test_what_a_contract_alone_does_not_judge_is_said(tmp_path: Path, rules: Path) -> None:
+    file = landed(tmp_path, "a.csv", "id,seats\na,1\na,2\n")
+    result = contract("check", file, "--contract", rules)
+    assert "not judged: partitions, lateness, repeated ids, what landed before" in result.output
+    (found,) = json.loads(contract("check", file, "--contract", rules, "--json").output)
+    assert found["not_judged"] == ["partitions", "lateness", "repeated ids", "what landed before"]
+
+
+def test_files_that_are_not_there_are_told_with_the_others(tmp_path: Path, rules: Path) -> None:
+    good, gone = landed(tmp_path, "good.csv", "id,seats\na,1\n"), tmp_path / "gone.csv"
+    result = contract("check", gone, tmp_path, good, "--contract", rules)
+    assert result.exit_code == 2
+    assert f"refused   There is no file {gone}." in result.output
+    assert f"refused   There is no file {tmp_path}." in result.output
+    assert f"accepted  {good}: 1 rows" in result.output
+    found = json.loads(contract("check", gone, good, "--contract", rules, "--json").output)
+    assert [(one["file"], one["accepted"]) for one in found] == [(str(gone), False), (str(good), True)]
 
 
 def test_rejected_rows_are_told_and_fail_a_strict_check(tmp_path: Path, rules: Path) -> None:
@@ -115,8 +142,6 @@ def test_breaking_changes_fail_the_diff_and_name_what_reads_the_column(tmp_path:
 
 
 def test_a_diff_for_a_pipeline_names_its_readers(tmp_path: Path) -> None:
-    from mlops_pipelines.spec_loading import load_pipeline
-
     real = load_pipeline("flight_delays")
     old = real.path.parent / "contract.yaml"
     new = landed(tmp_path, "new.yaml", old.read_text().replace("max: 10000, unit: mi", "max: 9000, unit: mi"))
@@ -126,3 +151,49 @@ def test_a_diff_for_a_pipeline_names_its_readers(tmp_path: Path) -> None:
         "distance",
         ["feature distance", "feature scheduled_speed"],
     )
+
+
+def test_a_check_for_a_pipeline_rejects_what_it_would_quarantine(tmp_path: Path) -> None:
+    """Every flight of a day, a thousand days too early, half of them with ids of other flights."""
+    rows = Flights().rows("events", datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 2, tzinfo=UTC))
+    other = set_column(rows, "distance", pa.array([7] * rows.num_rows, rows.schema.field("distance").type))
+    good, twice, early = tmp_path / "good.parquet", tmp_path / "twice.parquet", tmp_path / "early.parquet"
+    pq.write_table(rows, good)
+    pq.write_table(pa.concat_tables([rows, other]), twice)
+    time = pc.subtract(rows["scheduled_departure"], pa.scalar(timedelta(days=1000)))
+    pq.write_table(set_column(rows, "scheduled_departure", time), early)
+
+    def checked(*files: Path) -> list[dict[str, Any]]:
+        arguments = ("check", *files, "--pipeline", "flight_delays", "--strict", "--json")
+        result = contract(*arguments)
+        found: list[dict[str, Any]] = json.loads(result.output)
+        assert result.exit_code == int(any(one["rejected_rows"] for one in found))
+        place = Home.create(tmp_path / f"{len(files)}{files[0].stem}").pipeline(
+            load_pipeline("flight_delays")
+        )
+        place.prepare()
+        folder = place.landing("events") / "2013-01-02"
+        folder.mkdir()
+        for file in files:
+            (folder / file.name).write_bytes(file.read_bytes())
+        taking.register_landed(place)
+        taken = taking.take_events(place, [])
+        counts = [(one.accepted, one.quarantined, one.duplicates) for one in taken.files]
+        told = [(one["accepted_rows"], one["rejected_rows"], one["duplicate_rows"]) for one in found]
+        assert tuple(map(sum, zip(*told, strict=True))) == tuple(map(sum, zip(*counts, strict=True)))
+        return found
+
+    half = rows.num_rows
+    assert [one["reasons"] for one in checked(good)] == [[]]
+    ((conflict,),) = [one["reasons"] for one in checked(twice)]
+    assert conflict["rule"] == "says what the row with the same event_id says"
+    assert (conflict["column"], conflict["rows"]) == ("event_id", half)
+    ((outside,),) = [one["reasons"] for one in checked(early)]
+    assert outside["rule"] == "is from 2013-01-01 to before 2014-01-02"
+    assert (outside["column"], outside["rows"], outside["value"][:4]) == ("scheduled_departure", half, "2010")
+    assert any(one["duplicate_rows"] for one in checked(good, twice))
+
+
+def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, name, values.cast(table.schema.field(name).type))
