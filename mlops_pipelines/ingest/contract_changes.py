@@ -241,7 +241,7 @@ def _changed(old: ColumnRule, new: ColumnRule) -> Iterator[tuple[str, bool, bool
         what, producers, readers = _rule_changed("batch", old.batch, new.batch)
         # With `others_at_most`, rows pass that `one_of` alone rejects.
         others = _others_at_most(old) != _others_at_most(new)
-        yield what, producers or others, readers or others
+        yield what, producers or (others and bool(new.one_of)), readers or (others and bool(old.one_of))
     if old.sensitive != new.sensitive:
         yield f"is {'now' if new.sensitive else 'no longer'} sensitive", False, False
 

@@ -84,6 +84,12 @@ def test_a_changed_rule_says_whom_it_breaks(
     assert (found.breaks_producers, found.breaks_readers) == (producers, readers)
 
 
+def test_a_list_that_goes_with_its_share_of_others_rejects_no_more_rows() -> None:
+    shared = TEXT | {"one_of": ["a"], "batch": {"others_at_most": 0.5}}
+    assert [one.breaks_producers for one in changed(shared, TEXT)] == [False, False]
+    assert [one.breaks_readers for one in changed(TEXT, shared)] == [False, False]
+
+
 def test_rules_of_rows_and_files_are_compared() -> None:
     columns = {"columns": {"id": TEXT, "x": INT}}
     ruled = columns | {"rows": {"small": {"holds": "x < 3"}}, "file": {"rows": {"min": 1}}}
