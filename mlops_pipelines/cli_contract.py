@@ -83,7 +83,7 @@ def check(
       mlops contract check labels.csv --stream labels --strict
       mlops contract check sample.jsonl --contract contract.yaml --json
     """
-    rules, spec = _contract(path, pipeline)
+    rules, spec = _contract(path, pipeline, stream)
     found = _verdicts(files, rules, spec, stream)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -172,14 +172,14 @@ def _sample(file: Path) -> LandedTable:
         raise UserError(str(error).replace(" (`file_size_halts` in the contract)", " of a sample")) from error
 
 
-def _contract(path: Path | None, pipeline: str | None) -> tuple[Contract, PipelineSpec | None]:
+def _contract(path: Path | None, pipeline: str | None, stream: str) -> tuple[Contract, PipelineSpec | None]:
     """The contract, and the pipeline whose it is, unless it is a file's."""
     from mlops_pipelines.ingest.contract import load_contract
 
     if path and pipeline:
         raise UserError("Give --contract or --pipeline, not both.")
     if path:
-        return load_contract(_there(path)), None
+        return load_contract(_there(path), alone=stream), None
     loaded = _pipeline(pipeline)
     return loaded.contract, loaded.spec
 

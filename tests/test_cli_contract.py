@@ -196,3 +196,14 @@ def test_a_check_for_a_pipeline_rejects_what_it_would_quarantine(tmp_path: Path)
 def set_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     place = table.schema.get_field_index(name)
     return table.set_column(place, name, values.cast(table.schema.field(name).type))
+
+
+@pytest.mark.parametrize("stream", ["events", "labels", "weather"])
+def test_a_draft_checks_the_sample_it_was_drafted_from(tmp_path: Path, stream: str) -> None:
+    sample, rules = tmp_path / "sample.csv", tmp_path / "contract.yaml"
+    sample.write_text("no,yes\n1,a\n2,b\n")
+    rules.write_text(contract("infer", sample, "--stream", stream).output)
+    result = contract("check", sample, "--contract", rules, "--stream", stream)
+    assert result.exit_code == 0, result.output
+    other = contract("check", sample, "--contract", rules, "--stream", "prices")
+    assert other.exit_code == 2

@@ -253,15 +253,19 @@ class Contract(Model):
         return {"events": self.events, "labels": self.labels}.get(stream) or self.references[stream]
 
 
-def load_contract(path: Path) -> Contract:
+def load_contract(path: Path, *, alone: str | None = None) -> Contract:
     """The contract written in a YAML file.
 
+    alone: a stream, if only that one is asked for: events and labels need not be there, as in a draft.
     Raises UserError that lists every problem as `FILE:LINE:COL path.to.field: what is wrong`.
     """
     source = read_yaml(path)
     problems = list(source.repeated)
+    data = source.data
+    if isinstance(data, dict) and (rules := {**(data.get("references") or {}), **data}.get(alone)):
+        data = {"events": rules, "labels": rules, **data}
     try:
-        contract = Contract.model_validate(source.data)
+        contract = Contract.model_validate(data)
     except ValidationError as error:
         problems += [
             source.problem(_written_at(found["loc"]), found["msg"].removeprefix("Value error, "))

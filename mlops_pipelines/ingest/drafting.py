@@ -28,6 +28,17 @@ LONGEST_VALUE = 64
 _OF_TEXT: tuple[ColumnType, ...] = ("int", "float", "bool", "timestamp", "string")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _STREAM = re.compile(r"[a-z][a-z0-9_]{0,62}")
+# Names, and texts, of what is nobody else's business; a person takes away `sensitive` where it is not so.
+_PERSONAL_NAME = re.compile(
+    r"(?:^|_)(?:e?mail|phone|mobile|fax|iban|ssn|passport|pass(?:word|wd)?|pwd|secret|token|(?:api|private)_?key"
+    r"|(?:first|last|full|family|given|customer|client|user|person|patient|employee|contact)_?name|name|surname"
+    r"|address|street|birth(?:day|date)?|dob|ip|card|account|licen[cs]e|contact|latitude|longitude)(?:_|$)",
+    re.IGNORECASE,
+)
+_PERSONAL_TEXT = re.compile(
+    r"[^@\s]+@[^@\s]+\.[^@\s]+|[A-Z]{2}\d{2}[A-Z0-9 ]{8,30}|\d{1,3}(?:\.\d{1,3}){3}"
+    r"|\d{3}-\d{2}-\d{4}|\+\d[\d /-]{6,}"
+)
 _SHOWN = 80  # of a name or a type in a comment
 
 
@@ -35,7 +46,8 @@ def draft(sample: LandedTable, stream: str) -> str:
     """Contract rules, in YAML, that every row of the sample keeps. Pure.
 
     Types, and whether values are missing, are what the sample shows. Bounds are not set: what was seen
-    stands beside each column. A column that cannot be in a contract is named in a comment.
+    stands beside each column, but for those that seem to be about a person, or secret: these are sensitive,
+    and none of their values is told. A column that cannot be in a contract is named in a comment.
     Raises UserError if the sample has no rows, or no column that can be in a contract, or if the stream's
     name is none.
     """
@@ -102,7 +114,10 @@ def _line(name: str, kind: ColumnType, values: pa.Array) -> str:
     if values.null_count:
         rule.append("nullable: true")
     note = ""
-    if kind == "string":
+    if _is_personal(name, kind, values):
+        rule.append("sensitive: true")
+        note = "  # by its name or its values"
+    elif kind == "string":
         seen = sorted(values.drop_null().unique().to_pylist())
         few = len(seen) <= MOST_VALUES and len(seen) * _ROWS_A_VALUE <= len(values)
         if few and max(map(len, seen)) <= LONGEST_VALUE:
@@ -113,6 +128,16 @@ def _line(name: str, kind: ColumnType, values: pa.Array) -> str:
         low, high = (pc.min_max(values)[end].cast("string").as_py() for end in ("min", "max"))
         note = f"  # seen: {low} to {high}"
     return f"{_scalar(name)}: {{{', '.join(rule)}}}{note}"
+
+
+def _is_personal(name: str, kind: ColumnType, values: pa.Array) -> bool:
+    """Whether a column seems to be about a person, or secret: by its name, or by half of its texts."""
+    if _PERSONAL_NAME.search(name):
+        return True
+    if kind != "string":
+        return False
+    texts = values.drop_null().to_pylist()
+    return 2 * sum(_PERSONAL_TEXT.fullmatch(text) is not None for text in texts) > len(texts)
 
 
 def _scalar(text: str) -> str:

@@ -182,3 +182,34 @@ def test_the_draft_takes_in_every_row_of_its_sample(rows: list[tuple[str | None,
         (judged,) = judge([sample], drafted(path), "events")
     assert isinstance(judged, Judged)
     assert judged.accepted.num_rows == sample.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("customer_name", ["Max M", "Eva E"]),
+        ("password", ["hunter2", "hunter2"]),
+        ("date_of_birth", ["1980-01-01", "1990-01-01"]),
+        ("x", ["a@example.org", "b@example.org"]),
+        ("y", ["DE10 5559 1459 0000", "FR76 3000 6000 01"]),
+        ("z", ["10.0.0.1", "192.168.0.1"]),
+        ("phone", ["4917", "4918"]),
+    ],
+)
+def test_what_seems_to_be_about_a_person_is_sensitive_and_not_told(
+    tmp_path: Path, name: str, values: list[str]
+) -> None:
+    sample = tmp_path / "a.csv"
+    with sample.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["n", name], *([place, value] for place, value in enumerate(values * 25))]
+        )
+    text = draft(read_file(sample), "events")
+    assert drafted(sample).sensitive_columns("events") == {name}
+    assert not [value for value in values if value in text]
+
+
+def test_what_is_not_about_a_person_is_not_sensitive(tmp_path: Path) -> None:
+    sample = tmp_path / "a.csv"
+    sample.write_text("tailnum,shipping,zip,rename,version\nN1,fast,00501,x,1.2.3\n")
+    assert drafted(sample).sensitive_columns("events") == frozenset()
