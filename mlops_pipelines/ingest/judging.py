@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.quarantine import Reason, ReasonCode, RejectedRow, row_json, shown
+from mlops_pipelines.ingest.values import plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,7 +132,7 @@ def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Column
             arrays[name], wrong = _read_as(file.table[name].combine_chunks(), rule.type)
             if name in file.nested:
                 arrays[name], wrong = _without(arrays[name], wrong, file.nested[name])
-            unread[name] = {position: shown(_value(file.table[name][position])) for position in wrong}
+            unread[name] = {position: shown(plain_value(file.table[name][position])) for position in wrong}
         except _NoReadingError as error:
             unfit.append(f"{name} is {error}, not {rule.type}")
     if unfit:
@@ -710,16 +711,9 @@ def _rejected(
     file: LandedTable, columns: _Columns, broken: _Broken, arrived: str | None
 ) -> Iterator[RejectedRow]:
     for position in sorted(broken):
-        row = {name: _value(file.table[name][position]) for name in file.table.column_names}
+        row = {name: plain_value(file.table[name][position]) for name in file.table.column_names}
         at = columns.table[arrived][position].as_py() if arrived else None
         yield RejectedRow(file.file_rows[position], row_json(row), tuple(broken[position]), at)
-
-
-def _value(landed: pa.Scalar) -> Any:
-    try:
-        return landed.as_py()
-    except (OverflowError, ValueError):  # a time in a year that Python does not know
-        return f"{landed.type} {landed.value}"
 
 
 def _unparsed(file: LandedTable) -> Iterator[RejectedRow]:

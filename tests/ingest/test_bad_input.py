@@ -200,6 +200,18 @@ def of_rows(kinds: Collection[str], change: Callable[[Row], Row], refused: str =
     return [bad(f"bad.{kind}") for kind in kinds]
 
 
+def of_extra(values: pa.Array) -> Bad:
+    """A Parquet file with a column that the contract does not name, these values over and over, and a row
+    that is quarantined."""
+    times = pa.array([place % len(values) for place in range(ROWS)])
+
+    def content(prefix: str) -> bytes:
+        table = pa.table(columns_of(rows(prefix, {6: {"kind": "c"}}), {}))
+        return parquet(table.append_column("more", values.take(times)))
+
+    return Bad("bad.parquet", content, {6: "set"})
+
+
 def of_lines(
     kinds: Collection[str], change: Callable[[str], str], code: str = "", refused: str = ""
 ) -> list[Bad]:
@@ -280,6 +292,9 @@ SIX = {6: "type"}
 BOTH = {6: "type", 7: "type"}
 AT_SIX = {6: {"event_time": NOON + timedelta(minutes=6)}}
 FAR_OFF = [datetime(year, 6, 1, tzinfo=UTC) for year in (3000, 9999)]
+US = pa.timestamp("us")
+YEAR_148108 = 2**62
+TWICE = pa.StructArray.from_arrays([pa.array([1]), pa.array([YEAR_148108], US)], names=["a", "a"])
 DEEP = "[" * 100_000 + "]" * 100_000
 LONG = "z" * 50 * MB
 
@@ -315,6 +330,19 @@ CASES: dict[str, list[Bad]] = {
         *of_lines(["jsonl"], replacing('"n": 6, ', ""), "missing"),
     ],
     "extra columns": of_rows(FORMATS, lambda row: row | {"more": 1, "file_row": 7, "day": "x"}),
+    "extra values that Python cannot hold": [
+        of_extra(pa.array([1], pa.timestamp("us", tz="Mars/Base"))),
+        of_extra(pa.array([1], pa.timestamp("us", tz="+25:00"))),
+        of_extra(pa.array([YEAR_148108], US)),
+        of_extra(pa.array([[YEAR_148108, None, 0]], pa.list_(US))),
+        of_extra(pa.array([[YEAR_148108]], pa.list_(US, 1))),
+        of_extra(pa.array([(YEAR_148108, 1)], pa.struct([("t", US), ("n", pa.int64())]))),
+        of_extra(pa.array([[("k", YEAR_148108)]], pa.map_(pa.string(), US))),
+        of_extra(pa.array([YEAR_148108], US).dictionary_encode()),
+        of_extra(pa.array([2**62], pa.duration("s"))),
+        of_extra(TWICE),
+        of_extra(pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), TWICE)),
+    ],
     "a renamed column": of_rows(
         FORMATS, lambda row: {name.replace("note", "Note"): row[name] for name in row}, "has no column note"
     ),
