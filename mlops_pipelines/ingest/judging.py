@@ -119,14 +119,16 @@ class _NoReadingError(Exception):
 def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Columns | BadBatchError:
     import pyarrow as pa
 
-    # A JSON file without any row names no columns, and lacks none.
+    # JSON names the columns that a row has: one that no row has is missing in each.
     missing = [name for name in rules if name not in file.table.column_names]
-    if missing and file.table.num_rows:
+    if missing and file.table.num_rows and not _is_jsonl(file):
         return _bad_columns(file, f"has no column {', '.join(missing)}", rules)
-    arrays, unread, unfit = {}, {}, []
+    arrays: dict[str, pa.Array] = {}
+    unread: dict[str, dict[int, str]] = {}
+    unfit = []
     for name, rule in rules.items():
         if name in missing:
-            arrays[name] = pa.array([], _arrow_type(rule.type))
+            arrays[name], unread[name] = pa.nulls(file.table.num_rows, _arrow_type(rule.type)), {}
             continue
         try:
             arrays[name], wrong = _read_as(file.table[name].combine_chunks(), rule.type)
@@ -139,6 +141,10 @@ def _read_columns(file: LandedTable, rules: Mapping[str, ColumnRule]) -> _Column
         return _bad_columns(file, f"has columns of another type: {'; '.join(unfit)}", rules)
     extra = tuple(name for name in file.table.column_names if name not in rules)
     return _Columns(pa.table(arrays), unread, extra)
+
+
+def _is_jsonl(file: LandedTable) -> bool:
+    return file.path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst"))
 
 
 def _without(column: pa.Array, wrong: list[int], nested: Sequence[int]) -> tuple[pa.Array, list[int]]:

@@ -220,6 +220,25 @@ def test_more_rejects_than_allowed_refuse_the_file() -> None:
     assert "a is at least 0 fails in 20 rows, such as '-1'" in error.message
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
+def test_a_column_that_no_row_of_json_lines_names_is_missing_in_all(name: str) -> None:
+    columns = {"a": {"type": "int"}, "x": {"type": "int", "nullable": True}, "t": {"type": "timestamp"}}
+    nullable = {"t": {"type": "timestamp", "nullable": True}}
+    table = pa.table({"a": ["1", "2"]})
+    with_x = pa.table({"a": ["1"], "x": ["3"], "t": ["2013-01-01T00:00Z"]})
+    files = [landed(table, name), landed(with_x, name)]
+    lacking, whole = judge(files, contract(columns), "events")
+    assert isinstance(lacking, Judged)
+    assert isinstance(whole, Judged)
+    assert reasons(lacking) == [(0, "missing", "t", None), (1, "missing", "t", None)]
+    assert whole.accepted["x"].to_pylist() == [3]
+    kept, _ = judge(files, contract(columns | nullable), "events")
+    assert isinstance(kept, Judged)
+    assert kept.accepted.select(["a", "x", "t"]).to_pylist() == [
+        {"a": n, "x": None, "t": None} for n in (1, 2)
+    ]
+
+
 def test_a_few_rejects_never_refuse_a_file() -> None:
     columns = {"a": {"type": "int", "min": 0}}
     bounds = {"reject_rows_allowed": 3, "reject_share_halts": 0.0}
