@@ -224,7 +224,7 @@ def _from_text(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int
 _INT = re.compile(r"[+-]?\d{1,19}(\.0+)?", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*", re.ASCII)
-_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+_BOOL = re.compile(r"(true|1(?:\.0+)?)|false|-?0(?:\.0+)?", re.ASCII | re.IGNORECASE)
 
 
 def _int(text: str) -> int | None:
@@ -240,7 +240,8 @@ def _float(text: str) -> float | None:
 
 
 def _bool(text: str) -> bool | None:
-    return _BOOLS.get(text.lower())
+    found = _BOOL.fullmatch(text)
+    return found and found[1] is not None
 
 
 def _time(text: str) -> datetime | None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.ingest.judging import BadBatchError, Judged, judge
-from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow, read_file
+from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow, read_file, rows_again
 
 T0 = datetime(2013, 1, 1, tzinfo=UTC)
 US = pa.timestamp("us", tz="UTC")
@@ -277,6 +277,11 @@ READINGS: list[tuple[str, pa.Array, list[Any]]] = [
     ("bool", pa.array([True, None]), [True, None]),
     ("bool", pa.array([0, 1, 2]), [False, True, "type"]),
     ("bool", pa.array(["true", "False", "1", "yes"]), [True, False, True, "type"]),
+    (
+        "bool",
+        pa.array(["1.0", "0.0", "-0.0", "1.00", "1.5", "2.0"]),
+        [True, *[False] * 2, True, *["type"] * 2],
+    ),
     ("string", pa.array(["a", "a", None]).dictionary_encode(), ["a", "a", None]),
     ("string", pa.array(["a"], pa.large_string()), ["a"]),
     ("string", pa.nulls(1), [None]),
@@ -304,6 +309,34 @@ def test_values_are_read_strictly(declared: str, values: pa.Array, wanted: list[
     for place, code, _, _ in reasons(verdict):
         found[place] = code
     assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("declared", "values"),
+    [
+        ("bool", pa.array([0.0, -0.0, 1.0, 0.5, None])),
+        ("bool", pa.array([Decimal("1.00"), Decimal("0.00"), Decimal("0.10")])),
+        ("bool", pa.array([0, 1, 2])),
+        ("int", pa.array([3.0, -0.0, 3.5, 2.0**53, 2.0**60, 1e300, float("inf"), float("-inf")])),
+        ("int", pa.array([2**63, 2**63 - 1], pa.uint64())),
+        ("float", pa.array([1.5, 1e300, -0.0, float("inf"), float("-inf"), None])),
+        ("float", pa.array([1, 2**53 + 1])),
+        ("timestamp", pa.array([1_999, None], pa.timestamp("ns"))),
+        ("timestamp", pa.array([1], pa.timestamp("us", tz="Mars/Base"))),
+        ("timestamp", pa.array([2**62, -(2**62)], pa.timestamp("s"))),
+    ],
+)
+def test_a_row_that_was_kept_reads_as_it_did_when_it_landed(declared: str, values: pa.Array) -> None:
+    columns = {"a": {"type": declared, "nullable": True}}
+    rejecting = {**columns, "no": {"type": "int", "min": 1}}
+    table = pa.table({"a": values, "no": [0] * len(values)})
+    kept = {row.file_row: row.row for row in judged(table, rejecting).rejected}
+    again = rows_again(Path("a.parquet"), "digest", kept, list(columns))
+    (verdict,) = judge([again], contract(columns, reject_share_halts=1.0), "events")
+    assert isinstance(verdict, Judged)
+    first = judged(table, columns)
+    assert verdict.accepted.equals(first.accepted)
+    assert [row[:3] for row in reasons(verdict)] == [row[:3] for row in reasons(first)]
 
 
 VALUES = st.fixed_dictionaries(
