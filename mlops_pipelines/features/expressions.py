@@ -52,11 +52,14 @@ def _database() -> duckdb.DuckDBPyConnection:
     return database
 
 
-def computed(rows: pa.Table, judged: Mapping[str, str], *, what: str, change: str) -> pa.Table:
+def computed(
+    rows: pa.Table, judged: Mapping[str, str], *, what: str, change: str, sensitive: bool
+) -> pa.Table:
     """Expressions over the columns of the rows, by name, in the order of the rows.
 
     judged: SQL that `judge_expressions` let pass. Raises TerminalError for one that fails on a row; what:
-    they are of, and change: what would mend it.
+    they are of, and change: what would mend it. sensitive: whether the rows have values that are shown
+    nowhere, as DuckDB would.
     """
     import duckdb
 
@@ -67,10 +70,10 @@ def computed(rows: pa.Table, judged: Mapping[str, str], *, what: str, change: st
             return connection.sql(f"SELECT {selected} FROM landed").to_arrow_table()  # noqa: S608 - judged
         except duckdb.Error as error:
             raise TerminalError(
-                f"{what} cannot be computed: {error}",
+                f"{what} cannot be computed: {type(error).__name__ if sensitive else error}",
                 expected="expressions that have a value, or null, for every row",
                 remedy=f"change {change}; try_cast and nullif turn what fails into null",
-            ) from error
+            ) from (None if sensitive else error)
 
 
 def from_event_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
@@ -106,6 +109,7 @@ def evaluate_expressions(
         {column.name: _typed(column, spec.features.from_event[column.name]) for column in columns},
         what="The features under from_event",
         change="the expression",
+        sensitive=bool(contract.sensitive_columns("events")),
     )
     return {column.name: result[column.name] for column in columns}
 

@@ -367,8 +367,14 @@ def _broken_rows(table: pa.Table, stream: StreamRules) -> Iterator[tuple[str, in
         return
     from mlops_pipelines.features.expressions import computed
 
-    rules = {name: f"NOT CAST(({rule.holds}) AS BOOLEAN)" for name, rule in stream.rows.items()}
-    broken = computed(table, rules, what="The rules of the rows", change="the contract")
+    # An unknown value passes; a rule that cannot be computed for a row, which TRY makes null, does not.
+    rules = {
+        name: f"TRY(COALESCE(CAST(({rule.holds}) AS BOOLEAN), TRUE)) IS NOT TRUE"
+        for name, rule in stream.rows.items()
+    }
+    sensitive = any(rule.sensitive for rule in stream.columns.values())
+    what, change = "The rules of the rows", "the contract"
+    broken = computed(table, rules, what=what, change=change, sensitive=sensitive)
     for name in stream.rows:
         yield from ((name, position) for position in _where(broken[name].combine_chunks()))
 

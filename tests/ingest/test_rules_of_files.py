@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.ingest.judging import BadBatchError, Judged, judge
 from mlops_pipelines.ingest.landing import LandedTable
@@ -57,6 +58,36 @@ def test_a_row_whose_values_do_not_go_together_is_rejected_and_an_unknown_one_pa
     assert found.accepted["a"].to_pylist() == [1, None]
     (row,) = found.rejected
     assert (row.file_row, row.reasons[0].code, row.reasons[0].rule) == (1, "rule", "keeps grows: b > a")
+
+
+@pytest.mark.parametrize(
+    ("column", "holds", "values"),
+    [
+        (TEXT, "cast(x as integer) > 0", ["7", "JANE DOE", "8"]),
+        (INT, "10 % x >= 0", [7, 0, 8]),
+        (TEXT, "regexp_matches('a', x) or x = 'b'", ["a", "[", "b"]),
+    ],
+)
+def test_a_row_for_which_its_rule_cannot_be_computed_is_rejected(
+    column: dict[str, Any], holds: str, values: list[Any]
+) -> None:
+    nullable = column | {"nullable": True, "sensitive": True}
+    found = accepted(contract({"x": nullable}, rows={"fine": {"holds": holds}}), x=[*values, None])
+    assert found.accepted["x"].to_pylist() == [values[0], values[2], None]
+    (row,) = found.rejected
+    assert (row.file_row, row.reasons[0].rule) == (1, f"keeps fine: {holds}")
+
+
+def test_what_duckdb_says_of_a_row_is_not_passed_on_where_a_column_is_sensitive() -> None:
+    # What TRY does not catch.
+    rows = {"fine": {"holds": "timezone(place, made) is not null"}}
+    columns = {"place": TEXT, "made": {"type": "timestamp"}}
+    values = {"place": ["UTC", "JANE DOE"], "made": pa.array([NOON] * 2, TIMES)}
+    with pytest.raises(TerminalError, match="JANE DOE"):
+        verdict(contract(columns, rows=rows), **values)
+    with pytest.raises(TerminalError, match="cannot be computed: NotImplementedException") as error:
+        verdict(contract(columns | {"place": TEXT | {"sensitive": True}}, rows=rows), **values)
+    assert "JANE DOE" not in str(error.value)
 
 
 def test_rules_of_rows_hold_for_each_file_of_a_batch() -> None:
