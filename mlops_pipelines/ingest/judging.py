@@ -583,7 +583,7 @@ def _halted(
         if one.column in halting or one.rule in words
     )
     problems = [f"{what} in {rows:,} rows" for what, rows in found.most_common(_REASONS_NAMED)]
-    problems += _file_problems(columns.table, stream, landed_at)
+    problems += _file_problems(file, columns.table, stream, landed_at)
     if not problems:
         return None
     return BadBatchError(
@@ -592,12 +592,17 @@ def _halted(
     )
 
 
-def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | None) -> list[str]:
-    """Which rules of the values of a file together are broken, and what was found instead."""
+def _file_problems(
+    file: LandedTable, table: pa.Table, stream: StreamRules, landed_at: datetime | None
+) -> Iterator[str]:
+    """Which rules of a file as a whole are broken, and what was found instead."""
+    rows = stream.file and stream.file.rows
+    if rows and not _within(file.rows, rows):
+        yield f"the file has {_between(rows)} rows, found {file.rows}"
     # What has no mean or no newest row breaks no rule about it.
     declared = [rule for rule in _file_rules(stream, landed_at) if _values(table, rule) >= rule.needs]
     if not declared:
-        return []
+        return
     definition = _batch_definition()  # imports Great Expectations as it has to be
     import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -610,26 +615,34 @@ def _file_problems(table: pa.Table, stream: StreamRules, landed_at: datetime | N
     ]
     suite = gx.ExpectationSuite(name="file", expectations=expectations)
     results = batch.validate(suite, result_format="BASIC").results
-    return [
-        f"{declared[_place(result)].words}, found {_found(result)}"
-        for result in results
-        if not result.success
-    ]
+    for result in results:
+        rule = declared[_place(result)]
+        if not result.success and (found := _found(rule, result)):
+            yield rule.words if rule.sensitive else f"{rule.words}, found {found}"
 
 
 def _values(table: pa.Table, rule: _FileRule) -> int:
     """Values that the rule's figure is made of."""
-    column = rule.of.get("column")
-    return int(table.num_rows - (table[column].null_count if column else 0))
+    return int(table.num_rows - table[rule.of["column"]].null_count)
 
 
-def _found(result: ExpectationValidationResult) -> str:
-    """What Great Expectations found instead. Raises TerminalError if it could not judge."""
-    if "observed_value" in result.result:
-        value = result.result["observed_value"]
+def _is_above(count: int, of: int, share: float) -> bool:
+    """Whether so many are a larger share. 29 of 100 are 0.29: both are the float next to it."""
+    return of > 0 and count / of > share
+
+
+def _found(rule: _FileRule, result: ExpectationValidationResult) -> str:
+    """What Great Expectations found instead, "" if that is within the share that may break the rule.
+
+    Raises TerminalError if it could not judge.
+    """
+    found = result.result
+    if "observed_value" in found:
+        value = found["observed_value"]
         return f"{value:.4g}" if isinstance(value, float) else str(value)
-    if "unexpected_percent" in result.result:
-        return f"{result.result['unexpected_percent']:.2f}%"
+    if "unexpected_count" in found:
+        count, of = found["unexpected_count"], found["element_count"] - found.get("missing_count", 0)
+        return f"{count / of:.2%}" if _is_above(count, of, rule.at_most) else ""
     raise TerminalError(f"Great Expectations could not judge a file: {result.exception_info}")
 
 
@@ -637,13 +650,16 @@ def _found(result: ExpectationValidationResult) -> str:
 class _FileRule:
     """A rule of a file in words, and the expectation that it is: its type and arguments.
 
-    needs: so many values there must be for the file to have the figure.
+    needs: so many values there must be for the file to have the figure. at_most: the share of values that may
+    break it. sensitive: whether the figure would tell a value that is shown nowhere.
     """
 
     words: str
     kind: str
     of: Mapping[str, Any]
     needs: int = 0
+    at_most: float = 0.0
+    sensitive: bool = False
 
 
 def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_FileRule]:
@@ -651,9 +667,6 @@ def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_Fi
         if rule.batch:
             yield from _column_rules(name, rule, rule.batch)
     whole = stream.file
-    if whole and whole.rows:
-        words = f"the file has {_between(whole.rows)} rows"
-        yield _FileRule(words, "expect_table_row_count_to_be_between", _limits(whole.rows))
     if whole and whole.fresh and landed_at:
         column, oldest = whole.fresh.column, landed_at - whole.fresh.within
         words = f"the latest {column} is at least {oldest.isoformat()}"
@@ -664,13 +677,13 @@ def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_Fi
 def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_FileRule]:
     if batch.missing_at_most is not None:
         words = f"at most {batch.missing_at_most:.2%} of {name} is missing"
-        of = {"column": name, "mostly": 1 - batch.missing_at_most}
-        yield _FileRule(words, "expect_column_values_to_not_be_null", of)
+        of: dict[str, Any] = {"column": name}
+        yield _FileRule(words, "expect_column_values_to_not_be_null", of, at_most=batch.missing_at_most)
     if batch.others_at_most is not None:
         listed = ", ".join(map(str, rule.one_of))
         words = f"at most {batch.others_at_most:.2%} of {name} is none of {listed}"
-        of = {"column": name, "value_set": list(rule.one_of), "mostly": 1 - batch.others_at_most}
-        yield _FileRule(words, "expect_column_values_to_be_in_set", of)
+        of = {"column": name, "value_set": list(rule.one_of)}
+        yield _FileRule(words, "expect_column_values_to_be_in_set", of, at_most=batch.others_at_most)
     if batch.distinct_at_least is not None:
         words = f"at least {batch.distinct_at_least:.2%} of {name} is distinct"
         of = {"column": name, "min_value": batch.distinct_at_least}
@@ -679,13 +692,13 @@ def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_
     for kind, (figure, bounds) in figures.items():
         if bounds is not None:
             words = f"the {figure} of {name} is {_between(bounds)}"
-            of = {"column": name, **_limits(bounds)}
+            of = {"column": name, "min_value": bounds.min, "max_value": bounds.max}
             needs = 2 if kind == "stdev" else 1
             yield _FileRule(words, f"expect_column_{kind}_to_be_between", of, needs)
 
 
-def _limits(bounds: Bounds) -> dict[str, float | None]:
-    return {"min_value": bounds.min, "max_value": bounds.max}
+def _within(figure: float, bounds: Bounds) -> bool:
+    return (bounds.min is None or bounds.min <= figure) and (bounds.max is None or figure <= bounds.max)
 
 
 def _between(bounds: Bounds) -> str:
@@ -709,7 +722,8 @@ def _verdict(
     import pyarrow as pa
 
     rejected = (*_rejected(file, columns, broken, arrived), *_unparsed(file))
-    if len(rejected) > max(contract.reject_rows_allowed, contract.reject_share_halts * file.rows):
+    few = len(rejected) <= contract.reject_rows_allowed
+    if not few and _is_above(len(rejected), file.rows, contract.reject_share_halts):
         return _too_many(file, rejected, contract, stream)
     places = pa.array(file.file_rows, pa.int64())
     accepted = columns.table.append_column("file_row", places)

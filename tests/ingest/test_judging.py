@@ -220,6 +220,27 @@ def test_more_rejects_than_allowed_refuse_the_file() -> None:
     assert "a is at least 0 fails in 20 rows, such as '-1'" in error.message
 
 
+@pytest.mark.parametrize("rejects", [7, 29, 57, 58])
+def test_the_share_of_rejects_is_kept_exactly(rejects: int) -> None:
+    columns = {"a": {"type": "int", "min": 0}}
+    bounds = {"reject_rows_allowed": 0, "reject_share_halts": rejects / 100}
+    table = pa.table({"a": [-1] * rejects + [1] * (100 - rejects)})
+    assert len(judged(table, columns, **bounds).rejected) == rejects
+    refusal(pa.table({"a": [-1] * (rejects + 1) + [1] * (99 - rejects)}), columns, **bounds)
+
+
+def test_the_share_of_rejects_is_one_of_all_rows_with_those_that_are_none() -> None:
+    columns = {"a": {"type": "int"}}
+    rules = contract(columns, reject_rows_allowed=0, reject_share_halts=0.2)
+    unparsed = tuple(UnparsedRow(place, "?", "no row") for place in range(80, 101))
+    table = pa.table({"a": [1] * 80})
+    (kept,) = judge([landed(table, unparsed=unparsed[:20])], rules, "events")
+    assert isinstance(kept, Judged)
+    (refused,) = judge([landed(table, unparsed=unparsed)], rules, "events")
+    assert isinstance(refused, BadBatchError)
+    assert "21 of 101 rows" in refused.message
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_column_that_no_row_of_json_lines_names_is_missing_in_all(name: str) -> None:
     columns = {"a": {"type": "int"}, "x": {"type": "int", "nullable": True}, "t": {"type": "timestamp"}}

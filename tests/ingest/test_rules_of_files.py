@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.ingest.judging import BadBatchError, Judged, judge
-from mlops_pipelines.ingest.landing import LandedTable
+from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow
 
 NOON = datetime(2013, 1, 1, 12, tzinfo=UTC)
 TIMES = pa.timestamp("us", tz="UTC")
@@ -157,6 +157,38 @@ def test_a_file_of_too_few_or_too_many_rows_is_refused() -> None:
     assert "the file has at least 2 and at most 3 rows, found 1" in refusal(rules, x=[1])
     assert "found 4" in refusal(rules, x=[1] * 4)
     assert accepted(rules, x=[1, 2]).accepted.num_rows == 2
+
+
+def test_lines_that_are_no_rows_are_rows_of_the_file() -> None:
+    rules = contract({"x": INT}, file={"rows": {"min": 2, "max": 3}})
+    table = pa.table({"x": [1, 2]})
+    two, one = (tuple(UnparsedRow(place, "?", "no row") for place in range(2, 2 + n)) for n in (2, 1))
+    (many,) = judge([LandedTable(Path("a.csv"), "d", table, range(2), two)], rules, "events")
+    assert isinstance(many, BadBatchError)
+    assert "the file has at least 2 and at most 3 rows, found 4" in str(many)
+    (enough,) = judge([LandedTable(Path("a.csv"), "d", table.slice(1), (1,), one)], rules, "events")
+    assert isinstance(enough, Judged)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.29, 0.57, 0.58, 0.7])
+def test_a_share_is_kept_exactly(share: float) -> None:
+    count = round(share * 100)
+    missing = contract({"x": FLOAT | {"nullable": True, "batch": {"missing_at_most": share}}})
+    others = contract({"x": TEXT | {"one_of": ["a"], "batch": {"others_at_most": share}}})
+    distinct = contract({"x": INT | {"batch": {"distinct_at_least": share}}})
+    assert accepted(missing, x=[None] * count + [1.0] * (100 - count)).accepted.num_rows == 100
+    assert accepted(others, x=["new"] * count + ["a"] * (100 - count)).accepted.num_rows == 100
+    assert accepted(distinct, x=[min(n, count - 1) for n in range(100)]).accepted.num_rows == 100
+    refusal(missing, x=[None] * (count + 1) + [1.0] * (99 - count))
+    refusal(others, x=["new"] * (count + 1) + ["a"] * (99 - count))
+    refusal(distinct, x=[min(n, count - 2) for n in range(100)])
+
+
+def test_missing_values_are_no_others() -> None:
+    rules = contract({"x": TEXT | {"nullable": True, "one_of": ["a"], "batch": {"others_at_most": 0.5}}})
+    assert accepted(rules, x=["a", "new", *[None] * 8]).accepted.num_rows == 10
+    assert accepted(rules, x=pa.nulls(10, pa.string())).accepted.num_rows == 10
+    assert "found 66.67%" in refusal(rules, x=["a", "new", "new", *[None] * 8])
 
 
 def test_a_file_whose_newest_row_is_old_is_refused_when_it_is_known_when_it_landed() -> None:
