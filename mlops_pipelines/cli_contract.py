@@ -252,7 +252,9 @@ def _reasons(rejected: Sequence[Rejected], hidden: frozenset[str]) -> list[dict[
     first: dict[tuple[str | None, str], dict[str, Any]] = {}
     for row, reasons in rejected:
         for one in reasons:
-            value = MASKED if one.column in hidden and one.value is not None else one.value
+            # What is said of a line that is no row may repeat anything.
+            is_hidden = one.column in hidden or (one.column is None and bool(hidden))
+            value = MASKED if is_hidden and one.value is not None else one.value
             first.setdefault((one.column, one.rule), {"first_row": row, "value": value})
     return [
         {"column": column, "rule": rule, "rows": rows, **first[column, rule]}

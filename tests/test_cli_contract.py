@@ -105,6 +105,21 @@ def test_rejected_rows_are_told_and_fail_a_strict_check(tmp_path: Path, rules: P
     assert contract("check", file, "--contract", rules, "--strict").exit_code == 1
 
 
+@pytest.mark.parametrize("reject_rows_allowed", [0, 10])
+def test_a_check_tells_no_value_of_a_sensitive_column(tmp_path: Path, reject_rows_allowed: int) -> None:
+    text = (
+        CONTRACT.replace("min: 1", "min: 1, sensitive: true")
+        + f"reject_rows_allowed: {reject_rows_allowed}\n"
+    )
+    rules = landed(tmp_path, "sensitive.yaml", text)
+    lines = '{"id": "a", "seats": -4711}\n{"id": "b", "seats": "Jane"}\n{"Doe": 1, "Doe": 2}\n'
+    file = landed(tmp_path, "a.jsonl", lines)
+    for arguments in ((), ("--json",)):
+        output = contract("check", file, "--contract", rules, *arguments).output
+        assert "seats" in output
+        assert not [value for value in ("4711", "Jane", "Doe") if value in output]
+
+
 def test_files_that_would_be_refused_fail_the_check_and_are_all_told(tmp_path: Path, rules: Path) -> None:
     good = landed(tmp_path, "good.csv", "id,seats\na,1\n")
     lacking = landed(tmp_path, "lacking.csv", "id\na\n")

@@ -671,7 +671,8 @@ def _file_rules(stream: StreamRules, landed_at: datetime | None) -> Iterator[_Fi
         column, oldest = whole.fresh.column, landed_at - whole.fresh.within
         words = f"the latest {column} is at least {oldest.isoformat()}"
         of = {"column": column, "min_value": oldest}
-        yield _FileRule(words, "expect_column_max_to_be_between", of, needs=1)
+        sensitive = stream.columns[column].sensitive
+        yield _FileRule(words, "expect_column_max_to_be_between", of, needs=1, sensitive=sensitive)
 
 
 def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_FileRule]:
@@ -694,7 +695,8 @@ def _column_rules(name: str, rule: ColumnRule, batch: ColumnBatch) -> Iterator[_
             words = f"the {figure} of {name} is {_between(bounds)}"
             of = {"column": name, "min_value": bounds.min, "max_value": bounds.max}
             needs = 2 if kind == "stdev" else 1
-            yield _FileRule(words, f"expect_column_{kind}_to_be_between", of, needs)
+            expectation = f"expect_column_{kind}_to_be_between"
+            yield _FileRule(words, expectation, of, needs, sensitive=rule.sensitive)
 
 
 def _within(figure: float, bounds: Bounds) -> bool:
@@ -754,15 +756,17 @@ def _too_many(
 ) -> BadBatchError:
     """The refusal, naming what is wrong most often."""
     hidden = contract.sensitive_columns(stream)
-    counts = Counter((reason.column, reason.rule) for row in rejected for reason in row.reasons)
-    examples = {(one.column, one.rule): one.value for row in rejected for one in row.reasons}
+    # A line that is no row may hold anything, and so may what is said of it.
+    silent = {*hidden, None} if hidden else hidden
+    reasons = [one for row in rejected for one in row.reasons]
+    counts = Counter((one.column, one.rule) for one in reasons)
+    examples = {
+        (one.column, one.rule): f", such as {one.value!r}"
+        for one in reasons
+        if one.value is not None and one.column not in silent
+    }
     worst = [
-        f"{f'{column} ' if column else ''}{rule} fails in {count:,} rows"
-        + (
-            f", such as {value!r}"
-            if (value := examples[column, rule]) is not None and column not in hidden
-            else ""
-        )
+        f"{f'{column} ' if column else ''}{rule} fails in {count:,} rows{examples.get((column, rule), '')}"
         for (column, rule), count in counts.most_common(_REASONS_NAMED)
     ]
     return BadBatchError(

@@ -241,6 +241,18 @@ def test_the_share_of_rejects_is_one_of_all_rows_with_those_that_are_none() -> N
     assert "21 of 101 rows" in refused.message
 
 
+def test_a_refusal_tells_no_value_of_a_sensitive_column() -> None:
+    unparsed = (UnparsedRow(1, '{"Doe": 1, "Doe": 2}', "it has more than one column Doe"),)
+    file = landed(pa.table({"a": ["-4711"], "b": ["x"]}), unparsed=unparsed)
+    rule = {"type": "int", "min": 0}
+    for sensitive, told in ((False, ["-4711", "'x'", "Doe"]), (True, ["'x'"])):
+        columns = {"a": rule | {"sensitive": sensitive}, "b": rule}
+        (refused,) = judge([file], contract(columns, reject_rows_allowed=0), "events")
+        text = str(refused)
+        assert "a is at least 0 fails in 1 rows" in text
+        assert [value for value in ("-4711", "'x'", "Doe") if value in text] == told
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_column_that_no_row_of_json_lines_names_is_missing_in_all(name: str) -> None:
     columns = {"a": {"type": "int"}, "x": {"type": "int", "nullable": True}, "t": {"type": "timestamp"}}

@@ -191,6 +191,21 @@ def test_missing_values_are_no_others() -> None:
     assert "found 66.67%" in refusal(rules, x=["a", "new", "new", *[None] * 8])
 
 
+def test_the_figure_that_is_found_in_a_sensitive_column_is_not_told() -> None:
+    income = FLOAT | {"sensitive": True}
+    figures = {name: {"max": 10} for name in ("mean", "median", "std")}
+    said = refusal(contract({"inc": income | {"batch": figures}}), inc=[84_321.0, 12_345.0])
+    assert said.count("is at most 10") == 3
+    assert "found" not in said
+    born = {"born": {"type": "timestamp", "sensitive": True}}
+    fresh = contract(born, file={"fresh": {"column": "born", "within": "2h"}})
+    said = refusal(fresh, NOON, born=pa.array([datetime(1985, 8, 17, tzinfo=UTC)], TIMES))
+    assert "the latest born is at least" in said
+    assert "1985" not in said
+    share = contract({"inc": income | {"nullable": True, "batch": {"missing_at_most": 0.1}}})
+    assert "found 50.00%" in refusal(share, inc=[1.0, None])
+
+
 def test_a_file_whose_newest_row_is_old_is_refused_when_it_is_known_when_it_landed() -> None:
     rules = contract({"at": {"type": "timestamp"}}, file={"fresh": {"column": "at", "within": "2h"}})
     times = pa.array([NOON, NOON - timedelta(days=3)], TIMES)
