@@ -385,10 +385,15 @@ def _broken_rules(table: pa.Table, rules: Mapping[str, ColumnRule]) -> list[tupl
     with_nulls = frozenset(name for name in rules if table[name].null_count)
     declared = _declared(tuple(rules.items()), with_nulls)
     columns = {name: _values_of(table[name]) for name in sorted({rule.column for rule in declared})}
-    broken: dict[_Declared, list[int]] = {}
-    for length in sorted({len(column.values) for column in columns.values()}):
-        together = {name: column for name, column in columns.items() if len(column.values) == length}
-        broken |= _broken_values(together, tuple(rule for rule in declared if rule.column in together), rules)
+    broken = {
+        rule: _broken_exactly(columns[rule.column], rule.code, rules[rule.column])
+        for rule in declared
+        if rule.code in ("range", "set") and _is_wide(rules[rule.column])
+    }
+    others = [rule for rule in declared if rule not in broken]
+    for length in sorted({len(columns[rule.column].values) for rule in others}):
+        here = tuple(rule for rule in others if len(columns[rule.column].values) == length)
+        broken |= _broken_values({rule.column: columns[rule.column] for rule in here}, here, rules)
     return [(rule, broken[rule]) for rule in declared if rule in broken]
 
 
@@ -441,6 +446,25 @@ def _broken_values(
     failed = tuple(rule for rule in declared if not passed[rule].success)
     results = _validate(validator, failed, suite_of, "COMPLETE") if failed else {}
     return {rule: columns[rule.column].rows(_unexpected(rule, results[rule])) for rule in failed}
+
+
+def _is_wide(rule: ColumnRule) -> bool:
+    """Whether it compares whole numbers that, as floats, are the same as their neighbours."""
+    numbers = (rule.min, rule.max, *rule.one_of)
+    return rule.type == "int" and any(isinstance(one, int | float) and abs(one) >= 2**53 for one in numbers)
+
+
+def _broken_exactly(column: _Values, code: ReasonCode, rule: ColumnRule) -> list[int]:
+    """The rows whose whole number breaks a rule. Great Expectations has its bounds as floats."""
+    members = frozenset(rule.one_of)
+
+    def passes(value: Any) -> bool:
+        if code == "set":
+            return value in members
+        return (rule.min is None or rule.min <= value) and (rule.max is None or value <= rule.max)
+
+    values = column.values.to_pylist()
+    return column.rows([place for place, one in enumerate(values) if not (one is None or passes(one))])
 
 
 @cache
@@ -607,8 +631,10 @@ def _file_problems(
     import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    used = sorted({rule.of["column"] for rule in declared if "column" in rule.of}) or list(stream.columns)[:1]
-    batch = definition.get_batch(batch_parameters={"dataframe": table.select(used).to_pandas()})
+    used = sorted({rule.of["column"] for rule in declared})
+    exact = any(_is_wide(stream.columns[name]) for name in used)
+    frame = table.select(used).to_pandas(integer_object_nulls=exact)
+    batch = definition.get_batch(batch_parameters={"dataframe": frame})
     expectations = [
         ExpectationConfiguration(type=rule.kind, kwargs=dict(rule.of), meta={"place": place}).to_domain_obj()
         for place, rule in enumerate(declared)

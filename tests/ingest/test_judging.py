@@ -272,6 +272,29 @@ def test_a_column_that_no_row_of_json_lines_names_is_missing_in_all(name: str) -
     ]
 
 
+WIDE = 2**53
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong"),
+    [
+        ({"max": WIDE}, [WIDE + 1, 2**63 - 1]),
+        ({"max": WIDE + 1}, [2**63 - 1]),
+        ({"min": -WIDE}, [-WIDE - 1, -(2**63)]),
+        ({"min": -WIDE - 1, "max": 2**63}, [-(2**63)]),
+        ({"min": 2**63}, [3, WIDE, WIDE + 1, 2**63 - 1, -WIDE, -WIDE - 1, -(2**63)]),
+        ({"one_of": [3, WIDE, -WIDE - 1, 2**70]}, [WIDE + 1, 2**63 - 1, -WIDE, -(2**63)]),
+        ({"max": WIDE - 1}, [WIDE, WIDE + 1, 2**63 - 1]),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 4000])
+def test_whole_numbers_are_judged_exactly(rule: dict[str, Any], wrong: list[int], rows: int) -> None:
+    values = [3, WIDE, WIDE + 1, 2**63 - 1, -WIDE, -WIDE - 1, -(2**63), None]
+    table = pa.table({"a": pa.array(values * rows, pa.int64())})
+    verdict = judged(table, {"a": {"type": "int", "nullable": True, **rule}})
+    assert [value for _, _, _, value in reasons(verdict)] == [str(value) for value in wrong] * rows
+
+
 def test_a_few_rejects_never_refuse_a_file() -> None:
     columns = {"a": {"type": "int", "min": 0}}
     bounds = {"reject_rows_allowed": 3, "reject_share_halts": 0.0}

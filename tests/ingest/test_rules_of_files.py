@@ -191,6 +191,12 @@ def test_missing_values_are_no_others() -> None:
     assert "found 66.67%" in refusal(rules, x=["a", "new", "new", *[None] * 8])
 
 
+def test_whole_numbers_are_told_apart_however_large_they_are() -> None:
+    rule = INT | {"nullable": True, "one_of": [2**53], "batch": {"others_at_most": 0.0}}
+    assert accepted(contract({"x": rule}), x=[2**53, None]).accepted.num_rows == 2
+    assert "found 50.00%" in refusal(contract({"x": rule}), x=[2**53, 2**53 + 1, None])
+
+
 def test_the_figure_that_is_found_in_a_sensitive_column_is_not_told() -> None:
     income = FLOAT | {"sensitive": True}
     figures = {name: {"max": 10} for name in ("mean", "median", "std")}
