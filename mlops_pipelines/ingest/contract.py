@@ -82,9 +82,18 @@ class ColumnRule(Model):
     )
     batch: ColumnBatch | None = Field(None, description="Rules of all the values of a file together.")
 
+    @field_validator("one_of", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(one, bool) for one in value):
+            raise ValueError("one_of lists strings or whole numbers; true and false are neither")
+        return value
+
     @field_validator("min", "max", mode="before")
     @classmethod
     def _a_bound(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("a bound is a number or a time; true and false are neither")
         if not isinstance(value, str):
             return value
         try:
@@ -109,6 +118,12 @@ class ColumnRule(Model):
                 re.compile(value)
             except re.error as error:
                 raise ValueError(f"not a regular expression: {error}") from error
+            try:
+                re.compile(_whole(value))
+            except re.error as error:
+                raise ValueError(
+                    f"not a regular expression of a whole value: {error}; write flags as (?i:...)"
+                ) from error
         return value
 
     @model_validator(mode="after")
@@ -131,6 +146,11 @@ class ColumnRule(Model):
             self._batch_fits(self.batch)
         return self
 
+    @property
+    def whole_pattern(self) -> str:
+        """`pattern` as an expression that is found where it matches the whole text; "" without one."""
+        return "" if self.pattern is None else _whole(self.pattern)
+
     def _batch_fits(self, batch: ColumnBatch) -> None:
         if batch.others_at_most is not None and not self.one_of:
             raise ValueError(
@@ -140,6 +160,10 @@ class ColumnRule(Model):
             raise ValueError("missing_at_most is for a column that is nullable")
         if (batch.mean or batch.median or batch.std) and self.type not in ("int", "float"):
             raise ValueError(f"mean, median and std are for int and float, not for {self.type}")
+
+
+def _whole(pattern: str) -> str:
+    return rf"^(?:{pattern})\Z"
 
 
 class Freshness(Model):

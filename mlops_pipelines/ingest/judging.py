@@ -586,8 +586,7 @@ def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) ->
         case "set":
             return ExpectColumnValuesToBeInSet(column=column, value_set=list(rule.one_of), meta=meta)
         case "pattern":
-            whole = rf"^(?:{rule.pattern})\Z"
-            return ExpectColumnValuesToMatchRegex(column=column, regex=whole, meta=meta)
+            return ExpectColumnValuesToMatchRegex(column=column, regex=rule.whole_pattern, meta=meta)
     raise AssertionError(f"no expectation for {declared.code}")
 
 

@@ -106,6 +106,8 @@ def test_an_unknown_stream_is_refused_with_those_there_are(tmp_path: Path) -> No
     "rule",
     [
         {"type": "string", "pattern": "("},
+        {"type": "string", "pattern": "(?i)abc"},
+        {"type": "string", "pattern": "a)(?:b"},
         {"type": "int", "pattern": "a"},
         {"type": "int", "min": 3, "max": 2},
         {"type": "int", "min": datetime(2013, 1, 1, tzinfo=UTC)},
@@ -114,6 +116,8 @@ def test_an_unknown_stream_is_refused_with_those_there_are(tmp_path: Path) -> No
         {"type": "float", "min": "soon"},
         {"type": "float", "one_of": [1, 2]},
         {"type": "int", "one_of": ["a"]},
+        {"type": "int", "one_of": [True, 0]},
+        {"type": "int", "max": True},
         {"type": "bool", "max": 1},
         {"type": "datetime"},
         {"type": "string", "nullabel": True},
