@@ -161,11 +161,14 @@ def _check_outcome(column: str, rules: Mapping[str, ColumnRule]) -> Findings:
             f"{column} is a {rule.type}; labels that are numbers or categories are not available yet "
             "(allowed: bool, or int with one_of: [0, 1])",
         )
-    elif not ((rule.one_of and set(rule.one_of) <= {0, 1}) or (rule.min == 0 and rule.max == 1)):
+        return
+    # With others_at_most, rows with values that are not listed pass.
+    listed = rule.one_of and not (rule.batch and rule.batch.others_at_most is not None)
+    if not ((listed and set(rule.one_of) <= {0, 1}) or (rule.min == 0 and rule.max == 1)):
         yield Finding(
             place,
             f"{column} is an int that the contract does not hold to 0 and 1; labels of other values are "
-            "not available yet (allowed: bool, or int with one_of: [0, 1])",
+            "not available yet (allowed: bool, or int with one_of: [0, 1] and without others_at_most)",
         )
 
 

@@ -92,6 +92,7 @@ labels:
     stars: {type: int, one_of: [1, 2, 3]}
     opened: {type: int, one_of: [0, 1]}
     maybe: {type: bool, nullable: true}
+    mostly: {type: int, one_of: [0, 1], batch: {others_at_most: 0.5}}
     reason: {type: string}
 references:
   prices:
@@ -238,6 +239,13 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "stars,",
         "labels.value",
         ["stars is an int that the contract does not hold to 0 and 1", "not available yet"],
+    ),
+    "label of which others pass": (
+        "value: returned",
+        "value: mostly",
+        "mostly,",
+        "labels.value",
+        ["mostly is an int that the contract does not hold to 0 and 1", "without others_at_most"],
     ),
     "nullable label": (
         "value: returned",
