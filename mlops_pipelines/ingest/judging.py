@@ -765,9 +765,9 @@ def _rejected(
     file: LandedTable, columns: _Columns, broken: _Broken, arrived: str | None
 ) -> Iterator[RejectedRow]:
     for position in sorted(broken):
-        row = {name: plain_value(file.table[name][position]) for name in file.table.column_names}
+        row = row_json(file.row(position))
         at = columns.table[arrived][position].as_py() if arrived else None
-        yield RejectedRow(file.file_rows[position], row_json(row), tuple(broken[position]), at)
+        yield RejectedRow(file.file_rows[position], row, tuple(broken[position]), at)
 
 
 def _unparsed(file: LandedTable) -> Iterator[RejectedRow]:

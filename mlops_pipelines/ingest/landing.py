@@ -15,6 +15,7 @@ import io
 import json
 import os
 import zlib
+from bisect import bisect_left
 from collections import defaultdict
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.ingest.remote import RemoteFile, RemotePath
+from mlops_pipelines.ingest.values import plain_value
 from mlops_pipelines.spec import format_size
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.landing import FileFact, LandedFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# No producer nests values so deeply; what does so might be read in one place and not in another.
+_MOST_NESTED = 100
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ class LandedTable:
     def rows(self) -> int:
         """Rows of the file, those that could not be parsed included."""
         return len(self.file_rows) + len(self.unparsed)
+
+    def row(self, position: int) -> dict[str, Any]:
+        """A row to be kept: its values as they landed, numbers and times as exactly as they are judged."""
+        return {name: self._value(name, position) for name in self.table.column_names}
+
+    def _value(self, name: str, position: int) -> Any:
+        value = kept_value(self.table[name][position])
+        places = self.nested.get(name, ())
+        found = bisect_left(places, position)
+        return json.loads(value) if places[found : found + 1] == (position,) else value
 
     @property
     def read_out(self) -> LandedTable:
@@ -218,18 +233,56 @@ def rows_again(
 ) -> LandedTable:
     """Rows of a landed file as they were kept, JSON by their place in the file.
 
-    columns: those the table has to have; one that no row has is missing in all. Values are texts, as those
-    of any text format.
+    columns: those the table has to have; one that no row has is missing in all. A value is judged as it was
+    when it landed: a number as a number, a text as a text, and what is nested is nested.
     """
     import pyarrow as pa
 
     places = sorted(rows)
-    kept = _read_jsonl("\n".join(rows[place] for place in places).encode())
-    table = kept.table
-    for name in columns:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(places), pa.string()))
-    return replace(kept, path=path, digest=digest, table=table, file_rows=tuple(places))
+    kept = [json.loads(rows[place]) for place in places]
+    names = dict.fromkeys([*(name for row in kept for name in row), *columns])
+    values = {name: [row.get(name) for row in kept] for name in names}
+    nested = {
+        name: tuple(position for position, value in enumerate(of_column) if isinstance(value, dict | list))
+        for name, of_column in values.items()
+    }
+    return LandedTable(
+        path,
+        digest,
+        pa.table({name: _kept_column(of_column) for name, of_column in values.items()}),
+        tuple(places),
+        nested={name: positions for name, positions in nested.items() if positions},
+    )
+
+
+def kept_value(landed: pa.Scalar) -> Any:
+    """A value as it is kept: a decimal as the float, a time as the microsecond that it is judged as."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(landed.type):
+        landed = landed.value
+    kind = landed.type
+    if pa.types.is_decimal(kind):
+        landed = landed.cast(pa.float64(), safe=False)
+    elif pa.types.is_timestamp(kind) and kind.unit == "ns":
+        landed = landed.cast(pa.timestamp("us", tz=kind.tz), safe=False)
+    return plain_value(landed)
+
+
+def _kept_column(values: Sequence[Any]) -> pa.Array:
+    """Values of a column as they were kept. Those of text formats were kept as texts."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.array(values, pa.bool_())
+    if kinds == {int}:
+        beyond = any(value is not None and value >= 2**63 for value in values)
+        return pa.array(values, pa.uint64() if beyond else pa.int64())
+    infinite = {value for value in values if isinstance(value, str)} <= {"inf", "-inf"}
+    if float in kinds and kinds <= {int, float, str} and infinite:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([_as_text(value) for value in values], pa.string())
 
 
 def _packing(name: str) -> tuple[str, str]:
@@ -424,6 +477,8 @@ def _read_jsonl(content: bytes) -> LandedTable:
     for place, line in enumerate(lines):
         try:
             row = _json_object(line)
+            if line.count("[") + line.count("{") > _MOST_NESTED and _is_deeper(row, _MOST_NESTED):
+                raise RecursionError
             if "\\u" in line:  # half of a surrogate pair is JSON, and no text
                 json.dumps(row, ensure_ascii=False).encode()
             texts = {name: _as_text(value) for name, value in row.items()}
@@ -455,6 +510,11 @@ def _json_object(line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}")
     return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(one, levels - 1) for one in inner if isinstance(one, dict | list))
 
 
 def _as_text(value: Any) -> str | None:

@@ -99,7 +99,7 @@ def shown(value: Any) -> str:
 
 
 def row_json(row: Mapping[str, Any]) -> str:
-    """The row as JSON: times in ISO 8601, what JSON cannot hold as text."""
+    """The row as JSON: times in ISO 8601, NaN as missing, what JSON cannot hold as text."""
     return json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False)
 
 
@@ -237,7 +237,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return None if math.isnan(value) else str(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list):

@@ -47,7 +47,7 @@ def test_rows_of_any_kind_become_json() -> None:
     }
     assert json.loads(row_json(row)) == {
         "t": "2013-01-05T10:30:00+00:00",
-        "f": "nan",
+        "f": None,
         "b": "b'\\xff'",
         "l": ["2013-01-05T10:30:00+00:00", {"a": "inf"}],
         "n": None,

@@ -1,0 +1,200 @@
+"""Rows of the quarantine judged again, whatever they hold and in whatever format they landed."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.ingest import rejects, taking
+from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.spec import PipelineSpec
+from mlops_pipelines.spec_loading import LoadedSpec
+from tests.ingest.files import Row, written
+from tests.ingest.test_bad_input import CASES, loaded, new_home
+from tests.ingest.test_bad_input import land as land_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T0 = datetime(2013, 1, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+TIME, INT, TEXT = {"type": "timestamp"}, {"type": "int"}, {"type": "string"}
+FLOAT, BOOL = {"type": "float"}, {"type": "bool"}
+US = pa.timestamp("us", tz="UTC")
+SHOP = {"k": INT, "v": INT | {"min": 0}, "arrived_at": TIME}
+
+
+def pipeline(
+    columns: Mapping[str, Any] | None = None,
+    *,
+    event_id: str = "event_id",
+    rules: Mapping[str, Any] | None = None,
+    shops: Sequence[str] = (),
+    lateness: str = "5d",
+) -> LoadedSpec:
+    """A small pipeline, whose events have a size that is not negative. rules: others of the events."""
+    names = {event_id: TEXT, "at": TIME, "size": INT | {"min": 0}, "made_at": TIME, "arrived_at": TIME}
+    contract = {
+        "events": {"columns": {**names, **(columns or {})}, **(rules or {})},
+        "labels": {"columns": {event_id: TEXT, "ended_at": TIME, "late": BOOL}},
+        "references": {name: {"columns": SHOP} for name in shops},
+    }
+    spec = {
+        "name": "small",
+        "partitions": {"start": "2012-12-31", "end": "2013-03-20"},
+        "events": {
+            "id": event_id, "landing": "landing/events", "time": "at", "arrived": "arrived_at",
+            "produced": "made_at",
+        },
+        "labels": {
+            "landing": "landing/labels", "value": "late", "time": "ended_at", "matures_after": "1d"
+        },
+        "references": {
+            name: {"landing": f"landing/{name}", "keys": ["k"], "arrived": "arrived_at"} for name in shops
+        },
+        "lateness": lateness,
+        "features": {},
+    }  # fmt: skip
+    return LoadedSpec(
+        PipelineSpec.model_validate(spec), Contract.model_validate(contract), Path("small/defs.yaml")
+    )
+
+
+def event(name: str = "a", size: int = 1, at: datetime = T0, made: int = 0, **others: Any) -> Row:
+    return {
+        "event_id": name,
+        "at": at,
+        "size": size,
+        "made_at": at + made * HOUR,
+        "arrived_at": at + DAY + made * HOUR,
+        **others,
+    }
+
+
+def land(
+    place: PipelineHome,
+    name: str,
+    rows: Sequence[Row],
+    types: Mapping[str, pa.DataType] | None = None,
+    stream: str = "events",
+) -> taking.Taken:
+    """A file of that name with the rows, landed and taken in."""
+    folder = place.landing(stream) / "2013-01-03"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(written(name, rows, types))
+    taking.register_landed(place)
+    return taking.take_events(place, []) if stream == "events" else taking.take_reference(place, stream, [])
+
+
+def under(place: PipelineHome, definition: LoadedSpec) -> PipelineHome:
+    return PipelineHome(place.home, definition)
+
+
+def replay(place: PipelineHome) -> rejects.Replayed:
+    return rejects.replay(place, rejects.waiting_rows(place))
+
+
+def hashes(place: PipelineHome) -> dict[str, str]:
+    return place.lake.hashes("events", sort_by=["event_id"], unhashed=taking.PROVENANCE)
+
+
+# --- what values are --------------------------------------------------------------------------------------
+
+BAD = [(name, bad) for name, cases in CASES.items() for bad in cases
+       if bad.quarantined and "50 MB" not in name]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "bad"), BAD, ids=[f"{name}, {bad.file}" for name, bad in BAD])
+def test_what_was_rejected_is_rejected_again_under_the_same_contract(
+    tmp_path: Path, name: str, bad: Any
+) -> None:
+    place = new_home(tmp_path, loaded())
+    land_file(place, bad.file, bad.content("bad"))
+    taking.register_landed(place)
+    taken = taking.take_events(place, [])
+    assert taken.quarantined == len(bad.quarantined), name
+    done = replay(place)
+    assert (done.accepted, done.rejected) == (0, taken.quarantined)
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([2**53, 2**53 + 1, 2**53 + 2, 2**63 - 1, 10**15, 10**16]),
+)
+FLOATS = st.one_of(
+    st.floats(),
+    st.sampled_from([-0.0, 1.0, 2.0**53, 2.0**53 + 2, 1e16, 1e300]),
+    st.integers(-(2**60), 2**60).map(float),
+)
+DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, places=8, min_value=-(10**9), max_value=10**9)
+TIMES = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.text(max_size=3), inner)),
+    max_leaves=4,
+)
+WORDS = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=8),
+    st.sampled_from(["nan", "NaN", "inf", "-Infinity", "1e5", "1.0", "true", "007", '{"x": 1}', "[]"]),
+)
+PARQUET = st.one_of(
+    st.tuples(st.just(pa.int64()), NUMBERS),
+    st.tuples(st.just(pa.uint64()), st.integers(0, 2**64 - 1)),
+    st.tuples(st.just(pa.float64()), FLOATS),
+    st.tuples(st.just(pa.float32()), st.floats(width=32)),
+    st.tuples(st.just(pa.decimal128(30, 8)), DECIMALS),
+    st.tuples(st.just(pa.decimal128(30, 8)), st.integers(-(2**60), 2**60).map(Decimal)),
+    st.tuples(st.just(pa.bool_()), st.booleans()),
+    st.tuples(st.just(pa.string()), WORDS),
+    st.tuples(st.just(pa.binary()), st.binary(max_size=4)),
+    st.tuples(st.just(pa.timestamp("us")), TIMES.map(lambda at: at.replace(tzinfo=None))),
+    st.tuples(st.just(pa.timestamp("us", tz="Asia/Kolkata")), TIMES),
+    st.tuples(
+        st.sampled_from([pa.timestamp(unit) for unit in ("s", "ms", "ns")]), st.integers(-(10**12), 10**12)
+    ),
+)
+LANDED = st.one_of(
+    st.tuples(st.just("a.parquet"), PARQUET),
+    st.tuples(st.just("a.csv"), st.tuples(st.none(), WORDS)),
+    st.tuples(st.just("a.jsonl"), st.tuples(st.none(), st.one_of(JSON, FLOATS, WORDS))),
+)
+KIND = st.sampled_from(["string", "int", "float", "bool", "timestamp"])
+
+
+@pytest.mark.proof
+@settings(deadline=None)
+@given(landed=LANDED, kind=KIND, nullable=st.booleans())
+def test_a_row_that_was_kept_is_judged_as_the_row_that_landed(
+    landed: tuple[str, tuple[pa.DataType | None, Any]], kind: str, nullable: bool
+) -> None:
+    """Rejected for its size alone it becomes what it would have been; rejected for its value it stays so."""
+    name, (type_, value) = landed
+    x = {"type": kind, "nullable": nullable}
+    bad = [event("good", x=value), event("bad", -1, x=value)]
+    types = {"x": type_} if type_ is not None else None
+    strict, loose = pipeline({"x": x}), pipeline({"x": x, "size": INT})
+    folder = Path(mkdtemp())
+    try:
+        place = Home.create(folder / "a").pipeline(strict)
+        never = Home.create(folder / "b").pipeline(loose)
+        for each in (place, never):
+            each.prepare()
+            land(each, name, bad, types)
+        assert replay(place).accepted == 0
+        replay(under(place, loose))
+        assert place.lake.exists("events") == never.lake.exists("events")
+        if place.lake.exists("events"):
+            assert hashes(place) == hashes(never)
+    finally:
+        shutil.rmtree(folder)
