@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlops_pipelines.clock import midnight
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -165,16 +165,23 @@ def waiting(lake: Lake, stream: str | None = None) -> pa.Table:
         import pyarrow.compute as pc
 
         rows = rows.filter(pc.equal(rows["stream"], stream))
-    decisions = lake.read(DECISIONS) if lake.exists(DECISIONS) else None
-    return undecided(rows, decisions).sort_by([(name, "ascending") for name in ("day", *_ROW)])
+    return still_waiting(lake, rows).sort_by([(name, "ascending") for name in ("day", *_ROW)])
 
 
-def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: datetime) -> None:
-    """Record what is decided about rows of the quarantine, which stay where they are. at: UTC."""
+def still_waiting(lake: Lake, rows: pa.Table) -> pa.Table:
+    """Those of some rows of the quarantine that nothing was decided about until now."""
+    return undecided(rows, lake.read(DECISIONS, columns=[*_ROW]) if lake.exists(DECISIONS) else None)
+
+
+def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: datetime) -> int:
+    """Record what is decided about rows of the quarantine, which stay where they are. at: UTC.
+
+    How many of them nothing was decided about before: the first decision stands.
+    """
     import pyarrow as pa
 
     if not rows.num_rows:
-        return
+        return 0
     moment = pa.timestamp("us", tz="UTC")
     decisions = (
         rows.select(["day", *_ROW])
@@ -182,9 +189,10 @@ def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: date
         .append_column("reason", pa.array([reason] * rows.num_rows, pa.string()))
         .append_column("decided_at", pa.array([at] * rows.num_rows, moment))
     )
-    lake.append_new(
+    written = lake.append_new(
         DECISIONS, decisions, key=_ROW, sort_by=["file_digest", "file_row"], unhashed=("decided_at",)
     )
+    return sum(day.rows - day.rows_before for day in written if day.changed)
 
 
 def contradicting(rows: pa.Table, names: Sequence[str], keys: Container[tuple[str, ...]]) -> pa.Table:
@@ -212,6 +220,20 @@ def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:
     return rows.filter(pa.array([key not in decided for key in keys], pa.bool_()))
 
 
+def with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:
+    """The rows of the quarantine but for those it has kept under another day. Pure.
+
+    kept: at least day and what names a row.
+    """
+    import pyarrow as pa
+
+    days = dict(zip(zip(*(kept[name].to_pylist() for name in _ROW), strict=True), kept["day"].to_pylist(),
+                    strict=True))  # fmt: skip
+    names = zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
+    own = zip(names, rows["day"].to_pylist(), strict=True)
+    return rows.filter(pa.array([days.get(name, day) == day for name, day in own], pa.bool_()))
+
+
 def together(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of several quarantine tables, or of none."""
     import pyarrow as pa
@@ -221,12 +243,17 @@ def together(tables: Sequence[pa.Table]) -> pa.Table:
 
 def reason_counts(quarantined: pa.Table) -> dict[str, int]:
     """How often each reason was given, most frequent first, as `column: rule`."""
-    counts: Counter[str] = Counter()
-    for reasons in quarantined["reasons"].to_pylist():
-        counts.update(
-            f"{one['column']}: {one['rule']}" if one["column"] else one["rule"] for one in json.loads(reasons)
-        )
+    counts = reasons_said(quarantined["reasons"].to_pylist())
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def reasons_said(reasons: Iterable[str]) -> Counter[str]:
+    """How often each reason was given, as `column: rule`. reasons: of each row, JSON."""
+    return Counter(
+        f"{one['column']}: {one['rule']}" if one["column"] else one["rule"]
+        for of_row in reasons
+        for one in json.loads(of_row)
+    )
 
 
 def _reasons_json(reasons: Sequence[Reason]) -> str:

@@ -5,18 +5,21 @@ A rejected row stays for ever. What is decided about it, and why, stands beside 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import unicodedata
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.contract import MASKED
-from mlops_pipelines.ingest.quarantine import decide, reason_counts, row_json, together, waiting
-from mlops_pipelines.ingest.taking import take_rejects
+from mlops_pipelines.ingest.quarantine import decide, reasons_said, row_json, still_waiting, waiting
+from mlops_pipelines.ingest.taking import PROVENANCE, take_rejects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -31,22 +34,25 @@ _DIGITS = 12
 class Replayed:
     """What became of rows that were judged again.
 
-    still: why the others are still rejected, most frequent first.
+    still: why the others are still rejected, most frequent first. left_out: how many rows were not judged,
+    by the reason.
     """
 
     accepted: int
     rejected: int
     still: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def waiting_rows(place: PipelineHome, stream: str | None = None) -> pa.Table:
     """The rows of the quarantine that nothing was decided about, by day, file and row.
 
-    Raises UserError if the pipeline has no such stream.
+    Raises UserError if the pipeline has no such stream, and never had.
     """
-    if stream is not None:
+    rows = waiting(place.lake, stream)
+    if stream is not None and not rows.num_rows:
         place.contract.columns_of(stream)
-    return waiting(place.lake, stream)
+    return rows
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -121,39 +127,110 @@ def _is_unparsed(reasons: Sequence[Mapping[str, Any]]) -> bool:
     return any(reason["code"] == "unparsed" for reason in reasons)
 
 
+def _has_code(reasons: str, code: str) -> bool:
+    return any(reason["code"] == code for reason in json.loads(reasons))
+
+
+@contextmanager
+def _alone(place: PipelineHome) -> Iterator[None]:
+    """Whoever decides about rows waits until nobody else does."""
+    with (place.path / "quarantine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def replay(place: PipelineHome, rows: pa.Table) -> Replayed:
     """Judge rows of the quarantine by today's contract, and take in those that keep it.
 
+    What their files have to satisfy as a whole was judged when they landed, and no row halts the others.
     A line that is no row stays what it is. Repeating it, also after it was interrupted, changes nothing.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    accepted, still = 0, []
-    for stream in rows["stream"].unique().to_pylist():
-        mine = rows.filter(pc.equal(rows["stream"], stream))
-        parsed = [not _is_unparsed(json.loads(reasons)) for reasons in mine["reasons"].to_pylist()]
-        taken = take_rejects(place, stream, mine.filter(pa.array(parsed, pa.bool_())))
-        judged = {file.digest for file in taken.files}
-        places = zip(mine["file_digest"].to_pylist(), mine["file_row"].to_pylist(), strict=True)
-        got_in = [
-            is_row and digest in judged and (digest, row) not in taken.still_rejected
-            for is_row, (digest, row) in zip(parsed, places, strict=True)
-        ]
-        mask = pa.array(got_in, pa.bool_())
-        why = "kept the contract when it was judged again"
-        decide(place.lake, mine.filter(mask), "replayed", why, place.clock.now())
-        accepted += sum(got_in)
-        still.append(mine.filter(pc.invert(mask)))
-    return Replayed(accepted, rows.num_rows - accepted, reason_counts(together(still)))
+    accepted = 0
+    still: Counter[str] = Counter()
+    rejected = 0
+    with _alone(place):
+        waits = still_waiting(place.lake, rows)
+        left_out = Counter({"were decided about already": rows.num_rows - waits.num_rows})
+        for stream in waits["stream"].unique().to_pylist():
+            mine = waits.filter(pc.equal(waits["stream"], stream))
+            if stream in place.contract.streams:
+                got_in, why = _judge_again(place, stream, mine)
+                accepted += decide(
+                    place.lake,
+                    mine.filter(got_in),
+                    "replayed",
+                    "kept the contract when it was judged again",
+                    place.clock.now(),
+                )
+                rejected += mine.num_rows - got_in.true_count
+                still.update(why)
+            else:
+                left_out[f"are of {stream}, a stream that the contract does not have"] = mine.num_rows
+    frequent = sorted(still.items(), key=lambda item: (-item[1], item[0]))
+    return Replayed(accepted, rejected, dict(frequent), {why: n for why, n in left_out.items() if n})
+
+
+def _judge_again(place: PipelineHome, stream: str, rows: pa.Table) -> tuple[pa.BooleanArray, Counter[str]]:
+    """Which of the rows of a stream were taken in, and how often each reason was given for the others."""
+    import pyarrow as pa
+
+    parsed = [not _has_code(reasons, "unparsed") for reasons in rows["reasons"].to_pylist()]
+    taken = take_rejects(place, stream, rows.filter(pa.array(parsed, pa.bool_())))
+    verdicts = {file.digest: file for file in taken.files}
+    got_in: list[bool] = []
+    still: Counter[str] = Counter()
+    named = zip(*(rows[name].to_pylist() for name in (*PROVENANCE, "reasons")), strict=True)
+    for is_row, (digest, row, before) in zip(parsed, named, strict=True):
+        verdict = verdicts.get(digest) if is_row else None
+        why = taken.still_rejected.get((digest, row), before)
+        got_in.append(
+            verdict is not None and verdict.status == "taken" and (digest, row) not in taken.still_rejected
+        )
+        if verdict is not None and verdict.status == "rejected":
+            still[verdict.detail] += 1
+        elif not got_in[-1]:
+            still.update(reasons_said([why]))
+    return pa.array(got_in, pa.bool_()), still
 
 
 def discard(place: PipelineHome, rows: pa.Table, reason: str) -> int:
-    """Set rows of the quarantine aside for good; how many. They stay where they are.
+    """Set rows of the quarantine aside for good; how many that nothing was decided about. They stay there.
 
-    Raises UserError without a reason: a text with a letter or a digit.
+    Raises UserError without a reason, a text with a letter or a digit, and for a row that stands in the
+    table of its stream: a replay of it was interrupted.
     """
     if not any(char.isalnum() and "FILLER" not in unicodedata.name(char, "") for char in reason):
         raise UserError("A reason is needed to discard rows.", expected="--reason TEXT, in words")
-    decide(place.lake, rows, "discarded", reason.strip(), place.clock.now())
-    return int(rows.num_rows)
+    with _alone(place):
+        waits = still_waiting(place.lake, rows)
+        if standing := _taken_in(place, waits):
+            raise UserError(
+                f"Rows that have been taken in are not discarded: {', '.join(standing)}.",
+                expected="rows that stand in no table",
+                remedy=f"mlops quarantine replay {place.name} {' '.join(standing)}",
+            )
+        return decide(place.lake, waits, "discarded", reason.strip(), place.clock.now())
+
+
+def _taken_in(place: PipelineHome, rows: pa.Table) -> list[str]:
+    """Names of the rows of the quarantine that stand in a table."""
+    import pyarrow.compute as pc
+
+    found = []
+    for stream in rows["stream"].unique().to_pylist():
+        mine = rows.filter(pc.equal(rows["stream"], stream))
+        ends = pc.min_max(mine["file_digest"]).as_py()
+        of_files = ("file_digest", ends["min"], ends["max"] + "\0")
+        stand: set[tuple[str, int]] = set()
+        for table in (stream, *(["labels_unmatched"] if stream == "labels" else [])):
+            if place.lake.exists(table):
+                held = place.lake.read(table, columns=PROVENANCE, where=of_files)
+                stand.update(zip(*(held[name].to_pylist() for name in PROVENANCE), strict=True))
+        found += [
+            name_of(row)
+            for row in mine.select([*PROVENANCE]).to_pylist()
+            if (row["file_digest"], row["file_row"]) in stand
+        ]
+    return found

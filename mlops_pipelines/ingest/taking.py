@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.ingest.intake import FileOrigin, Merged
     from mlops_pipelines.ingest.judging import Judged
     from mlops_pipelines.ingest.landing import LandedTable
@@ -68,9 +69,9 @@ class Taken:
     labels whose event has not come, wait to; quarantined: those in the quarantine; duplicates: those that
     say what was said before.
     written: the days of the table. quarantine: the days of the quarantine. reject_reasons: how often each
-    was given. still_rejected: digest and row of what did not get in. reject_share: how the share of the
-    rejected rows compares with that of the files before. refusals: files of the stream that were refused as
-    a whole, by this run or before, and still lie there.
+    was given. still_rejected: the reasons, JSON, by digest and row of what did not get in. reject_share: how
+    the share of the rejected rows compares with that of the files before. refusals: files of the stream that
+    were refused as a whole, by this run or before, and still lie there.
     """
 
     stream: str
@@ -78,7 +79,7 @@ class Taken:
     written: list[Written]
     quarantine: list[Written] = field(default_factory=list)
     reject_reasons: Mapping[str, int] = field(default_factory=dict)
-    still_rejected: frozenset[tuple[str, int]] = frozenset()
+    still_rejected: Mapping[tuple[str, int], str] = field(default_factory=dict)
     reject_share: RejectShare = field(default_factory=RejectShare)
     refusals: Sequence[RefusedFile] = ()
 
@@ -460,7 +461,7 @@ def take_rejects(place: PipelineHome, stream: str, rows: pa.Table) -> Taken:
 
 
 def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table, beside: _Batch | None = None) -> _Batch:
-    """The rows as the files they came from, without a share of rejects that would refuse a file.
+    """The rows as the files they came from, without the rules that would refuse a file.
 
     beside: a batch whose files are not finished yet, and may be the ones.
     """
@@ -477,14 +478,39 @@ def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table, beside: _B
         mine = [row for row in rows.to_pylist() if row["file_digest"] == digest]
         path = place.landing(stream) / file.path
         tables.append(rows_again(path, digest, {row["file_row"]: row["row"] for row in mine}, columns))
-    lenient = place.contract.model_copy(update={"reject_share_halts": 1.0})
-    verdicts = judge(tables, lenient, stream, arrived=_arrival_column(place, stream)) if tables else []
-    judged = [
-        (file, table, verdict)
-        for file, table, verdict in zip(files.values(), tables, verdicts, strict=True)
-        if isinstance(verdict, Judged)
-    ]
-    return _Batch(stream, tuple(judged), (), ())
+    rules = _of_rows_alone(place.contract, stream)
+    verdicts = judge(tables, rules, stream, arrived=_arrival_column(place, stream)) if tables else []
+    judged: list[tuple[LandedFile, LandedTable, Judged]] = []
+    refused: list[tuple[LandedFile, str, str]] = []
+    for file, table, verdict in zip(files.values(), tables, verdicts, strict=True):
+        if isinstance(verdict, Judged):
+            judged.append((file, table, verdict))
+        else:
+            refused.append((file, table.digest, verdict.message))
+    return _Batch(stream, tuple(judged), (), tuple(refused))
+
+
+def _of_rows_alone(contract: Contract, stream: str) -> Contract:
+    """The contract as it judges rows whose file was judged before: nothing is said of a file as a whole.
+
+    Of a column with `others_at_most` any value passes: the rule is about the share of the others.
+    """
+    rules = contract.rules_of(stream)
+    columns = {
+        name: rule.model_copy(
+            update={
+                "on_fail": "quarantine",
+                "batch": None,
+                "one_of": () if rule.batch and rule.batch.others_at_most is not None else rule.one_of,
+            }
+        )
+        for name, rule in rules.columns.items()
+    }
+    rows = {name: rule.model_copy(update={"on_fail": "quarantine"}) for name, rule in rules.rows.items()}
+    alone = rules.model_copy(update={"columns": columns, "rows": rows, "file": None})
+    own = stream in ("events", "labels")
+    of_stream = {stream: alone} if own else {"references": {**contract.references, stream: alone}}
+    return contract.model_copy(update={"reject_share_halts": 1.0, **of_stream})
 
 
 # --- a batch ---------------------------------------------------------------------------------------
@@ -707,13 +733,22 @@ def _reconsidered(
 
 
 def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> list[Written]:
-    """Keep rejected rows; one entry a day of theirs and of `days`."""
+    """Keep rejected rows; one entry a day of theirs and of `days`.
+
+    A row that was judged again and rejected for something else stays what it was kept as.
+    """
+    from mlops_pipelines.ingest.quarantine import with_one_entry
+
+    names = ["stream", *PROVENANCE]
+    digests = rejects["file_digest"].unique().to_pylist()
+    taken = any(
+        place.ledger.taken_digests(place.name, stream, digests)
+        for stream in rejects["stream"].unique().to_pylist()
+    )
+    if taken and place.lake.exists("quarantine"):
+        rejects = with_one_entry(rejects, place.lake.read("quarantine", columns=["day", *names]))
     return place.lake.append_new(
-        "quarantine",
-        rejects,
-        key=["stream", "file_digest", "file_row"],
-        sort_by=["file_digest", "file_row"],
-        days=days,
+        "quarantine", rejects, key=names, sort_by=["file_digest", "file_row"], days=days
     )
 
 
@@ -754,7 +789,12 @@ def _finish(place: PipelineHome, batch: _Batch, change: _Change, waiting: Merged
         change.written,
         change.quarantine,
         reject_reasons=reason_counts(change.rejects),
-        still_rejected=_places_of(change.rejects),
+        still_rejected={
+            (digest, row): reasons
+            for digest, row, reasons in zip(
+                *(change.rejects[name].to_pylist() for name in (*PROVENANCE, "reasons")), strict=True
+            )
+        },
         reject_share=RejectShare(rows, rejected, *before),
         refusals=refusals(place, [batch.stream]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlops_pipelines.errors import UserError
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.ingest.contract import Contract
@@ -109,6 +111,64 @@ def hashes(place: PipelineHome) -> dict[str, str]:
     return place.lake.hashes("events", sort_by=["event_id"], unhashed=taking.PROVENANCE)
 
 
+# --- files as a whole ------------------------------------------------------------------------------------
+
+X = FLOAT | {"nullable": True}
+
+
+@pytest.mark.parametrize(
+    ("columns", "rules"),
+    [
+        ({}, {"file": {"rows": {"min": 3}}}),
+        ({}, {"file": {"fresh": {"column": "at", "within": "3d"}}}),
+        ({"x": X | {"batch": {"missing_at_most": 0.5}}}, {}),
+        ({"x": X | {"batch": {"mean": {"min": 1}}}}, {}),
+        ({"kind": TEXT | {"one_of": ["a"], "batch": {"others_at_most": 0.5}}}, {}),
+    ],
+)
+def test_what_a_file_has_to_satisfy_as_a_whole_keeps_no_row_of_it_out_later(
+    tmp_path: Path, columns: dict[str, Any], rules: dict[str, Any]
+) -> None:
+    place = new_home(tmp_path, pipeline(columns, rules=rules))
+    rows = [event(name, x=2.0, kind="a") for name in "ab"] + [event("c", -1, x=None, kind="other")]
+    assert land(place, "a.parquet", rows).accepted == 2
+    done = replay(under(place, pipeline({**columns, "size": INT}, rules=rules)))
+    assert (done.accepted, done.rejected, dict(done.still)) == (1, 0, {})
+
+
+@pytest.mark.parametrize("rule", ["of a value", "of a row"])
+def test_a_row_that_would_halt_its_file_keeps_no_other_row_out(tmp_path: Path, rule: str) -> None:
+    place = new_home(tmp_path, pipeline())
+    land(place, "a.parquet", [event("good"), event("a", -1, x=1), event("b", -1, x=9)])
+    halting = {
+        "of a value": pipeline({"size": INT, "x": INT | {"max": 5, "on_fail": "halt"}}),
+        "of a row": pipeline(
+            {"size": INT, "x": INT}, rules={"rows": {"small": {"holds": "x < 6", "on_fail": "halt"}}}
+        ),
+    }[rule]
+    done = replay(under(place, halting))
+    assert (done.accepted, done.rejected) == (1, 1)
+    assert sum(done.still.values()) == 1
+
+
+def test_however_many_rows_are_still_rejected_the_others_are_taken_in(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline())
+    good = [event(f"good{n}") for n in range(300)]
+    land(place, "a.parquet", good + [event(f"bad{n}", -1 - n) for n in range(30)])
+    done = replay(under(place, pipeline({"size": INT | {"min": -10}})))
+    assert (done.accepted, done.rejected) == (10, 20)
+    assert dict(done.still) == {"size: is at least -10": 20}
+
+
+def test_why_rows_cannot_be_judged_is_said(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline())
+    land(place, "a.parquet", [event("good", x=1), event("bad", -1, x=1)])
+    done = replay(under(place, pipeline({"size": INT, "x": TEXT})))
+    assert (done.accepted, done.rejected) == (0, 1)
+    (why,) = done.still
+    assert "x is int64, not string" in why
+
+
 # --- what values are --------------------------------------------------------------------------------------
 
 BAD = [(name, bad) for name, cases in CASES.items() for bad in cases
@@ -198,3 +258,78 @@ def test_a_row_that_was_kept_is_judged_as_the_row_that_landed(
             assert hashes(place) == hashes(never)
     finally:
         shutil.rmtree(folder)
+
+
+# --- who decides ------------------------------------------------------------------------------------------
+
+MENDED = {"size": INT}
+
+
+def rejected_home(tmp_path: Path, rows: int = 3) -> PipelineHome:
+    """A home with rows rejected for their size, under a contract that has no bound any more."""
+    place = new_home(tmp_path, pipeline())
+    land(place, "a.parquet", [event("good"), *(event(f"bad{n}", -1) for n in range(rows))])
+    return under(place, pipeline(MENDED))
+
+
+def names(rows: pa.Table) -> list[str]:
+    return [rejects.name_of(row) for row in rows.to_pylist()]
+
+
+def decisions(place: PipelineHome) -> list[str]:
+    found: list[str] = place.lake.read("quarantine_decisions")["decision"].to_pylist()
+    return found
+
+
+def test_what_was_decided_about_since_it_was_looked_at_is_not_decided_about_again(tmp_path: Path) -> None:
+    place = rejected_home(tmp_path)
+    seen = rejects.waiting_rows(place)
+    assert rejects.discard(place, seen.slice(0, 1), "a fault") == 1
+    done = rejects.replay(place, seen)
+    assert (done.accepted, done.rejected) == (2, 0)
+    assert done.left_out == {"were decided about already": 1}
+    assert rejects.replay(place, seen).accepted == 0
+    assert rejects.discard(place, seen, "a fault") == 0
+    assert sorted(decisions(place)) == ["discarded", "replayed", "replayed"]
+    assert place.lake.read("events").num_rows == 3
+
+
+def test_of_a_replay_and_a_discard_at_once_each_row_is_decided_about_by_one(tmp_path: Path) -> None:
+    place = rejected_home(tmp_path, rows=10)
+    seen = rejects.waiting_rows(place)
+    replayed: list[int] = []
+    discarded: list[int] = []
+    work = [
+        threading.Thread(target=lambda: replayed.append(rejects.replay(place, seen).accepted)),
+        threading.Thread(target=lambda: discarded.append(rejects.discard(place, seen.slice(4), "no"))),
+        threading.Thread(target=lambda: replayed.append(rejects.replay(place, seen).accepted)),
+    ]
+    for one in work:
+        one.start()
+    for one in work:
+        one.join()
+    assert (len(replayed), len(discarded)) == (2, 1)
+    assert sum(replayed) + sum(discarded) == 10
+    assert sum(replayed) == decisions(place).count("replayed") == place.lake.read("events").num_rows - 1
+
+
+def test_a_row_that_a_replay_took_in_before_it_died_cannot_be_discarded(tmp_path: Path) -> None:
+    place = rejected_home(tmp_path, rows=1)
+    seen = rejects.waiting_rows(place)
+    taking.take_rejects(place, "events", seen)
+    with pytest.raises(UserError, match=f"have been taken in are not discarded: {names(seen)[0]}"):
+        rejects.discard(place, seen, "a fault")
+    assert replay(place).accepted == 1
+    assert decisions(place) == ["replayed"]
+
+
+def test_a_row_rejected_for_something_else_has_one_entry_and_the_new_reason_is_said(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline())
+    # It arrived on another day than its file's folder is named by.
+    land(place, "a.parquet", [event("a", 5), event("a", -1, made=1)])
+    mended = under(place, pipeline(MENDED))
+    for _ in range(2):
+        done = replay(mended)
+        assert (done.accepted, done.rejected) == (0, 1)
+        assert list(done.still) == ["event_id: says what the row with the same event_id says"]
+        assert rejects.waiting_rows(mended)["day"].to_pylist() == ["2013-01-03"]
