@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,20 +60,26 @@ def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_j
 @quarantine.command()
 @click.argument("pipeline")
 @click.argument("names", nargs=-1, required=True)
+@STREAM
 @home_option
 @json_option
-def show(pipeline: str, names: tuple[str, ...], home: Path | None, as_json: bool) -> None:
+def show(pipeline: str, names: tuple[str, ...], stream: str | None, home: Path | None, as_json: bool) -> None:
     """Rows whole, by the names that `list` gives them; what contradicts a row that stands, with that row.
+
+    Values are masked of columns that are sensitive, and of those that the contract does not name.
 
     \b
     Example:
       mlops quarantine show flight_delays 3f2a9c01d5e7:17
     """
-    from mlops_pipelines.ingest.rejects import as_shown, chosen, standing_row, waiting_rows
+    from mlops_pipelines.ingest.rejects import as_shown, chosen, standing_rows, waiting_rows
 
     place = place_of(home, pipeline)
-    rows = chosen(waiting_rows(place), names).to_pylist()
-    shown = [{**as_shown(row, place.contract), "stands": standing_row(place, row)} for row in rows]
+    rows = chosen(waiting_rows(place, stream), names).to_pylist()
+    shown = [
+        {**as_shown(row, place.contract), "stands": stands}
+        for row, stands in zip(rows, standing_rows(place, rows), strict=True)
+    ]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
         return
@@ -85,7 +90,12 @@ def show(pipeline: str, names: tuple[str, ...], home: Path | None, as_json: bool
             value = "" if reason["value"] is None else f", not {reason['value']!r}"
             click.echo(f"  {reason['code']}: {reason['column'] or 'row'} {reason['rule']}{value}")
         for name, value in one["row"].items():
-            click.echo(f"    {name} = {value!r}{_beside(one['stands'], name, value)}")
+            click.echo(f"    {_printed(name)} = {value!r}{_beside(one['stands'], name, value)}")
+
+
+def _printed(name: str) -> str:
+    """A name that a producer chose: it may hold anything, also what a terminal obeys."""
+    return name if name.isidentifier() else repr(name)
 
 
 def _beside(stands: dict[str, Any] | None, name: str, value: object) -> str:
@@ -120,20 +130,30 @@ def replay(
     rows = waiting_rows(place, stream)
     done = judge_again(place, chosen(rows, names) if names else rows)
     if as_json:
-        found = {"accepted": done.accepted, "rejected": done.rejected, "reasons": dict(done.still)}
+        found = {
+            "accepted": done.accepted,
+            "rejected": done.rejected,
+            "reasons": dict(done.still),
+            "left_out": dict(done.left_out),
+        }
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"{done.accepted:,} rows taken in, {done.rejected:,} still rejected")
-    for reason, count in Counter(dict(done.still)).most_common():
-        click.echo(f"  {count:>7,}  {reason}")
+    for reason, count in done.still.items():
+        click.echo(f"  {count:>7,}  {reason if reason.isprintable() else repr(reason)}")
+    for reason, count in done.left_out.items():
+        click.echo(f"{count:,} were left out: they {reason}")
 
 
 @quarantine.command()
 @click.argument("pipeline")
 @click.argument("names", nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why; it is kept with the rows.")
+@STREAM
 @home_option
-def discard(pipeline: str, names: tuple[str, ...], reason: str, home: Path | None) -> None:
+def discard(
+    pipeline: str, names: tuple[str, ...], reason: str, stream: str | None, home: Path | None
+) -> None:
     """Set rows aside for good: they are kept, and no longer wait.
 
     \b
@@ -144,5 +164,8 @@ def discard(pipeline: str, names: tuple[str, ...], reason: str, home: Path | Non
     from mlops_pipelines.ingest.rejects import discard as set_aside
 
     place = place_of(home, pipeline)
-    count = set_aside(place, chosen(waiting_rows(place), names), reason)
+    rows = chosen(waiting_rows(place, stream), names)
+    count = set_aside(place, rows, reason)
     click.echo(f"{count:,} rows discarded")
+    if rows.num_rows > count:
+        click.echo(f"{rows.num_rows - count:,} were left out: they were decided about already")

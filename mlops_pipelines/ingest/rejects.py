@@ -8,9 +8,10 @@ from __future__ import annotations
 import fcntl
 import json
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
@@ -19,7 +20,7 @@ from mlops_pipelines.ingest.quarantine import decide, reasons_said, row_json, st
 from mlops_pipelines.ingest.taking import PROVENANCE, take_rejects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # So many hexadecimal digits of a file's digest stand in the name of a row: enough to tell files apart.
 _DIGITS = 12
+
+
+# Of rows that are not compared by their time.
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -61,52 +66,124 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def chosen(rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The rows with these names. Raises UserError for a name that none of them has."""
-    places = rows.select(["file_digest", "file_row"]).to_pylist()
-    known = {name_of(row): place for place, row in enumerate(places)}
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    """The rows with these names. Raises UserError for a name that none of them has, or several."""
+    known: defaultdict[str, dict[tuple[Any, ...], int]] = defaultdict(dict)
+    for place, row in enumerate(rows.select(["stream", "file_digest", "file_row"]).to_pylist()):
+        known[name_of(row)][tuple(row.values())] = place
+    if unknown := [name for name in names if name not in known]:
         raise UserError(
             f"No row of the quarantine that waits is called {', '.join(unknown)}.",
             remedy="mlops quarantine list PIPELINE",
         )
-    return rows.take(sorted({known[name] for name in names}))
+    for name in names:
+        if len(known[name]) > 1:
+            streams = ", ".join(sorted({str(stream) for stream, *_ in known[name]}))
+            raise UserError(
+                f"{len(known[name])} rows of the quarantine that wait are called {name}: the same file "
+                f"landed in {streams}.",
+                expected="the name of one row",
+                remedy="name the stream, with --stream STREAM",
+            )
+    return rows.take(sorted({place for name in names for place in known[name].values()}))
 
 
-def standing_row(place: PipelineHome, row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row that stands, of the same key as a row of the quarantine that contradicts it.
+def standing_rows(place: PipelineHome, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+    """For each row of the quarantine, the row of its key that stands, where it was that which it contradicts.
 
-    As it landed, values of sensitive columns masked. None where the row was rejected for something else.
+    As it landed, values masked as in `as_shown`. None where the row was rejected for something else, or
+    the contract calls the columns of its key something else by now.
     """
-    import pyarrow.compute as pc
+    one_a_key = {"events", *place.spec.references}
+    found: list[dict[str, Any] | None] = [None] * len(rows)
+    asked: defaultdict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for position, row in enumerate(rows):
+        if row["stream"] in one_a_key and _has_code(row["reasons"], "conflict"):
+            asked[row["stream"]][position] = json.loads(row["row"])
+    for stream, said in asked.items():
+        if place.lake.exists(stream):
+            for position, stands in _standing(place, stream, said).items():
+                found[position] = _masked(stands, _in_clear(place.contract, stream))
+    return found
 
+
+def _standing(
+    place: PipelineHome, stream: str, said: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """By position of those rows whose key stands, the row that does; of several, the nearest in time."""
     from mlops_pipelines.ingest.intake import landed_names
 
-    if all(one["code"] != "conflict" for one in json.loads(row["reasons"])):
-        return None
-    stream, said = row["stream"], json.loads(row["row"])
-    keys = [place.spec.events.id] if stream == "events" else place.spec.references[stream].keys
     names = landed_names(place.loaded, stream)
-    rows = place.lake.read(stream)
-    for key in keys:
-        column = rows[names[key]]
-        rows = rows.filter(pc.equal(column, pc.cast(str(said[key]), column.type)))
-    for found in rows.to_pylist():
-        landed = json.loads(row_json({name: found[names[name]] for name in names}))
-        return _masked(landed, place.contract.sensitive_columns(stream))
-    return None
+    events = place.spec.events
+    keys, time = (
+        ((events.id,), events.time) if stream == "events" else (place.spec.references[stream].keys, None)
+    )
+    moments = {position: _moment(row.get(time)) if time else None for position, row in said.items()}
+    keyed = {
+        position: tuple(row[key] for key in keys)
+        for position, row in said.items()
+        if all(row.get(key) is not None for key in keys) and (time is None or moments[position])
+    }
+    if not keyed:
+        return {}
+    near = [moment for position in keyed if (moment := moments[position])]
+    days = _days_near(place.lake.days(stream), near, place.spec.lateness) if time else None
+    by_key: defaultdict[tuple[Any, ...], list[tuple[datetime, dict[str, Any]]]] = defaultdict(list)
+    for row in _with_first_key(place, stream, names[keys[0]], [key[0] for key in keyed.values()], days):
+        landed = json.loads(row_json({name: row.get(canonical) for name, canonical in names.items()}))
+        at = row["event_time"] if time else _NO_TIME
+        by_key[tuple(landed[key] for key in keys)].append((at, landed))
+    found: dict[int, dict[str, Any]] = {}
+    for position, key in keyed.items():
+        moment = moments[position] or _NO_TIME
+        apart = {abs(at - moment): landed for at, landed in by_key[key]}
+        if apart and min(apart) <= place.spec.lateness:
+            found[position] = apart[min(apart)]
+    return found
+
+
+def _with_first_key(
+    place: PipelineHome, table: str, column: str, values: Sequence[Any], days: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """Rows of some days of a table; of a column of texts, only those with one of these values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = place.lake.read(table, days=days)
+    if pa.types.is_string(rows[column].type):
+        rows = rows.filter(pc.is_in(rows[column], value_set=pa.array(values, pa.string())))
+    found: list[dict[str, Any]] = rows.to_pylist()
+    return found
+
+
+def _days_near(days: Sequence[str], moments: Sequence[datetime], within: timedelta) -> list[str]:
+    """Those of the days that have a time within so long of one of the moments."""
+    apart = within.days + 1
+    ordinals = sorted({moment.astimezone(UTC).toordinal() for moment in moments})
+    return [
+        day
+        for day in days
+        if any(abs(date.fromisoformat(day).toordinal() - ordinal) <= apart for ordinal in ordinals)
+    ]
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
 
 
 def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
-    """A row of the quarantine for people and machines; values of sensitive columns are masked."""
-    hidden = contract.sensitive_columns(row["stream"])
+    """A row of the quarantine for people and machines.
+
+    Masked are the values of sensitive columns, and of all that the contract does not name: a column that it
+    named once, or calls something else, may be sensitive, and a line that is no row may hold anything.
+    """
+    clear = _in_clear(contract, row["stream"])
     reasons = json.loads(row["reasons"])
     for reason in reasons:
-        if reason["column"] in hidden and reason["value"] is not None:
+        if reason["column"] not in clear and reason["value"] is not None and reason["code"] != "unparsed":
             reason["value"] = MASKED
-    values = _masked(json.loads(row["row"]), hidden)
-    if hidden and _is_unparsed(reasons):  # a line that is no row may hold anything
-        values = {"text": MASKED}
     return {
         "name": name_of(row),
         "day": row["day"],
@@ -115,16 +192,21 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
         "file_row": row["file_row"],
         "arrived_at": row["arrived_at"].isoformat(),
         "reasons": reasons,
-        "row": values,
+        "row": _masked(
+            json.loads(row["row"]), frozenset() if _has_code(row["reasons"], "unparsed") else clear
+        ),
     }
 
 
-def _masked(values: Mapping[str, Any], hidden: frozenset[str]) -> dict[str, Any]:
-    return {name: MASKED if name in hidden and value is not None else value for name, value in values.items()}
+def _in_clear(contract: Contract, stream: str) -> frozenset[str]:
+    """Columns of a stream whose values may be shown; none of a stream that is gone."""
+    if stream not in contract.streams:
+        return frozenset()
+    return frozenset(contract.columns_of(stream)) - contract.sensitive_columns(stream)
 
 
-def _is_unparsed(reasons: Sequence[Mapping[str, Any]]) -> bool:
-    return any(reason["code"] == "unparsed" for reason in reasons)
+def _masked(values: Mapping[str, Any], clear: Collection[str]) -> dict[str, Any]:
+    return {name: value if name in clear or value is None else MASKED for name, value in values.items()}
 
 
 def _has_code(reasons: str, code: str) -> bool:

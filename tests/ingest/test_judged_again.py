@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import rejects, taking
-from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.ingest.contract import MASKED, Contract
 from mlops_pipelines.spec import PipelineSpec
 from mlops_pipelines.spec_loading import LoadedSpec
 from tests.ingest.files import Row, written
@@ -333,3 +334,123 @@ def test_a_row_rejected_for_something_else_has_one_entry_and_the_new_reason_is_s
         assert (done.accepted, done.rejected) == (0, 1)
         assert list(done.still) == ["event_id: says what the row with the same event_id says"]
         assert rejects.waiting_rows(mended)["day"].to_pylist() == ["2013-01-03"]
+
+
+# --- streams ----------------------------------------------------------------------------------------------
+
+
+def shop(value: int = -1) -> Row:
+    return {"k": 1, "v": value, "arrived_at": T0}
+
+
+def test_rows_of_one_name_are_told_apart_by_their_stream(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline(shops=["east", "west"]))
+    for stream in ("east", "west"):
+        land(place, "a.parquet", [shop()], stream=stream)
+    rows = rejects.waiting_rows(place)
+    (name,) = set(names(rows))
+    with pytest.raises(UserError, match=r"2 rows .* are called .*: the same file landed in east, west\."):
+        rejects.chosen(rows, [name])
+    assert rejects.chosen(rejects.waiting_rows(place, "west"), [name, name])["stream"].to_pylist() == ["west"]
+
+
+def test_rows_of_a_stream_that_is_gone_are_masked_and_left_out(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline(shops=["east"]))
+    land(place, "a.parquet", [shop(-7)], stream="east")
+    land(place, "b.parquet", [event("a", -1)])
+    now = under(place, pipeline(MENDED))
+    rows = rejects.waiting_rows(now)
+    (shown,) = [rejects.as_shown(row, now.contract) for row in rows.to_pylist() if row["stream"] == "east"]
+    assert set(shown["row"].values()) == {shown["reasons"][0]["value"]} == {MASKED}
+    assert rejects.standing_rows(now, rows.to_pylist()) == [None, None]
+    assert rejects.waiting_rows(now, "east").num_rows == 1
+    with pytest.raises(UserError, match="no stream 'south'"):
+        rejects.waiting_rows(now, "south")
+    done = replay(now)
+    assert (done.accepted, done.rejected) == (1, 0)
+    assert done.left_out == {"are of east, a stream that the contract does not have": 1}
+    assert rejects.waiting_rows(now)["stream"].to_pylist() == ["east"]
+
+
+# --- what is shown ----------------------------------------------------------------------------------------
+
+WHO = {"who": TEXT | {"sensitive": True}}
+
+
+def shown_in(place: PipelineHome) -> str:
+    """All that is shown of the quarantine, standing rows included."""
+    rows = rejects.waiting_rows(place).to_pylist()
+    shown = [rejects.as_shown(row, place.contract) for row in rows]
+    return repr([shown, rejects.standing_rows(place, rows)])
+
+
+@pytest.mark.parametrize(
+    "now", [WHO, {}, {"person": WHO["who"]}, {"who": INT | {"sensitive": True}}], ids=str
+)
+def test_a_sensitive_value_is_shown_under_no_contract_that_does_not_say_it_may_be(
+    tmp_path: Path, now: dict[str, Any]
+) -> None:
+    place = new_home(tmp_path, pipeline(WHO))
+    misspelt = {**event("e"), "Who": "JANE"}
+    land(place, "a.jsonl", [event("a", -1, who="JANE"), misspelt, event("b", 1, who=["JANE"])])
+    land(place, "b.parquet", [event("c", who="JANE"), event("c", 2, made=1, who="JANE")])
+    broken = b'{"event_id": "d", "who": "JANE"\n' + written("d.jsonl", [event("d", who="x")])
+    land_file(place, "d.jsonl", broken)
+    taking.register_landed(place)
+    taking.take_events(place, [])
+    assert rejects.waiting_rows(place).num_rows == 5
+    text = shown_in(under(place, pipeline(now)))
+    assert "JANE" not in text
+    assert "'a'" in text  # its id
+
+
+def test_the_row_that_stands_is_shown_with_its_sensitive_values_masked(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline(WHO))
+    land(place, "a.parquet", [event("c", who="JANE"), event("c", 2, made=1, who="JOHN")])
+    (stands,) = rejects.standing_rows(place, rejects.waiting_rows(place).to_pylist())
+    assert stands is not None
+    assert (stands["size"], stands["who"]) == (1, MASKED)
+
+
+def test_of_rows_with_one_id_the_one_that_stands_within_the_lateness_bound_is_shown(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline())
+    later = T0 + 40 * DAY
+    land(place, "a.parquet", [event("a", 1), event("a", 2, later), event("b", 4)])
+    land(place, "b.parquet", [event("a", 9, later, 1), event("a", 8, made=1), event("b", 3, made=1)])
+    rows = rejects.waiting_rows(place).to_pylist()
+    stands = rejects.standing_rows(place, rows)
+    sizes = {
+        json.loads(row["row"])["size"]: one["size"] for row, one in zip(rows, stands, strict=True) if one
+    }
+    assert sizes == {9: 2, 8: 1, 3: 4}
+
+
+def test_rows_that_stand_are_read_once_and_from_the_days_within_the_lateness_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_home(tmp_path, pipeline())
+    land(place, "a.parquet", [event(name, 1, T0 + n * DAY) for n in range(30) for name in (f"a{n}", "b")])
+    land(place, "b.parquet", [event(f"a{n}", 2, T0 + n * DAY, 1) for n in range(3)])
+    rows = rejects.waiting_rows(place).to_pylist()
+    conflicts = [row for row in rows if json.loads(row["row"])["event_id"] in ("a0", "a1", "a2")]
+    read: list[Any] = []
+    real = place.lake.read
+    monkeypatch.setattr(type(place.lake), "read", lambda _, *args, **kw: read.append(kw) or real(*args, **kw))
+    assert all(rejects.standing_rows(place, conflicts))
+    (days,) = [asked["days"] for asked in read]
+    assert max(days) == "2013-01-09"
+
+
+def test_a_conflict_is_shown_after_the_id_has_another_name(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline())
+    land(place, "a.parquet", [event("a", 1), event("a", 2, made=1)])
+    renamed = under(place, pipeline(event_id="ticket"))
+    assert rejects.standing_rows(renamed, rejects.waiting_rows(renamed).to_pylist()) == [None]
+
+
+def test_the_row_of_a_static_reference_that_stands_is_shown(tmp_path: Path) -> None:
+    place = new_home(tmp_path, pipeline(shops=["east"]))
+    land(place, "a.parquet", [shop(1), shop(2) | {"arrived_at": T0 + HOUR}], stream="east")
+    (stands,) = rejects.standing_rows(place, rejects.waiting_rows(place).to_pylist())
+    assert stands is not None
+    assert (stands["k"], stands["v"]) == (1, 1)

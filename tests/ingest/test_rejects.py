@@ -257,3 +257,20 @@ def test_the_command_lists_shows_replays_and_discards(tmp_path: Path) -> None:
     assert "0 rows taken in, 1 still rejected" in run("replay", "flight_delays", name)
     assert "1 rows discarded" in run("discard", "flight_delays", name, "--reason", "a fault")
     assert json.loads(run("replay", "flight_delays", "--json"))["rejected"] == 1
+
+
+def test_what_a_producer_called_a_column_does_nothing_to_the_terminal(tmp_path: Path) -> None:
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    place = Home.create(tmp_path).pipeline(load_pipeline("flight_delays"))
+    place.prepare()
+    (row,) = Flights().rows("weather", FIRST, SECOND).slice(0, 1).to_pylist()
+    odd = row | {"temp": 1000.0, "\x1b[2J\nnext = 1": 7}
+    landed_text(place, json.dumps(odd, default=datetime.isoformat))
+    (name,) = [rejects.name_of(row) for row in rejects.waiting_rows(place).to_pylist()]
+    words = ["quarantine", "show", "flight_delays", name, "--stream", "weather", "--home", str(tmp_path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert f"    '\\x1b[2J\\nnext = 1' = '{rejects.MASKED}'" in result.output.splitlines()
+    assert f"    origin = {row['origin']!r}" in result.output.splitlines()

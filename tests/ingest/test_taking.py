@@ -527,7 +527,7 @@ def test_an_id_that_comes_again_on_another_day_is_a_conflict_of_which_both_rows_
     assert counts(taken) == [(1, 0, 1, 0)]
     assert hashes(place, "events") == before
     (rejected,) = rejects.waiting_rows(place).to_pylist()
-    stands = rejects.standing_row(place, rejected)
+    (stands,) = rejects.standing_rows(place, [rejected])
     assert stands is not None
     assert stands[time] == rows[time][0].as_py().isoformat()
     assert json.loads(rejected["row"])[time] == moved[time][0].as_py().isoformat()
