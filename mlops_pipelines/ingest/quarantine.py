@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlops_pipelines.clock import midnight
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -22,15 +22,16 @@ ReasonCode = Literal[
     "unparsed", "type", "missing", "range", "set", "pattern", "rule", "partition", "late", "conflict"
 ]
 
-# Taken in after all, under a contract that changed; set aside for good; or found to contradict nothing that
-# stands by now: such a row says what stands, or stands itself.
-Decision = Literal["replayed", "discarded", "settled"]
+# Taken in after all, under a contract that changed; set aside for good; found to contradict nothing that
+# stands by now: such a row says what stands, or stands itself; or rejected once more, and waiting again.
+Decision = Literal["replayed", "discarded", "settled", "rejected"]
 
 QUARANTINE = "quarantine"
 DECISIONS = "quarantine_decisions"
 
 # What names a row: where it landed.
 _ROW = ("stream", "file_digest", "file_row")
+_Key = tuple[str, str, int]
 
 # A value is shown to be recognised; the row beside it holds all of it.
 _VALUE_SHOWN = 200
@@ -170,7 +171,7 @@ def waiting(lake: Lake, stream: str | None = None) -> pa.Table:
 
 def still_waiting(lake: Lake, rows: pa.Table) -> pa.Table:
     """Those of some rows of the quarantine that nothing was decided about until now."""
-    return undecided(rows, lake.read(DECISIONS, columns=[*_ROW]) if lake.exists(DECISIONS) else None)
+    return undecided(rows, _decisions(lake))
 
 
 def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: datetime) -> int:
@@ -178,21 +179,71 @@ def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: date
 
     How many of them nothing was decided about before: the first decision stands.
     """
+    waits = still_waiting(lake, rows)
+    return _record(lake, waits, decision, [reason] * waits.num_rows, at)
+
+
+def reject_again(lake: Lake, rows: pa.Table, at: datetime) -> int:
+    """Let those rows that the quarantine has wait again, for what they are rejected for now; how many.
+
+    rows: of the quarantine, newly rejected. What was discarded stays so. at: UTC.
+    """
+    import pyarrow as pa
+
+    if not rows.num_rows or not lake.exists(QUARANTINE):
+        return 0
+    kept = lake.read(QUARANTINE, columns=[*_ROW, "reasons"])
+    first = dict(zip(_keys(kept), kept["reasons"].to_pylist(), strict=True))
+    latest = _latest(_decisions(lake))
+    changed = []
+    for key, reasons in zip(_keys(rows), rows["reasons"].to_pylist(), strict=True):
+        _, decision, why = latest.get(key, (0, "rejected", first.get(key, reasons)))
+        changed.append(decision != "discarded" and (decision, why) != ("rejected", reasons))
+    again = rows.filter(pa.array(changed, pa.bool_()))
+    return _record(lake, again, "rejected", again["reasons"].to_pylist(), at)
+
+
+def _record(lake: Lake, rows: pa.Table, decision: Decision, reasons: Sequence[str], at: datetime) -> int:
     import pyarrow as pa
 
     if not rows.num_rows:
         return 0
     moment = pa.timestamp("us", tz="UTC")
+    latest = _latest(_decisions(lake))
+    turns = [latest[key][0] + 1 if key in latest else 1 for key in _keys(rows)]
     decisions = (
         rows.select(["day", *_ROW])
+        .append_column("turn", pa.array(turns, pa.int64()))
         .append_column("decision", pa.array([decision] * rows.num_rows, pa.string()))
-        .append_column("reason", pa.array([reason] * rows.num_rows, pa.string()))
+        .append_column("reason", pa.array(reasons, pa.string()))
         .append_column("decided_at", pa.array([at] * rows.num_rows, moment))
     )
     written = lake.append_new(
-        DECISIONS, decisions, key=_ROW, sort_by=["file_digest", "file_row"], unhashed=("decided_at",)
+        DECISIONS,
+        decisions,
+        key=(*_ROW, "turn"),
+        sort_by=["file_digest", "file_row", "turn"],
+        unhashed=("decided_at",),
     )
     return sum(day.rows - day.rows_before for day in written if day.changed)
+
+
+def _decisions(lake: Lake) -> pa.Table | None:
+    return lake.read(DECISIONS) if lake.exists(DECISIONS) else None
+
+
+def _latest(decisions: pa.Table | None) -> dict[_Key, tuple[int, str, str]]:
+    """Turn, decision and reason of the last thing that was decided about each row."""
+    found: dict[_Key, tuple[int, str, str]] = {}
+    if decisions is not None:
+        said = zip(*(decisions[name].to_pylist() for name in ("turn", "decision", "reason")), strict=True)
+        for key, one in zip(_keys(decisions), said, strict=True):
+            found[key] = max(found.get(key, one), one)
+    return found
+
+
+def _keys(rows: pa.Table) -> Iterator[_Key]:
+    return zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
 
 
 def contradicting(rows: pa.Table, names: Sequence[str], keys: Container[tuple[str, ...]]) -> pa.Table:
@@ -210,14 +261,19 @@ def contradicting(rows: pa.Table, names: Sequence[str], keys: Container[tuple[st
 
 
 def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:
-    """The rows of the quarantine that nothing was decided about. Pure."""
+    """The rows of the quarantine that nothing was decided about, and those that were rejected again. Pure.
+
+    Each with what it was rejected for last.
+    """
     import pyarrow as pa
 
-    if decisions is None:
+    latest = _latest(decisions)
+    if not latest:
         return rows
-    decided = set(zip(*(decisions[name].to_pylist() for name in _ROW), strict=True))
-    keys = zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
-    return rows.filter(pa.array([key not in decided for key in keys], pa.bool_()))
+    found = [latest.get(key, (0, "rejected", None)) for key in _keys(rows)]
+    reasons = [why or first for (_, _, why), first in zip(found, rows["reasons"].to_pylist(), strict=True)]
+    rows = rows.set_column(rows.schema.get_field_index("reasons"), "reasons", pa.array(reasons, pa.string()))
+    return rows.filter(pa.array([decision == "rejected" for _, decision, _ in found], pa.bool_()))
 
 
 def with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:
@@ -227,10 +283,8 @@ def with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:
     """
     import pyarrow as pa
 
-    days = dict(zip(zip(*(kept[name].to_pylist() for name in _ROW), strict=True), kept["day"].to_pylist(),
-                    strict=True))  # fmt: skip
-    names = zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
-    own = zip(names, rows["day"].to_pylist(), strict=True)
+    days = dict(zip(_keys(kept), kept["day"].to_pylist(), strict=True))
+    own = zip(_keys(rows), rows["day"].to_pylist(), strict=True)
     return rows.filter(pa.array([days.get(name, day) == day for name, day in own], pa.bool_()))
 
 

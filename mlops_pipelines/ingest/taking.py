@@ -735,9 +735,10 @@ def _reconsidered(
 def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> list[Written]:
     """Keep rejected rows; one entry a day of theirs and of `days`.
 
-    A row that was judged again and rejected for something else stays what it was kept as.
+    A row that is there already, of which it was decided that it stands, or that was rejected for something
+    else, waits again.
     """
-    from mlops_pipelines.ingest.quarantine import with_one_entry
+    from mlops_pipelines.ingest.quarantine import reject_again, with_one_entry
 
     names = ["stream", *PROVENANCE]
     digests = rejects["file_digest"].unique().to_pylist()
@@ -746,6 +747,7 @@ def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> 
         for stream in rejects["stream"].unique().to_pylist()
     )
     if taken and place.lake.exists("quarantine"):
+        reject_again(place.lake, rejects, place.clock.now())
         rejects = with_one_entry(rejects, place.lake.read("quarantine", columns=["day", *names]))
     return place.lake.append_new(
         "quarantine", rejects, key=names, sort_by=["file_digest", "file_row"], days=days
