@@ -139,7 +139,8 @@ def list_files(
 
 
 def is_there(folder: Path | RemotePath, path: str) -> bool:
-    """Whether something by this name, as `list_files` gives it, lies in a stream's folder."""
+    """Whether something by this name, as `list_files` gives it, lies in a stream's folder, for all that can
+    be said: what may not be looked at may well lie there."""
     file = folder / path
     if isinstance(file, Path):
         return os.path.lexists(file) or "\\x" in path  # bytes of a name that are not UTF-8, written out
@@ -147,6 +148,8 @@ def is_there(folder: Path | RemotePath, path: str) -> bool:
         file.look()
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
     return True
 
 

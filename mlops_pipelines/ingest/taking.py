@@ -573,7 +573,8 @@ def _arrival_column(place: PipelineHome, stream: str) -> str | None:
 def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     """Read and judge what waits, oldest first, to the end of the file with which it is rows enough.
 
-    What has landed since is registered. A file whose digest was taken in is not judged again.
+    Where nothing waits, what has landed is registered: a run needs no sensor before it. A file whose digest
+    was taken in is not judged again.
 
     A digest is taken once a file with it is finished: what a run that died has committed is judged again,
     and changes nothing.
@@ -581,7 +582,8 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import MisplacedFileError, UnreadableFileError, read_landed
 
-    register_landed(place, [stream])
+    if not place.ledger.pending_files(place.name, [stream]):
+        register_landed(place, [stream])
     most = place.contract.file_size_halts
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
