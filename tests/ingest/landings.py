@@ -228,11 +228,12 @@ def look(place: PipelineHome) -> None:
 def outcome(home: Path) -> dict[str, Any]:
     """Hashes of every day of every table, and what the ledger says; nothing of it depends on who did it."""
     place = Home.open(home).pipeline(loaded())
-    found: dict[str, Any] = {
-        name: place.lake.hashes(name, sort_by=order)
-        for name, order in TABLES.items()
-        if place.lake.exists(name)
-    }
+    found: dict[str, Any] = {}
+    for name, order in TABLES.items():
+        if place.lake.exists(name):
+            found[f"origins: {name}"] = place.lake.hashes(name, sort_by=order)
+            unhashed = () if name == "quarantine" else taking.PROVENANCE
+            found[name] = place.lake.hashes(name, sort_by=order, unhashed=unhashed)
     with place.ledger._reading() as connection:
         files = _files(connection)
     found["finished"] = [file[:5] for file in files]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.proof
 Found = dict[str, Any]
 AT_ONCE = 2
 # Which file is said to have brought what another one said as well depends on which came first.
-CREDIT = {"credit"}
+CREDIT = {"credit", *(f"origins: {table}" for table in TABLES)}
 
 
 class Landed:
