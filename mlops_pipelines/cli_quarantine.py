@@ -35,12 +35,15 @@ def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_j
       mlops quarantine list flight_delays --stream weather --limit 100 --json
     """
     from mlops_pipelines.ingest.quarantine import reason_counts
-    from mlops_pipelines.ingest.rejects import as_shown, waiting_rows
+    from mlops_pipelines.ingest.rejects import as_shown, files_of, waiting_rows
 
     place = place_of(home, pipeline)
     rows = waiting_rows(place, stream)
     latest = rows.slice(max(0, rows.num_rows - limit)).to_pylist()[::-1]
-    shown = [as_shown(row, place.contract) for row in latest]
+    shown = [
+        {**as_shown(row, place.contract), "file": file}
+        for row, file in zip(latest, files_of(place, latest), strict=True)
+    ]
     if as_json:
         found = {"rows": rows.num_rows, "reasons": reason_counts(rows), "latest": shown}
         click.echo(json.dumps(found, indent=2))
@@ -54,7 +57,7 @@ def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_j
             + (f", not {reason['value']!r}" if reason["value"] is not None else "")
             for reason in one["reasons"]
         )
-        click.echo(f"{one['name']:<22} {one['day']}  {one['stream']:<10} {why}")
+        click.echo(f"{one['name']:<22} {one['stream']:<10} {one['file'] or one['day']}  {why}")
 
 
 @quarantine.command()
@@ -72,19 +75,19 @@ def show(pipeline: str, names: tuple[str, ...], stream: str | None, home: Path |
     Example:
       mlops quarantine show flight_delays 3f2a9c01d5e7:17
     """
-    from mlops_pipelines.ingest.rejects import as_shown, chosen, standing_rows, waiting_rows
+    from mlops_pipelines.ingest.rejects import as_shown, chosen, files_of, standing_rows, waiting_rows
 
     place = place_of(home, pipeline)
     rows = chosen(waiting_rows(place, stream), names).to_pylist()
     shown = [
-        {**as_shown(row, place.contract), "stands": stands}
-        for row, stands in zip(rows, standing_rows(place, rows), strict=True)
+        {**as_shown(row, place.contract), "file": file, "stands": stands}
+        for row, file, stands in zip(rows, files_of(place, rows), standing_rows(place, rows), strict=True)
     ]
     if as_json:
         click.echo(json.dumps(shown, indent=2))
         return
     for one in shown:
-        click.echo(f"{one['name']}: row {one['file_row']} of file {one['file_digest']}")
+        click.echo(f"{one['name']}: row {one['file_row']} of {one['file']}, SHA-256 {one['file_digest']}")
         click.echo(f"  {one['stream']}, arrived {one['arrived_at']}")
         for reason in one["reasons"]:
             value = "" if reason["value"] is None else f", not {reason['value']!r}"

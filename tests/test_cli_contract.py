@@ -200,7 +200,7 @@ def test_a_check_for_a_pipeline_rejects_what_it_would_quarantine(tmp_path: Path)
 
     half = rows.num_rows
     ((conflict,),) = [one["reasons"] for one in checked(twice)]
-    assert conflict["rule"] == "says what the row with the same event_id says"
+    assert conflict["rule"] == "contradicts no other row with this event_id"
     assert (conflict["column"], conflict["rows"]) == ("event_id", half)
     ((outside,),) = [one["reasons"] for one in checked(early)]
     assert outside["rule"] == "is from 2013-01-01 to before 2014-01-02"

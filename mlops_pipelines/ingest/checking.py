@@ -115,7 +115,7 @@ def _merged(rows: pa.Table, spec: PipelineSpec, stream: str, rejected: list[list
         merged, key = merge_events(None, rows, spec), spec.events.id
     else:
         return merge_labels(None, rows, spec)
-    reason = Reason("conflict", f"says what the row with the same {key} says")
+    reason = Reason("conflict", f"contradicts no other row with this {key}")
     _reject(merged.conflicts, reason, key, rejected)
     return merged
 

@@ -222,7 +222,7 @@ def split_by_lateness(rows: pa.Table, own_time: str, bound: timedelta) -> tuple[
     import pyarrow.compute as pc
 
     in_time = pc.less_equal(rows["arrived_at"], _after(rows[own_time], bound))
-    words = f"arrives at most {format_duration(bound)} after it"
+    words = f"is at most {format_duration(bound)} before the row arrives"
     return (*_divided(rows, in_time), Reason("late", words, own_time))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,14 +130,21 @@ def quarantine_table(
 
 
 def quarantine_canonical(
-    rows: pa.Table, reason: Reason, *, stream: str, landed: Mapping[str, str]
+    rows: pa.Table, reason: Reason, *, stream: str, landed: Mapping[str, str], column: str | None = None
 ) -> pa.Table:
     """Rows of the quarantine table, from rows of a canonical table that were set aside for one reason.
 
-    landed: the columns that the row landed with, each with its name in the canonical table. Their day is
-    that of `arrived_at`; the rows' origin is in their own file_digest and file_row.
+    landed: the columns that the row landed with, each with its name in the canonical table. column: that of
+    the reason, as it landed, if its value is to be told. Their day is that of `arrived_at`; the rows' origin
+    is in their own file_digest and file_row.
     """
     own = {name: canonical for name, canonical in landed.items() if canonical in rows.column_names}
+
+    def why(row: Mapping[str, Any]) -> Reason:
+        if column is None or reason.column is None:
+            return reason
+        return replace(reason, column=column, value=shown(row[reason.column]))
+
     return _table(
         [
             {
@@ -145,7 +152,7 @@ def quarantine_canonical(
                 "stream": stream,
                 "file_digest": row["file_digest"],
                 "file_row": row["file_row"],
-                "reasons": _reasons_json([reason]),
+                "reasons": _reasons_json([why(row)]),
                 "row": row_json({name: row[canonical] for name, canonical in own.items()}),
                 "arrived_at": row["arrived_at"],
             }

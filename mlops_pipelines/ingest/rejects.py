@@ -198,6 +198,19 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
     }
 
 
+def files_of(place: PipelineHome, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """For each row of the quarantine, the file it landed in: its path in the stream's landing folder."""
+    digests: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        digests[row["stream"]].add(row["file_digest"])
+    paths = {
+        (stream, digest): file.path
+        for stream, wanted in digests.items()
+        for digest, file in place.ledger.files_taken(place.name, stream, sorted(wanted)).items()
+    }
+    return [paths.get((row["stream"], row["file_digest"])) for row in rows]
+
+
 def _in_clear(contract: Contract, stream: str) -> frozenset[str]:
     """Columns of a stream whose values may be shown; none of a stream that is gone."""
     if stream not in contract.streams:

@@ -340,7 +340,11 @@ def _add_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> _Cha
     if new is not None:
         new, outside, beyond = split_by_partitions(new, place.spec.partitions)
         landed = landed_names(place.loaded, "events")
-        rejects.append(quarantine_canonical(outside, beyond, stream="events", landed=landed))
+        rejects.append(
+            quarantine_canonical(
+                outside, beyond, stream="events", landed=landed, column=place.spec.events.time
+            )
+        )
         new = _in_time(place, "events", new, "event_time", rejects)
         _reopen_for_events(place, new)
     change = _merge_into(
@@ -659,7 +663,7 @@ def _merge_into(
     from mlops_pipelines.ingest.intake import landed_names
     from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical, together
 
-    conflict = Reason("conflict", f"says what the row with the same {key} says", key)
+    conflict = Reason("conflict", f"contradicts no other row with this {key}", key)
     landed = landed_names(place.loaded, name)
     passed = {"contract": contract_version(place.loaded, name)}
     rejected = together(rejects)
@@ -670,7 +674,10 @@ def _merge_into(
         nonlocal rejected, quarantine, merged
         merged = merge(current, new)
         rejected = together(
-            [*rejects, quarantine_canonical(merged.conflicts, conflict, stream=name, landed=landed)]
+            [
+                *rejects,
+                quarantine_canonical(merged.conflicts, conflict, stream=name, landed=landed),
+            ]
         )
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
@@ -816,8 +823,18 @@ def _in_time(
 
     rows, late, reason = split_by_lateness(rows, own_time, place.spec.lateness)
     landed = landed_names(place.loaded, stream)
-    rejects.append(quarantine_canonical(late, reason, stream=stream, landed=landed))
+    rejects.append(
+        quarantine_canonical(late, reason, stream=stream, landed=landed, column=_time_column(place, stream))
+    )
     return rows
+
+
+def _time_column(place: PipelineHome, stream: str) -> str | None:
+    """The column, if there is one, that says what time a row of the stream is about."""
+    spec = place.spec
+    if stream in spec.references:
+        return spec.references[stream].time
+    return spec.events.time if stream == "events" else spec.labels.time
 
 
 def _days_to_merge(

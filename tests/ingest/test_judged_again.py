@@ -345,7 +345,7 @@ def test_a_row_rejected_for_something_else_has_one_entry_and_the_new_reason_is_s
     for _ in range(2):
         done = replay(mended)
         assert (done.accepted, done.rejected) == (0, 1)
-        assert list(done.still) == ["event_id: says what the row with the same event_id says"]
+        assert list(done.still) == ["event_id: contradicts no other row with this event_id"]
         assert rejects.waiting_rows(mended)["day"].to_pylist() == ["2013-01-03"]
 
 

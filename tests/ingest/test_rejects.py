@@ -250,6 +250,8 @@ def test_the_command_lists_shows_replays_and_discards(tmp_path: Path) -> None:
         return result.output
 
     found = json.loads(run("list", "flight_delays", "--json"))
+    assert all(one["file"].endswith(".parquet") for one in found["latest"])
+    assert found["latest"][0]["file"] in run("show", "flight_delays", found["latest"][0]["name"])
     assert (found["rows"], found["reasons"]) == (2, {"temp: is at least -60 and at most 130": 2})
     name = found["latest"][0]["name"]
     assert "2 rows wait" in run("list", "flight_delays", "--stream", "weather")

@@ -576,7 +576,8 @@ def test_what_arrives_beyond_the_lateness_bound_is_quarantined(
     taken()
     (rejected,) = rejects.waiting_rows(place, stream).to_pylist()
     (reason,) = json.loads(rejected["reasons"])
-    assert (reason["code"], reason["rule"]) == ("late", "arrives at most 5d after it")
+    assert (reason["code"], reason["rule"]) == ("late", "is at most 5d before the row arrives")
+    assert (reason["column"], reason["value"]) == (own_time, rows[own_time][0].as_py().isoformat())
     (file,) = place.ledger.file_counts(place.name).values()
     assert (file.rows, file.accepted, file.quarantined) == (3, 2, 1)
 
