@@ -12,6 +12,8 @@ from mlops_pipelines.cli_options import home_option, json_option, place_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlops_pipelines.home import PipelineHome
+
 STREAM = click.option("--stream", help="Only rows of this stream: events, labels or a reference's name.")
 
 
@@ -24,16 +26,23 @@ def quarantine() -> None:
 @click.argument("pipeline")
 @STREAM
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows at most.")
+@click.option("--decided", is_flag=True, help="Rows that were replayed, settled or discarded, and why.")
 @home_option
 @json_option
-def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_json: bool) -> None:
+def list_(
+    pipeline: str, *, stream: str | None, limit: int, decided: bool, home: Path | None, as_json: bool
+) -> None:
     """Rows that wait for a decision, the latest first, and how often each reason was given.
 
     \b
     Examples:
       mlops quarantine list flight_delays
       mlops quarantine list flight_delays --stream weather --limit 100 --json
+      mlops quarantine list flight_delays --decided
     """
+    if decided:
+        _list_decided(place_of(home, pipeline), stream, limit, as_json=as_json)
+        return
     from mlops_pipelines.ingest.quarantine import reason_counts
     from mlops_pipelines.ingest.rejects import as_shown, files_of, waiting_rows
 
@@ -58,6 +67,27 @@ def list_(pipeline: str, stream: str | None, limit: int, home: Path | None, as_j
             for reason in one["reasons"]
         )
         click.echo(f"{one['name']:<22} {one['stream']:<10} {one['file'] or one['day']}  {why}")
+
+
+def _list_decided(place: PipelineHome, stream: str | None, limit: int, *, as_json: bool) -> None:
+    from mlops_pipelines.ingest.quarantine import decided
+    from mlops_pipelines.ingest.rejects import as_shown, files_of
+
+    rows = decided(place.lake, stream)
+    latest = rows[:limit]
+    shown = [
+        {**as_shown(row, place.contract), "file": file, "decision": row["decision"], "why": row["why"],
+         "decided_at": row["decided_at"].isoformat()}
+        for row, file in zip(latest, files_of(place, latest), strict=True)
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"rows": len(rows), "latest": shown}, indent=2))
+        return
+    click.echo(f"{len(rows):,} rows were decided about")
+    for one in shown:
+        click.echo(
+            f"{one['name']:<22} {one['stream']:<10} {one['decided_at']}  {one['decision']}: {one['why']}"
+        )
 
 
 @quarantine.command()

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mlops_pipelines.clock import midnight
 
@@ -204,8 +204,9 @@ def reject_again(lake: Lake, rows: pa.Table, at: datetime) -> int:
     latest = _latest(_decisions(lake))
     changed = []
     for key, reasons in zip(_keys(rows), rows["reasons"].to_pylist(), strict=True):
-        _, decision, why = latest.get(key, (0, "rejected", first.get(key, reasons)))
-        changed.append(decision != "discarded" and (decision, why) != ("rejected", reasons))
+        last = latest.get(key)
+        state = (last.decision, last.reason) if last else ("rejected", first.get(key, reasons))
+        changed.append(state[0] != "discarded" and state != ("rejected", reasons))
     again = rows.filter(pa.array(changed, pa.bool_()))
     return _record(lake, again, "rejected", again["reasons"].to_pylist(), at)
 
@@ -217,7 +218,7 @@ def _record(lake: Lake, rows: pa.Table, decision: Decision, reasons: Sequence[st
         return 0
     moment = pa.timestamp("us", tz="UTC")
     latest = _latest(_decisions(lake))
-    turns = [latest[key][0] + 1 if key in latest else 1 for key in _keys(rows)]
+    turns = [latest[key].turn + 1 if key in latest else 1 for key in _keys(rows)]
     decisions = (
         rows.select(["day", *_ROW])
         .append_column("turn", pa.array(turns, pa.int64()))
@@ -239,18 +240,41 @@ def _decisions(lake: Lake) -> pa.Table | None:
     return lake.read(DECISIONS) if lake.exists(DECISIONS) else None
 
 
-def _latest(decisions: pa.Table | None) -> dict[_Key, tuple[int, str, str]]:
-    """Turn, decision and reason of the last thing that was decided about each row."""
-    found: dict[_Key, tuple[int, str, str]] = {}
+class _Decided(NamedTuple):
+    """The last thing that was decided about a row. turn: how often something was."""
+
+    turn: int
+    decision: Decision
+    reason: str
+    decided_at: datetime
+
+
+def _latest(decisions: pa.Table | None) -> dict[_Key, _Decided]:
+    found: dict[_Key, _Decided] = {}
     if decisions is not None:
-        said = zip(*(decisions[name].to_pylist() for name in ("turn", "decision", "reason")), strict=True)
-        for key, one in zip(_keys(decisions), said, strict=True):
+        said = zip(*(decisions[name].to_pylist() for name in _Decided._fields), strict=True)
+        for key, one in zip(_keys(decisions), (_Decided(*values) for values in said), strict=True):
             found[key] = max(found.get(key, one), one)
     return found
 
 
 def _keys(rows: pa.Table) -> Iterator[_Key]:
     return zip(*(rows[name].to_pylist() for name in _ROW), strict=True)
+
+
+def decided(lake: Lake, stream: str | None = None) -> list[dict[str, Any]]:
+    """The rows of the quarantine that something was decided about, the latest decision first.
+
+    Each with `decision`, `why` (what was said of it) and `decided_at` (UTC) of its last decision.
+    """
+    latest = _latest(_decisions(lake))
+    found = []
+    for row in lake.read(QUARANTINE).to_pylist() if latest else []:
+        last = latest.get((row["stream"], row["file_digest"], row["file_row"]))
+        if last and last.decision != "rejected" and stream in (None, row["stream"]):
+            facts = {"decision": last.decision, "why": last.reason, "decided_at": last.decided_at}
+            found.append({**row, **facts})
+    return sorted(found, key=lambda row: (row["decided_at"], row["file_digest"], row["file_row"]))[::-1]
 
 
 def contradicting(rows: pa.Table, names: Sequence[str], keys: Container[tuple[str, ...]]) -> pa.Table:
@@ -277,10 +301,13 @@ def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:
     latest = _latest(decisions)
     if not latest:
         return rows
-    found = [latest.get(key, (0, "rejected", None)) for key in _keys(rows)]
-    reasons = [why or first for (_, _, why), first in zip(found, rows["reasons"].to_pylist(), strict=True)]
+    last = [latest.get(key) for key in _keys(rows)]
+    reasons = [
+        one.reason if one and one.decision == "rejected" else first
+        for one, first in zip(last, rows["reasons"].to_pylist(), strict=True)
+    ]
     rows = rows.set_column(rows.schema.get_field_index("reasons"), "reasons", pa.array(reasons, pa.string()))
-    return rows.filter(pa.array([decision == "rejected" for _, decision, _ in found], pa.bool_()))
+    return rows.filter(pa.array([one is None or one.decision == "rejected" for one in last], pa.bool_()))
 
 
 def with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:

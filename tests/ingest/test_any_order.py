@@ -190,6 +190,15 @@ LABELLED: Landed = (
     True,
     None,
 )
+# One that stood again for a while, since what it contradicted was gone, and contradicts another now.
+@example(
+    [
+        ("events", [event(T0 + days * DAY, 1, made=made, arrived=arrived)])
+        for days, made, arrived in ((8, 0, 144), (4, 0, 24), (0, 0, 0), (8, 1, 0))
+    ],
+    False,
+    None,
+)
 def test_rows_are_the_same_however_they_are_cut_and_whenever_they_come(
     empty: Path, files: list[Landed], produced: bool, random: Any
 ) -> None:

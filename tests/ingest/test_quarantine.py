@@ -6,10 +6,12 @@ import json
 from datetime import UTC, date, datetime
 
 import pyarrow as pa
+import pytest
 
 from mlops_pipelines.ingest.quarantine import (
     Reason,
     RejectedRow,
+    RejectShare,
     quarantine_canonical,
     quarantine_table,
     reason_counts,
@@ -92,3 +94,14 @@ def test_reasons_are_counted_most_frequent_first() -> None:
     rows = [RejectedRow(0, "{}", (low,)), RejectedRow(1, "{}", (low, line))]
     table = quarantine_table(rows, stream="events", file_digest="ab", arrival_day=date(2013, 1, 5))
     assert reason_counts(table) == {"distance: is at least 1": 2, "is a row": 1}
+
+
+@pytest.mark.parametrize(
+    ("rejected", "usual", "has_jumped"),
+    [(10, (1000, 0), False), (11, (1000, 0), True), (30, (1000, 100), False), (31, (1000, 100), True),
+     (100, (0, 0), False)],
+)  # fmt: skip
+def test_rejects_have_jumped_beyond_twice_the_usual_and_ten(
+    rejected: int, usual: tuple[int, int], has_jumped: bool
+) -> None:
+    assert RejectShare(100, rejected, *usual).has_jumped is has_jumped

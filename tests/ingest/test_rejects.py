@@ -259,6 +259,9 @@ def test_the_command_lists_shows_replays_and_discards(tmp_path: Path) -> None:
     assert "0 rows taken in, 1 still rejected" in run("replay", "flight_delays", name)
     assert "1 rows discarded" in run("discard", "flight_delays", name, "--reason", "a fault")
     assert json.loads(run("replay", "flight_delays", "--json"))["rejected"] == 1
+    (gone,) = json.loads(run("list", "flight_delays", "--decided", "--json"))["latest"]
+    assert (gone["name"], gone["decision"], gone["why"]) == (name, "discarded", "a fault")
+    assert "discarded: a fault" in run("list", "flight_delays", "--decided", "--stream", "weather")
 
 
 def test_what_a_producer_called_a_column_does_nothing_to_the_terminal(tmp_path: Path) -> None:

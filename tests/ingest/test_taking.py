@@ -605,6 +605,10 @@ def test_how_much_waits_and_how_far_the_events_lie_behind_is_said(place: Pipelin
     taking.take_events(place, [])
     newest = pc.max(rows[place.spec.events.time]).as_py()
     assert taking.event_lag(place, THIRD) == THIRD - newest
+    # Events that are announced ahead do not count.
+    times = sorted(place.lake.read("events")["event_time"].to_pylist())
+    assert taking.event_lag(place, times[-2]) == times[-2] - max(t for t in times if t <= times[-2])
+    assert taking.event_lag(place, times[0]) == timedelta(0)
 
 
 def test_a_jump_of_the_share_of_rejects_is_seen(place: PipelineHome) -> None:
