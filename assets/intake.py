@@ -219,6 +219,6 @@ def _rejects(taken: taking.Taken) -> dict[str, Any]:
     if taken.reject_reasons:
         from mlops_pipelines.figures import as_markdown, bars
 
-        picture = bars(taken.reject_reasons, title="Reject reasons")
+        picture = bars(taken.reject_reasons, title=f"Reject reasons of {taken.stream}")
         metadata["reject_reasons"] = dg.MetadataValue.md(as_markdown(picture, "rows by reject reason"))
     return metadata

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,16 +105,21 @@ def bars(
     """
     shown = dict(list(values.items())[:limit])
     paler = paler or {}
-    figure, axes = _canvas(0.9 + 0.24 * max(len(shown), 1), title)
+    names = [textwrap.fill(textwrap.shorten(name, 68, placeholder="…"), 36) for name in shown]
+    lines = sum(1 + name.count("\n") / 2 for name in names)
+    figure, axes = _canvas(0.9 + 0.24 * max(lines, 1), title)
     positions = range(len(shown))
-    axes.barh(positions, list(shown.values()), color=_BLUE, height=0.7)
+    drawn = axes.barh(positions, list(shown.values()), color=_BLUE, height=0.7)
+    figures = [f"{value:,}" if isinstance(value, int) else f"{value:.3g}" for value in shown.values()]
+    axes.bar_label(drawn, figures, padding=2, fontsize=7, color=_INK)
     parts = [min(paler.get(name, 0.0), value) for name, value in shown.items()]
     axes.barh(positions, parts, color=_PALE, height=0.7)
-    axes.set_yticks(positions, [_shortened(name) for name in shown])
+    axes.set_yticks(positions, names)
     axes.invert_yaxis()
     axes.axvline(0, color=_GREY, linewidth=0.7)
     low, high = min([*shown.values(), 0.0]), max([*shown.values(), 0.0])
-    axes.set_xlim(1.05 * low, 1.05 * high if high > low else 1.0)
+    room = 0.12 * (high - low)  # for the figures
+    axes.set_xlim(low - room if low else 0.0, high + room if high > low else 1.0)
     hidden = len(values) - len(shown)
     axes.set_xlabel(f"{unit} (and {hidden} more)" if hidden else unit)
     axes.grid(visible=False, axis="y")
@@ -155,7 +161,3 @@ def _png(figure: Figure) -> bytes:
     picture = Image.open(drawn).convert("RGB").quantize(colors=_COLOURS, dither=Image.Dither.NONE)
     picture.save(packed, format="png", optimize=True)
     return packed.getvalue()
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 34 else f"{name[:16]}…{name[-17:]}"
