@@ -217,7 +217,7 @@ def look(place: PipelineHome) -> None:
     days = place.ledger.reopened_days(place.name, "tiles")
     seen = {}
     if place.lake.exists("events"):
-        seen = place.lake.hashes("events", sort_by=TABLES["events"], days=[*days])
+        seen = place.lake.hashes("events", sort_by=TABLES["events"], days=[*days], unhashed=taking.PROVENANCE)
     (place.path / LOOKED_AT).write_text(json.dumps(seen))
     place.ledger.close_days(place.name, days, "tiles")
 
