@@ -235,7 +235,7 @@ Expression = Annotated[
     Field(json_schema_extra={"$comment": "SQL expression"}),
 ]
 
-Aggregate = Literal["mean", "sum", "count", "min", "max", "last"]
+Aggregate = Literal["mean", "sum", "count", "min", "max", "std", "distinct", "last"]
 Metric = Literal[
     "log_loss", "log_loss_skill", "brier", "brier_skill", "roc_auc", "average_precision",
     "expected_calibration_error",

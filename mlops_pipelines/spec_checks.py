@@ -338,7 +338,7 @@ def _check_view_columns(place: Place, view: View, spec: PipelineSpec, contract: 
         return
     rules = contract.columns_of(view.of)
     for column, aggregates in view.aggregate.items():
-        counted = all(aggregate in ("count", "last") for aggregate in aggregates)
+        counted = all(aggregate in ("count", "distinct", "last") for aggregate in aggregates)
         types = _FEATURE_TYPES if counted else _AGGREGATED_TYPES
         yield from _role((*place, "aggregate", column), column, rules, types, nullable=True, at_key=True)
         yield from _repeated((*place, "aggregate", column), aggregates)

@@ -20,7 +20,6 @@ Step = str | int
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
     ("labels", "kind"): None,
-    ("features", "views", "*", "aggregate", "*", "*"): frozenset({"std", "distinct"}),
     ("training", "tune"): None,
     ("training", "trainer"): None,
     ("gates", "fairness"): None,

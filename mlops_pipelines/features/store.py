@@ -104,7 +104,7 @@ class FeatureStore:
         ]
         columns = {name: keys[name] for name in view.keys}
         keyless = pa.chunked_array([_any_null(keys)])
-        counts = {feature.name for feature in view.windowed if feature.aggregate == "count"}
+        counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
         for column in view.columns:
             values = pa.array([value for part in found for value in part[column.name]], _arrow_type(column))
             if column.name in counts:

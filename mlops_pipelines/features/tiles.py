@@ -1,9 +1,9 @@
 """Hour tiles: what became known about a key in one hour, in a form that adds up to the same bits.
 
 A tile covers knowledge time [hour, hour + 1h). It keeps, of each aggregated column, the count of values
-that are not null, their sum as a whole number, their least and their greatest. Sums of whole numbers do
-not depend on the order of adding, so a window is the same bits however its tiles were made. Fractions are
-summed as multiples of 2**-20, about one millionth.
+that are not null, their sum and the sum of their squares as whole numbers, their least and their greatest,
+and the different ones. Sums of whole numbers do not depend on the order of adding, so a window is the same
+bits however its tiles were made. Fractions are summed as multiples of 2**-20, about one millionth.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 
 # Fractions are summed as multiples of 1 / FIXED_POINT: a power of two, so that scaling back is exact.
 FIXED_POINT = 2**20
+# Sums of squares need more than 64 bits: they are kept in two parts, high * SQUARES + low.
+SQUARES = 2**62
 _DAY = timedelta(days=1)
 
 
 def tile_schema(view: CompiledView) -> pa.Schema:
     """Columns of the tiles: `day` (of the hour), the keys, `hour`, and of each aggregated column its
-    COLUMN__count, COLUMN__sum, COLUMN__min and COLUMN__max, as far as the view needs them."""
+    COLUMN__count, COLUMN__sum, COLUMN__squares_high, COLUMN__squares_low, COLUMN__distinct (a JSON list of
+    texts), COLUMN__min and COLUMN__max, as far as the view needs them."""
     import pyarrow as pa
 
     fields = [pa.field("day", pa.string())]
@@ -49,6 +52,9 @@ def tile_schema(view: CompiledView) -> pa.Schema:
     for partial in view.partials:
         fields.append(pa.field(f"{partial.column}__count", pa.int64()))
         fields += [pa.field(f"{partial.column}__sum", pa.int64())] * partial.summed
+        fields += [pa.field(f"{partial.column}__squares_high", pa.int64())] * partial.squared
+        fields += [pa.field(f"{partial.column}__squares_low", pa.int64())] * partial.squared
+        fields += [pa.field(f"{partial.column}__distinct", pa.string())] * partial.distinct
         fields += [pa.field(f"{partial.column}__min", pa.float64())] * partial.minimum
         fields += [pa.field(f"{partial.column}__max", pa.float64())] * partial.maximum
     return pa.schema(fields)
@@ -122,7 +128,8 @@ def _aggregate(view: CompiledView, facts: pa.Table) -> pa.Table:
         except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
             raise TerminalError(
                 f"Feature view {view.name}: a column cannot be summed exactly: {error}",
-                expected="finite values whose sum over an hour stays below 2**63 (fractions: 2**43)",
+                expected="finite values whose sum over an hour is below 2**63 (fractions: 2**43); for std, "
+                "squares whose sum stays below 2**125 (fractions: 2**85)",
                 remedy="bound the column in the contract (min, max), or scale it",
             ) from error
     return tiles.cast(tile_schema(view))
@@ -139,6 +146,14 @@ def _measures(partial: Partial) -> Iterator[str]:
     yield f'count({number}) AS "{partial.column}__count"'
     if partial.summed:
         yield f'CAST(sum({exact}) AS BIGINT) AS "{partial.column}__sum"'
+    if partial.squared:
+        squares = f"sum(CAST({exact} AS HUGEINT) * CAST({exact} AS HUGEINT))"
+        yield f'CAST({squares} // {SQUARES} AS BIGINT) AS "{partial.column}__squares_high"'
+        yield f'CAST({squares} % {SQUARES} AS BIGINT) AS "{partial.column}__squares_low"'
+    if partial.distinct:
+        text = f"CAST({number} AS VARCHAR)"
+        different = f"list_sort(list(DISTINCT {text}) FILTER ({text} IS NOT NULL))"
+        yield f'CAST(to_json({different}) AS VARCHAR) AS "{partial.column}__distinct"'
     if partial.minimum:
         yield f'CAST(min({number}) AS DOUBLE) AS "{partial.column}__min"'
     if partial.maximum:

@@ -25,7 +25,7 @@ LOGIC_VERSION = 1
 
 Kind = Literal["number", "category"]
 _KINDS: Mapping[str, Kind] = {"int": "number", "float": "number", "bool": "number", "string": "category"}
-_SUMMED = ("sum", "mean")
+_SUMMED = ("sum", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ class FeatureColumn:
 class Partial:
     """What a tile keeps of one source column.
 
-    column: name in the source table. type: contract type. summed: any of sum, mean is asked for.
+    column: name in the source table. type: contract type. summed, squared: their sum, the sum of their
+    squares is asked for, by any aggregate. distinct: the values themselves are.
     """
 
     column: str
     type: str
     summed: bool
+    squared: bool
+    distinct: bool
     minimum: bool
     maximum: bool
 
@@ -178,6 +181,8 @@ def _partials(view: View, spec: PipelineSpec, types: Mapping[str, str]) -> Itera
                 column=_source_column(view, column, spec),
                 type=types[column],
                 summed=any(aggregate in _SUMMED for aggregate in aggregates),
+                squared="std" in aggregates,
+                distinct="distinct" in aggregates,
                 minimum="min" in aggregates,
                 maximum="max" in aggregates,
             )

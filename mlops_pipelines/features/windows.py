@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.coding import HOUR_US, floor_hour, microseconds, moment, shared_codes
-from mlops_pipelines.features.tiles import FIXED_POINT, read_tiles
+from mlops_pipelines.features.expressions import sql_session
+from mlops_pipelines.features.tiles import FIXED_POINT, SQUARES, read_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,10 +47,14 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Totals:
-    """Running totals of one column along the tiles. scale: what the sums are multiples of, inverted."""
+    """Running totals of one column along the tiles. scale: what the sums are multiples of, inverted.
+
+    squares: of the squares, their high and their low parts.
+    """
 
     counts: NDArray[Any]
     sums: NDArray[Any] | None
+    squares: tuple[NDArray[Any], NDArray[Any]] | None
     scale: int
 
 
@@ -58,13 +63,16 @@ def window_values(
 ) -> dict[str, pa.Array]:
     """The view's aggregates for each probe: over [floor_hour(at) - window, floor_hour(at)).
 
-    At least one probe. float64; null without a value in the window, but for counts, and without a key.
+    At least one probe. float64; null without a value in the window, but for counts, and without a key. std is
+    that of a sample: null for a single value.
     """
     placed = _place(view, lake, probes, versions)
     totals = {partial.column: _totals(partial, placed.tiles) for partial in view.partials}
     reaches = {window: placed.reach(window) for window in {feature.window for feature in view.windowed}}
     return {
-        feature.name: _aggregate(feature, placed, totals[feature.column], *reaches[feature.window])
+        feature.name: _distinct(feature, placed)
+        if feature.aggregate == "distinct"
+        else _aggregate(feature, placed, totals[feature.column], *reaches[feature.window])
         for feature in view.windowed
     }
 
@@ -89,6 +97,12 @@ def _totals(partial: Partial, tiles: pa.Table) -> _Totals:
     return _Totals(
         counts=_running(tiles[f"{partial.column}__count"]),
         sums=_running(tiles[f"{partial.column}__sum"]) if partial.summed else None,
+        squares=(
+            _running(tiles[f"{partial.column}__squares_high"]),
+            _running(tiles[f"{partial.column}__squares_low"]),
+        )
+        if partial.squared
+        else None,
         scale=FIXED_POINT if partial.type == "float" else 1,
     )
 
@@ -113,6 +127,9 @@ def _aggregate(
     import numpy as np
     import pyarrow as pa
 
+    if feature.aggregate == "std":
+        values, known = _deviations(totals, low, high)
+        return pa.array(values, pa.float64(), mask=placed.keyless | ~known)
     count = (totals.counts[high] - totals.counts[low]).astype(np.float64)
     if feature.aggregate == "count":
         return pa.array(count, pa.float64(), mask=placed.keyless)
@@ -124,6 +141,54 @@ def _aggregate(
         column = placed.tiles[f"{feature.column}__{feature.aggregate}"]
         values = _extremes(column, low, high, least=feature.aggregate == "min")
     return pa.array(values, pa.float64(), mask=placed.keyless | (count == 0))
+
+
+def _deviations(
+    totals: _Totals, low: NDArray[np.int64], high: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Standard deviation of each window's values, and whether there are two or more.
+
+    n * sum of squares - (sum)**2 is a small difference of large numbers: it is taken in whole ones.
+    """
+    import numpy as np
+
+    counts, sums, highs, lows = (
+        (total[high] - total[low]).astype(object)
+        for total in (totals.counts, totals.sums, *(totals.squares or ()))
+        if total is not None
+    )
+    known = counts >= 2
+    counts = np.where(known, counts, 2)
+    spread = counts * (highs * SQUARES + lows) - sums * sums
+    variances = np.where(known, spread, 0) / (counts * (counts - 1) * totals.scale**2)
+    deviations: NDArray[np.float64] = np.sqrt(variances.astype(np.float64))
+    return deviations, known.astype(bool)
+
+
+def _distinct(feature: WindowFeature, placed: _Placed) -> pa.Array:
+    """How many different values each window has. DuckDB keeps a tree for it: no window is gone through."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends, which = np.unique(placed.ends, return_inverse=True)
+    values = pa.table({"place": placed.places, "listed": placed.tiles[f"{feature.column}__distinct"]})
+    hours = feature.window // _HOUR
+    query = f"""
+        SELECT place, different FROM (
+            SELECT place, asks, count(DISTINCT value) OVER (
+                ORDER BY place RANGE BETWEEN {hours} PRECEDING AND 1 PRECEDING
+            ) AS different
+            FROM (
+                SELECT place, unnest(from_json(listed, '["VARCHAR"]')) AS value, false AS asks FROM held
+                UNION ALL SELECT place, NULL, true FROM asked
+            )
+        ) WHERE asks ORDER BY place
+    """  # noqa: S608 - a whole number
+    with sql_session() as connection:
+        connection.register("held", values)
+        connection.register("asked", pa.table({"place": ends}))
+        found = connection.sql(query).to_arrow_table()["different"].to_numpy()
+    return pa.array(found[which].astype(np.float64), pa.float64(), mask=placed.keyless)
 
 
 def _extremes(

@@ -375,3 +375,18 @@ def test_a_later_fact_changes_no_earlier_vector(tmp_path: Path) -> None:
     after = examples_of(tmp_path / "after", more, SPEC)
     assert {id_: vector_of(e) for id_, e in after.items()} == {id_: vector_of(e) for id_, e in before.items()}
     assert isinstance(moment, datetime)
+
+
+def test_a_deviation_is_exact_however_far_from_zero_the_values_lie(tmp_path: Path) -> None:
+    orders = [order(f"o{n}", 0.25 * n, weight=10**15 + n) for n in range(3)]
+    examples = examples_with(tmp_path, World([*orders, order("asks", 2.0)]), SHOP)
+    assert examples["asks"]["shop_weight_std_6h"] == 1.0
+
+
+def test_the_deviation_of_one_value_is_missing_and_no_different_values_are_none(tmp_path: Path) -> None:
+    world = World([order("o", 0.0, kind=None), order("asks", 1.0), order("elsewhere", 1.0, shop="b")])
+    examples = examples_with(tmp_path, world, SHOP)
+    assert examples["asks"]["shop_weight_std_6h"] is None
+    assert examples["asks"]["shop_kind_distinct_6h"] == 0.0
+    assert examples["elsewhere"]["shop_kind_distinct_6h"] == 0.0
+    assert examples["elsewhere"]["shop_weight_std_6h"] is None

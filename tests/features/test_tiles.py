@@ -52,6 +52,7 @@ def test_a_tile_holds_what_became_known_from_its_hour_until_the_next(tmp_path: P
     assert tiles[0] == {
         "day": "2024-03-04", "shop": "a", "lane": 1, "hour": at(1), "label__count": 3, "label__sum": 3,
         "delay__count": 3, "delay__sum": 9 * 2**20, "delay__min": 3.0, "delay__max": 3.0,
+        "delay__squares_high": 0, "delay__squares_low": 27 * 2**40, "delay__distinct": '["3.0"]',
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ tiles, no sorting, no sums in floating point.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -32,10 +33,12 @@ MOMENT = pa.timestamp("us", tz="UTC")
 VIEWS: list[dict[str, Any]] = [
     {
         "name": "lane", "key": ["shop", "lane"], "of": "labels",
-        "aggregate": {"late": ["mean", "count"], "delay": ["sum", "mean", "min", "max", "last"]},
+        "aggregate": {"late": ["mean", "count"],
+                      "delay": ["sum", "mean", "min", "max", "std", "distinct", "last"]},
         "windows": ["2h", "1d"],
     },
-    {"name": "shop", "key": "shop", "of": "events", "aggregate": {"weight": ["sum", "count"]},
+    {"name": "shop", "key": "shop", "of": "events",
+     "aggregate": {"weight": ["sum", "count", "std"], "kind": ["distinct"]},
      "windows": ["6h"], "last": ["weight", "kind"], "within": "5h"},
     {"name": "sky", "key": "shop", "of": "weather", "aggregate": {"wind": ["mean", "max"]},
      "windows": ["3h"], "last": ["wind", "sky"], "within": "2h"},
@@ -334,7 +337,7 @@ def _lane(world: World, o: Order) -> dict[str, Any]:
         seen = [x for x in first.values() if end - hours * HOUR <= floor_hour(x.known) < end]
         measures = {
             **_measures("late", [x.late for x in seen], ["mean", "count"]),
-            **_measures("delay", [x.delay for x in seen], ["sum", "mean", "min", "max"]),
+            **_measures("delay", [x.delay for x in seen], ["sum", "mean", "min", "max", "std", "distinct"]),
         }
         vector |= {f"lane_{feature}_{window}": value for feature, value in measures.items()}
     newest = max(current.values(), key=lambda x: (x.time, x.known, x.id), default=None)
@@ -346,8 +349,9 @@ def _lane(world: World, o: Order) -> dict[str, Any]:
 def _shop(world: World, o: Order) -> dict[str, Any]:
     d, end = o.decided, floor_hour(o.decided)
     here = [x for x in world.orders if x.shop == o.shop]
-    seen = [x.weight for x in here if end - 6 * HOUR <= floor_hour(x.known) < end]
-    measures = _measures("weight", seen, ["sum", "count"])
+    seen = [x for x in here if end - 6 * HOUR <= floor_hour(x.known) < end]
+    measures = _measures("weight", [x.weight for x in seen], ["sum", "count", "std"])
+    measures["kind_distinct"] = float(len({x.kind for x in seen} - {None}))
     vector: dict[str, Any] = {f"shop_{f}_6h": value for f, value in measures.items()}
     known = [x for x in here if x.known <= d and x.id != o.id]
     last = max(known, key=lambda x: (x.time, x.known, x.id), default=None)
@@ -396,6 +400,14 @@ def _last_null(value: Any, null: Any = 0) -> tuple[bool, Any]:
     return (value is None, null if value is None else value)
 
 
+def _deviation(values: list[Fraction]) -> float | None:
+    """Of a sample."""
+    if len(values) < 2:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def _mean(values: list[Fraction]) -> float | None:
     return float(sum(values)) / len(values) if values else None
 
@@ -416,5 +428,7 @@ def _measures(column: str, values: Sequence[float | None], wanted: list[str]) ->
         "mean": _mean(exact),
         "min": float(min(present)) + 0.0 if present else None,
         "max": float(max(present)) + 0.0 if present else None,
+        "std": _deviation(exact),
+        "distinct": float(len(set(present))),
     }
     return {f"{column}_{aggregate}": answers[aggregate] for aggregate in wanted}
