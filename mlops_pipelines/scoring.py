@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
-from mlops_pipelines.spec_checks import expression_columns
+from mlops_pipelines.spec_checks import columns_by_feature
 from mlops_pipelines.spec_loading import hash_of
-from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -214,8 +213,8 @@ def source_versions(place: PipelineHome) -> dict[str, int | None]:
 def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
     """Source columns (asset, column) of each feature."""
     spec = loaded.spec
-    judged = judge_expressions(spec.features.from_event, expression_columns(spec, loaded.contract))
-    sources = {name: [("events", column) for column in one.columns] for name, one in judged.items()}
+    own = columns_by_feature(spec, loaded.contract)
+    sources = {name: [("events", column) for column in columns] for name, columns in own.items()}
     for view in compile_views(loaded.spec, loaded.contract):
         sources |= {feature.name: [(view.source, feature.column)] for feature in view.windowed}
         sources |= {feature.name: [(view.source, feature.column)] for feature in view.last}

@@ -377,10 +377,22 @@ class View(Model):
         return tuple(column for column, aggregates in self.aggregate.items() if "last" in aggregates)
 
 
+class PythonFeature(Model):
+    function: Dotted = Field(
+        description="Importable function: takes a pyarrow.Table of the columns, gives one value a row."
+    )
+    columns: tuple[Column, ...] = Field(min_length=1, description="The event's columns it sees.")
+    type: Literal["number", "category"] = Field(default="number", description="What its values are.")
+
+
 class Features(Model):
     from_event: dict[Name, Expression] = Field(
         default_factory=dict,
         description="Features by name: SQL scalar expressions over the event's columns.",
+    )
+    from_python: dict[Name, PythonFeature] = Field(
+        default_factory=dict,
+        description="Features by name: Python functions over the event's columns, where SQL does not reach.",
     )
     views: tuple[View, ...] = Field(
         default=(), description="Features looked up by key as of the decision time."

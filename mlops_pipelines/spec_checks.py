@@ -65,6 +65,7 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_references(spec, contract)
     yield from _check_replay(spec)
     yield from _check_expressions(spec, contract)
+    yield from _check_functions(spec, contract)
     yield from _check_views(spec, contract)
     yield from _check_feature_names(spec)
     yield from _check_training(spec)
@@ -81,6 +82,15 @@ def expression_columns(spec: PipelineSpec, contract: Contract) -> dict[str, str]
     left_out = {spec.events.id, spec.events.arrived, spec.events.produced}
     own = {name: rule.type for name, rule in contract.events.columns.items() if name not in left_out}
     return {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp", **own}
+
+
+def columns_by_feature(spec: PipelineSpec, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The event's columns that each feature of its own row is made of, be it SQL or Python."""
+    judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
+    return {
+        **{name: one.columns for name, one in judged.items()},
+        **{name: one.columns for name, one in spec.features.from_python.items()},
+    }
 
 
 # Streams
@@ -250,12 +260,29 @@ def _module_exists(module: str) -> bool:
 
 
 def _check_expressions(spec: PipelineSpec, contract: Contract) -> Findings:
-    if not spec.features.from_event and not spec.features.views:
+    if not (spec.features.from_event or spec.features.from_python or spec.features.views):
         yield Finding(("features",), "there are none; a model needs at least one", at_key=True)
     judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
     for name, verdict in judged.items():
         for problem in verdict.problems:
             yield Finding(("features", "from_event", name), problem)
+
+
+def _check_functions(spec: PipelineSpec, contract: Contract) -> Findings:
+    from mlops_pipelines.features.functions import source_of
+
+    visible = expression_columns(spec, contract)
+    for name, feature in spec.features.from_python.items():
+        place = ("features", "from_python", name)
+        if source_of(feature.function) is None:
+            yield Finding((*place, "function"), f"{feature.function} is no function that can be imported")
+        for index, column in enumerate(feature.columns):
+            if column not in visible:
+                yield Finding(
+                    (*place, "columns", index),
+                    f"{column} is no column of the event{alternatives(column, [*visible])}",
+                )
+        yield from _repeated((*place, "columns"), feature.columns)
 
 
 def _check_views(spec: PipelineSpec, contract: Contract) -> Findings:
@@ -359,6 +386,8 @@ def _check_feature_names(spec: PipelineSpec) -> Findings:
 def _feature_names(spec: PipelineSpec) -> Iterator[tuple[Place, str]]:
     for name in spec.features.from_event:
         yield ("features", "from_event", name), name
+    for name in spec.features.from_python:
+        yield ("features", "from_python", name), name
     for index, view in enumerate(spec.features.views):
         for name in view.feature_names:
             yield ("features", "views", index), name

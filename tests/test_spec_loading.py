@@ -426,14 +426,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "[kurtosis, count]",
         "kurtosis",
         "features.views.0.aggregate.returned.0",
-        ["'kurtosis' is not allowed (allowed: mean, sum, count, min, max, last)"],
-    ),
-    "aggregate that is not available yet": (
-        "[mean, count]",
-        "[std, count]",
-        "std",
-        "features.views.0.aggregate.returned.0",
-        ["std is not available yet (allowed: mean, sum, count, min, max, last)"],
+        ["'kurtosis' is not allowed (allowed: mean, sum, count, min, max, std, distinct, last)"],
     ),
     "window that is no multiple of a tile": (
         "[6h, 30d]",

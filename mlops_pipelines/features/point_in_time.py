@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.features.coding import microseconds
 from mlops_pipelines.features.expressions import evaluate_expressions
+from mlops_pipelines.features.functions import evaluate_functions
 from mlops_pipelines.features.views import compile_views, view_versions
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def compute_examples(
     versions: version of each table the views read (sources and tile tables), None where there is no such
     table yet. Returns day, event_id, event_time, decision_time, the columns of `feature_columns` in that
     order (numbers float64, categories string), view_versions and made_of (JSON of `versions`).
-    Raises TerminalError for a table without a pinned version and for an expression that fails.
+    Raises TerminalError for a table without a pinned version and for an expression or a function that fails.
     """
     import pyarrow as pa
 
@@ -67,6 +68,7 @@ def compute_examples(
         "event_time": events["event_time"].cast(moments),
         "decision_time": events["decision_time"].cast(moments),
         **evaluate_expressions(spec, contract, events),
+        **evaluate_functions(spec, contract, events),
     }
     at = microseconds(events["decision_time"])
     for view in compile_views(spec, contract):

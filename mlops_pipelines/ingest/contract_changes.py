@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.spec import format_size
-from mlops_pipelines.spec_checks import expression_columns
+from mlops_pipelines.spec_checks import columns_by_feature
 from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
@@ -74,10 +74,8 @@ def dependents_of(spec: PipelineSpec, contract: Contract) -> dict[tuple[str, str
         for role, column in roles.items():
             if column is not None:
                 found[stream, column].append(role)
-    for name, judged in judge_expressions(
-        spec.features.from_event, expression_columns(spec, contract)
-    ).items():
-        for column in judged.columns:
+    for name, own in columns_by_feature(spec, contract).items():
+        for column in own:
             found["events", column].append(f"feature {name}")
     for view in spec.features.views:
         words = f"view {view.name} ({len(view.feature_names)} features)"
@@ -113,12 +111,11 @@ def features_of(
 
     Without columns, those that stand on the stream as a whole, as with `dependents_on`.
     """
-    judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
     everything = not columns and stream in _EVERYTHING
     names = [
         name
-        for name, one in judged.items()
-        if everything or (stream == "events" and not set(columns).isdisjoint(one.columns))
+        for name, own in columns_by_feature(spec, contract).items()
+        if everything or (stream == "events" and not set(columns).isdisjoint(own))
     ]
     for view in spec.features.views:
         by_key = stream == "events" and not set(columns).isdisjoint(view.keys)

@@ -1,0 +1,113 @@
+"""Features that are Python functions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features import functions
+from mlops_pipelines.features.views import feature_columns, view_versions
+from mlops_pipelines.spec_checks import columns_by_feature, cross_check
+
+from .world import CONTRACT, World, examples_of, make_spec, order
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.spec import PipelineSpec
+
+MODULE = "tests.features.functions"
+
+
+def spec_with(function: str, columns: list[str], type_: str = "number", module: str = MODULE) -> PipelineSpec:
+    feature = {"function": f"{module}:{function}", "columns": columns, "type": type_}
+    return make_spec([], from_event={}, features={"from_python": {"made": feature}})
+
+
+def values(root: Path, spec: PipelineSpec, **orders: Any) -> dict[str, Any]:
+    world = World([replace(order(name, hours), **changes) for name, (hours, changes) in orders.items()])
+    return {name: row["made"] for name, row in examples_of(root, world, spec).items()}
+
+
+def test_a_function_gives_a_number_or_a_category_a_row(tmp_path: Path) -> None:
+    spec = spec_with("is_holiday", ["placed_at"])
+    assert values(tmp_path / "a", spec, o=(1.0, {}), p=(25.0, {})) == {"o": 0.0, "p": 1.0}
+    assert [(column.name, column.kind) for column in feature_columns(spec, CONTRACT)] == [("made", "number")]
+    spec = spec_with("shouted", ["kind"], "category")
+    assert values(tmp_path / "b", spec, o=(1.0, {"kind": "x"}), p=(1.0, {"kind": None})) == {
+        "o": "X",
+        "p": None,
+    }
+    spec = spec_with("doubled", ["weight"])
+    assert values(tmp_path / "c", spec, o=(1.0, {})) == {"o": None}, "what is no finite number is missing"
+
+
+@pytest.mark.parametrize(
+    ("function", "columns", "problem"),
+    [
+        ("share_of_all", ["weight"], "gives other values for the same rows"),
+        ("by_chance", ["weight"], "gives other values for the same rows"),
+        ("too_few", ["weight"], "gave 99 values for 100 rows"),
+        ("a_text", ["weight"], "failed: ArrowInvalid"),
+        ("fails", ["kind"], "failed: ValueError: what is x"),
+    ],
+)
+def test_a_function_that_breaks_its_promise_is_refused(
+    tmp_path: Path, function: str, columns: list[str], problem: str
+) -> None:
+    orders = {f"o{n}": (0.1 * n, {"weight": n}) for n in range(100)}
+    with pytest.raises(TerminalError, match=problem):
+        values(tmp_path, spec_with(function, columns), **orders)
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "columns", "problem"),
+    [
+        ("unheard_of", MODULE, ["kind"], "is no function that can be imported"),
+        ("NO_FUNCTION", MODULE, ["kind"], "is no function that can be imported"),
+        ("shouted", "tests.nowhere", ["kind"], "is no function that can be imported"),
+        ("shouted", "nowhere.at.all", ["kind"], "is no function that can be imported"),
+        ("shouted", MODULE, ["kin"], "kin is no column of the event; did you mean kind?"),
+        ("shouted", MODULE, ["order_no"], "order_no is no column of the event"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_pipeline_is_loaded(
+    function: str, module: str, columns: list[str], problem: str
+) -> None:
+    spec = spec_with(function, columns, "category", module)
+    assert problem in " ".join(found.text for found in cross_check(spec, CONTRACT))
+
+
+def test_the_version_changes_with_the_file_of_the_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_features.py").write_text("def made(rows): return [1.0] * rows.num_rows\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = spec_with("made", ["kind"], module="own_features")
+    before = view_versions(spec, CONTRACT)
+    assert functions.source_of("own_features:made") == tmp_path / "own_features.py"
+    (tmp_path / "own_features.py").write_text("def made(rows): return [2.0] * rows.num_rows\n")
+    after = view_versions(spec, CONTRACT)
+    assert before["from_event"] == after["from_event"]
+    assert before["from_python"] != after["from_python"]
+    assert "from_python" not in view_versions(make_spec([]), CONTRACT)
+
+
+def test_a_function_is_lineage_of_the_columns_it_declares() -> None:
+    assert columns_by_feature(spec_with("shouted", ["kind"]), CONTRACT) == {"made": ("kind",)}
+
+
+def test_what_fails_on_a_sensitive_row_is_not_told(tmp_path: Path) -> None:
+    columns = CONTRACT.events.columns | {
+        "kind": CONTRACT.events.columns["kind"].model_copy(update={"sensitive": True})
+    }
+    contract = CONTRACT.model_copy(update={"events": CONTRACT.events.model_copy(update={"columns": columns})})
+    spec = spec_with("fails", ["kind"])
+    rows = pa.table({"kind": ["JANE"]})
+    with pytest.raises(TerminalError) as refused:
+        functions.evaluate_functions(spec, contract, rows)
+    assert "JANE" not in str(refused.value)
