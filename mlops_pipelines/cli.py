@@ -9,14 +9,14 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlops_pipelines.cli_contract import contract
-from mlops_pipelines.cli_options import home_option, home_path, json_option, place_of
+from mlops_pipelines.cli_features import parity
+from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
 from mlops_pipelines.cli_quarantine import quarantine
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
@@ -24,7 +24,7 @@ from mlops_pipelines.spec import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import timedelta
+    from datetime import date, timedelta
 
     from mlops_pipelines.home import Home
 
@@ -40,22 +40,6 @@ class _Duration(click.ParamType["timedelta"]):
             return parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-
-class _Day(click.ParamType["date"]):
-    name = "YYYY-MM-DD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        try:
-            day = date.fromisoformat(value)
-        except ValueError:
-            day = None
-        if day is None or day.isoformat() != value:
-            self.fail(f"{value!r} is no day, such as 2013-03-31", param, ctx)
-        return day
-
-
-DAY = _Day()
 
 
 class _Errors(click.Group):
@@ -272,4 +256,5 @@ def _become(program: str, *arguments: str) -> None:
 
 
 main.add_command(contract)
+main.add_command(parity)
 main.add_command(quarantine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlops_pipelines.home import PipelineHome
+
+
+class _Day(click.ParamType["date"]):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            day = date.fromisoformat(value)
+        except ValueError:
+            day = None
+        if day is None or day.isoformat() != value:
+            self.fail(f"{value!r} is no day, such as 2013-03-31", param, ctx)
+        return day
+
+
+DAY = _Day()
 
 
 def home_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -113,14 +113,15 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     now = place.clock.now()
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
     lake = place.lake
-    fresh = _rows_not_in(place, "events", "examples", wanted)
+    # Before anything is read: an example names the versions it was made of.
+    versions = source_versions(place)
+    fresh = _rows_not_in(place, "events", "examples", wanted, version=versions["events"])
     if fresh is None:
         return Examples([])
     # As of a moment that is not over, a vector would lack what may still become known by then.
     fresh = fresh.filter(pc.less(fresh["decision_time"], now))
     if fresh.num_rows == 0 and not lake.exists("examples"):
         return Examples([])
-    versions = source_versions(place)
     made = compute_examples(place.spec, place.contract, lake, fresh, versions) if fresh.num_rows else None
     written = lake.update(
         "examples", wanted, _adding(made), sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
@@ -225,7 +226,9 @@ def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
     return feature_columns(loaded.spec, loaded.contract)
 
 
-def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]) -> pa.Table | None:
+def _rows_not_in(
+    place: PipelineHome, table: str, made: str, days: Sequence[str], *, version: int | None = None
+) -> pa.Table | None:
     """Rows of `table` whose event the table `made` does not have yet; None without `table`.
 
     What was made of an event that stands on another day by now stays what was made of it.
@@ -234,7 +237,7 @@ def _rows_not_in(place: PipelineHome, table: str, made: str, days: Sequence[str]
 
     if not place.lake.exists(table):
         return None
-    rows = place.lake.read(table, days=days)
+    rows = place.lake.read(table, days=days, version=version)
     if not place.lake.exists(made):
         return rows
 

@@ -1,0 +1,165 @@
+"""Parity: are the vectors that were logged those that their facts give, bit by bit?
+
+Each example names the versions of the tables it was made of. Made again from these, it has to be the same;
+that it was the best that could have been known is another question, which `skew` answers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.views import compile_views, feature_columns, view_versions
+from mlops_pipelines.ingest.contract import MASKED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mlops_pipelines.lake import Lake
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+# Of the values that differ, so many are told.
+MOST_TOLD = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that is not what its facts give. key: what its view was looked up by; {} for the event's own.
+
+    feature: None where the event itself is not there any more, at the version that was read.
+    """
+
+    day: str
+    event_id: str
+    feature: str | None
+    key: Mapping[str, Any]
+    logged: float | str | None
+    recomputed: float | str | None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """compared, differ: vectors. other_versions: those of views that are defined otherwise by now, which
+    were not compared. differences: the first of the values that differ, in order of day and event."""
+
+    compared: int
+    differ: int
+    other_versions: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether something was compared, and nothing differs."""
+        return self.compared > 0 and self.differ == 0
+
+    @property
+    def sentence(self) -> str:
+        others = (
+            f"; {self.other_versions:,} are of other versions of the views" if self.other_versions else ""
+        )
+        return f"{self.compared:,} vectors compared, {self.differ:,} differ{others}"
+
+
+def parity(loaded: LoadedSpec, lake: Lake, days: Sequence[str] | None = None) -> Parity:
+    """Makes the examples of these days (UTC, by default all) again and compares every value.
+
+    Raises what `compute_examples` raises, and TerminalError for a version of a table that is gone.
+    """
+    if not lake.exists("examples"):
+        return Parity(0, 0, 0, ())
+    spec, contract = loaded.spec, loaded.contract
+    logged = lake.read("examples", days=days)
+    current = json.dumps(view_versions(spec, contract), sort_keys=True)
+    compared = differ = 0
+    told: list[Difference] = []
+    for made_of, rows in _groups(logged, current):
+        made = _made_again(loaded, lake, rows, json.loads(made_of))
+        wrong = _wrong(rows, made.examples, [column.name for column in feature_columns(spec, contract)])
+        compared += rows.num_rows
+        differ += len({row for row, _ in wrong})
+        told += [_told(loaded, rows, made, *one) for one in wrong[:MOST_TOLD]]
+    told.sort(key=lambda one: (one.day, one.event_id, one.feature or ""))
+    return Parity(compared, differ, logged.num_rows - compared, tuple(told[:MOST_TOLD]))
+
+
+def _groups(logged: pa.Table, current: str) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of the current views by what they were made of."""
+    import pyarrow.compute as pc
+
+    rows = logged.filter(pc.equal(logged["view_versions"], current))
+    for made_of in sorted(rows["made_of"].unique().to_pylist()):
+        yield made_of, rows.filter(pc.equal(rows["made_of"], made_of)).sort_by("event_id")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Events and their examples, made again, in order of their ids."""
+
+    events: pa.Table
+    examples: pa.Table
+
+
+def _made_again(loaded: LoadedSpec, lake: Lake, rows: pa.Table, versions: Mapping[str, int | None]) -> _Made:
+    """Of the same events; without those that are not there."""
+    import pyarrow.compute as pc
+
+    days = sorted(rows["day"].unique().to_pylist())
+    events = lake.read("events", days=days, version=versions["events"])
+    events = events.filter(pc.is_in(events["event_id"], value_set=rows["event_id"].combine_chunks()))
+    events = events.sort_by("event_id")
+    return _Made(events, compute_examples(loaded.spec, loaded.contract, lake, events, versions))
+
+
+def _wrong(rows: pa.Table, again: pa.Table, features: Sequence[str]) -> list[tuple[int, str | None]]:
+    """Place of the row, and feature, of each value that differs; None for an event that is not there."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    places = pc.index_in(rows["event_id"], value_set=again["event_id"].combine_chunks()).combine_chunks()
+    wrong: list[tuple[int, str | None]] = [(int(row), None) for row in np.flatnonzero(places.is_null())]
+    there = pa.array(np.flatnonzero(places.is_valid()))
+    mine, theirs = rows.take(there), again.take(places.drop_null())
+    for feature in features:
+        differs = _bits(mine[feature]) != _bits(theirs[feature])
+        wrong += [(there[int(place)].as_py(), feature) for place in np.flatnonzero(differs)]
+    return sorted(wrong, key=lambda one: (one[0], one[1] or ""))
+
+
+def _bits(values: pa.ChunkedArray) -> NDArray[np.object_] | NDArray[np.int64]:
+    """Something that is equal just where the values are the same bits, null where null."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not pa.types.is_floating(values.type):
+        texts: NDArray[np.object_] = np.array(values.to_pylist(), dtype=object)
+        return texts
+    # The lake keeps 0.0 for -0.0. No number of a vector is NaN, so one of these stands for null.
+    numbers = values.to_numpy().astype(np.float64) + 0.0
+    bits: NDArray[np.int64] = np.where(values.is_null().to_numpy(), np.nan, numbers).view(np.int64)
+    return bits
+
+
+def _told(loaded: LoadedSpec, rows: pa.Table, made: _Made, place: int, feature: str | None) -> Difference:
+    """A value that differs, for people: sensitive values are masked, and texts where there are any."""
+    import pyarrow.compute as pc
+
+    row = rows.slice(place, 1)
+    day, event_id = row["day"][0].as_py(), row["event_id"][0].as_py()
+    found = pc.index(made.examples["event_id"], event_id).as_py()
+    if feature is None or found < 0:
+        return Difference(day, event_id, None, {}, None, None)
+    hidden = loaded.contract.sensitive_columns("events")
+    views = compile_views(loaded.spec, loaded.contract)
+    keys = next((view.keys for view in views if feature in {one.name for one in view.columns}), ())
+    key = {name: MASKED if name in hidden else made.events[name][found].as_py() for name in keys}
+    values = [row[feature][0].as_py(), made.examples[feature][found].as_py()]
+    if hidden and any(isinstance(value, str) for value in values):
+        values = [MASKED, MASKED]
+    return Difference(day, event_id, feature, key, *values)
