@@ -2,6 +2,9 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -14,10 +17,12 @@ from assets.stage import (
     record_days,
     table_preview,
 )
+from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 
+CHECK_PARITY = "parity"
 DRIFT_LOGIC = 1
 PERFORMANCE_LOGIC = 1
 
@@ -40,10 +45,17 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         columns=reports.DRIFT_COLUMNS,
     )
 
-    @made(stage, [spec], pool="monitor")
-    def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    parity = dg.AssetCheckSpec(
+        CHECK_PARITY,
+        asset=spec.key,
+        description="the vectors of these days, made again from what they were made of, are the same bits",
+    )
+
+    @made(stage, [spec], pool="monitor", checks=[parity])
+    def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        place = home.pipeline(loaded)
         with library_errors():
-            made = reports.report_drift(home.pipeline(loaded), partition_days(context))
+            made = reports.report_drift(place, partition_days(context))
         run: dict[str, Any] = {
             "levels": table_preview([{"day": day, **found} for day, found in made.days.items()])
         }
@@ -56,9 +68,30 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         by_day = {
             day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
         }
-        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        with library_errors():
+            yield _parity(place, sorted({*partition_days(context), *made.days}), spec.key)
 
     return drift_report
+
+
+def _parity(place: PipelineHome, days: Sequence[str], key: dg.AssetKey) -> dg.AssetCheckResult:
+    from mlops_pipelines.features.parity import parity
+
+    found = parity(place.loaded, place.lake, days)
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=CHECK_PARITY,
+        passed=found.holds or found.nothing_there,
+        metadata={
+            "sentence": found.sentence,
+            "compared": found.compared,
+            "differ": found.differ,
+            "differences": table_preview(
+                [{**asdict(one), "key": json.dumps(one.key)} for one in found.differences]
+            ),
+        },
+    )
 
 
 def _performance(stage: Stage) -> dg.AssetsDefinition:

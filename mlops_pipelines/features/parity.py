@@ -59,6 +59,11 @@ class Parity:
         return self.compared > 0 and self.differ == 0
 
     @property
+    def nothing_there(self) -> bool:
+        """Whether there was no vector at all."""
+        return self.compared == self.other_versions == 0
+
+    @property
     def sentence(self) -> str:
         others = (
             f"; {self.other_versions:,} are of other versions of the views" if self.other_versions else ""
