@@ -1,4 +1,4 @@
-"""`mlops parity`: are logged vectors what their facts give."""
+"""`mlops features`: what features there are; `mlops parity`: are logged vectors what their facts give."""
 
 from __future__ import annotations
 
@@ -52,3 +52,84 @@ def parity(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
                 )
     if not found.holds:
         sys.exit(1)
+
+
+@click.group()
+def features() -> None:
+    """What the model sees: views, their versions, and what each feature is made of."""
+
+
+@features.command("list")
+@click.argument("pipeline")
+@home_option
+@json_option
+def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
+    """Views with version, key, source and windows, and the tiles that were made of them.
+
+    \b
+    Examples:
+      mlops features list flight_delays
+      mlops features list flight_delays --json
+    """
+    from mlops_pipelines.features.catalogue import listed
+
+    found = listed(place_of(home, pipeline))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(
+        f"{'view':<26} {'version':<9} {'features':>8} {'tiles':>10} {'newest':<11} key, source, windows"
+    )
+    for one in found:
+        tiles = "" if one["tiles"] is None else f"{one['tiles']:,}"
+        spans = " ".join([*one["windows"], *([f"last within {one['within']}"] if one["within"] else [])])
+        click.echo(
+            f"{one['name']:<26} {one['version']:<9} {one['features']:>8} {tiles:>10} "
+            f"{one['newest_tile'] or '':<11} {', '.join(one['key'])} of {one['of']} {spans}".rstrip()
+        )
+
+
+@features.command()
+@click.argument("pipeline")
+@click.argument("name")
+@json_option
+def show(pipeline: str, name: str, as_json: bool) -> None:
+    """How the features of a view, of `from_event` or `from_python`, or one feature, are made.
+
+    \b
+    Examples:
+      mlops features show flight_delays tail_lateness
+      mlops features show flight_delays departure_minute --json
+    """
+    from mlops_pipelines.features.catalogue import shown
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    found = shown(load_pipeline(pipeline), name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        click.echo(f"{one['feature']:<44} {one['kind']:<9} {one['made']}")
+
+
+@features.command()
+@click.argument("pipeline")
+@click.argument("feature", required=False)
+@json_option
+def lineage(pipeline: str, feature: str | None, as_json: bool) -> None:
+    """The landed columns that each feature, or one of them, is made of.
+
+    \b
+    Examples:
+      mlops features lineage flight_delays
+      mlops features lineage flight_delays tail_lateness_late_mean_6h --json
+    """
+    from mlops_pipelines.features.catalogue import lineage as lineage_of
+    from mlops_pipelines.spec_loading import load_pipeline
+
+    found = lineage_of(load_pipeline(pipeline), feature)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for name, columns in found.items():
+        click.echo(f"{name:<44} {', '.join(one['landed'] for one in columns)}")

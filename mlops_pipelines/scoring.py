@@ -212,13 +212,15 @@ def source_versions(place: PipelineHome) -> dict[str, int | None]:
 
 
 def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
-    """Source columns (asset, column) of each feature."""
+    """Source columns (asset, column) of each feature, those of its key first."""
     spec = loaded.spec
     own = columns_by_feature(spec, loaded.contract)
     sources = {name: [("events", column) for column in columns] for name, columns in own.items()}
     for view in compile_views(loaded.spec, loaded.contract):
-        sources |= {feature.name: [(view.source, feature.column)] for feature in view.windowed}
-        sources |= {feature.name: [(view.source, feature.column)] for feature in view.last}
+        keys = [("events", key) for key in view.keys]
+        columns = [(one.name, one.column) for one in view.windowed]
+        columns += [(one.name, one.column) for one in view.last]
+        sources |= {name: [*keys, (view.source, column)] for name, column in columns}
     return sources
 
 

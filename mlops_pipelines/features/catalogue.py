@@ -1,0 +1,130 @@
+"""What features there are, what each is made of, and what has been made of them: for people and machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
+from mlops_pipelines.ingest.intake import landed_names
+from mlops_pipelines.scoring import feature_sources
+from mlops_pipelines.spec import format_duration
+from mlops_pipelines.spec_wording import alternatives
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlops_pipelines.features.views import CompiledView
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.spec_loading import LoadedSpec
+
+
+def listed(place: PipelineHome) -> list[dict[str, Any]]:
+    """One entry a view, and one for the expressions and the functions of the event's own row.
+
+    Each with version (8 hex digits), key, of, windows, within and features (their number), and, of views
+    with windows, tiles (rows) and newest_tile (the day of knowledge time, UTC; None without any).
+    """
+    spec = place.spec
+    versions = view_versions(spec, place.contract)
+    own = {"from_event": [*spec.features.from_event], "from_python": [*spec.features.from_python]}
+    return [
+        *(
+            {"name": name, "version": versions[name], "key": ["event_id"], "of": "events", "windows": [],
+             "within": None, "features": len(names), "tiles": None, "newest_tile": None}
+            for name, names in own.items()
+            if names
+        ),
+        *(_view(place, view) for view in compile_views(spec, place.contract)),
+    ]  # fmt: skip
+
+
+def _view(place: PipelineHome, view: CompiledView) -> dict[str, Any]:
+    windows = sorted({feature.window for feature in view.windowed})
+    tiles = place.lake.row_counts(tile_table(view)) if view.windowed else {}
+    return {
+        "name": view.name,
+        "version": view.version,
+        "key": list(view.keys),
+        "of": view.source,
+        "windows": [format_duration(window) for window in windows],
+        "within": format_duration(view.within) if view.last and view.within else None,
+        "features": len(view.columns),
+        "tiles": sum(tiles.values()) if view.windowed else None,
+        "newest_tile": max((day for day, rows in tiles.items() if rows), default=None),
+    }
+
+
+def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
+    """The features of a view, of `from_event`, of `from_python`, or the one of this name.
+
+    Each with its kind (number or category) and how it is made. Raises UserError if there is none.
+    """
+    spec, contract = loaded.spec, loaded.contract
+    kinds = {column.name: column.kind for column in feature_columns(spec, contract)}
+    made: dict[str, dict[str, str]] = {
+        "from_event": dict(spec.features.from_event),
+        "from_python": {
+            feature: f"{one.function} of {', '.join(one.columns)}"
+            for feature, one in spec.features.from_python.items()
+        },
+    }
+    for view in compile_views(spec, contract):
+        key = ", ".join(view.keys)
+        made[view.name] = {
+            **{
+                one.name: f"{one.aggregate} of {view.source}.{one.column} "
+                f"over {format_duration(one.window)} by {key}"
+                for one in view.windowed
+            },
+            **{
+                one.name: f"last known {view.source}.{one.column} by {key}"
+                + (f", at most {format_duration(view.within)} old" if view.within else "")
+                for one in view.last
+            },
+        }
+    found = made.get(name) or {
+        feature: how for names in made.values() for feature, how in names.items() if feature == name
+    }
+    if not found:
+        known = [*(place for place, names in made.items() if names), *kinds]
+        raise UserError(
+            f"There is no view or feature {name!r}{alternatives(name, known)}.",
+            remedy=f"mlops features list {spec.name}",
+        )
+    return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
+
+
+def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[dict[str, str]]]:
+    """By feature, by default of all: each column it is made of, as it lands and in the table it is read from.
+
+    Raises UserError if there is no such feature.
+    """
+    sources: Mapping[str, Sequence[tuple[str, str]]] = feature_sources(loaded)
+    if feature is not None and feature not in sources:
+        raise UserError(
+            f"There is no feature {feature!r}{alternatives(feature, [*sources])}.",
+            remedy=f"mlops features show {loaded.spec.name} VIEW",
+        )
+    return {
+        name: [
+            {"landed": f"{table}.{_landed(loaded, table, column)}", "table": table, "column": column}
+            for table, column in columns
+        ]
+        for name, columns in sources.items()
+        if feature in (None, name)
+    }
+
+
+def _landed(loaded: LoadedSpec, table: str, column: str) -> str:
+    """The name under which a column of a table lands."""
+    spec = loaded.spec
+    roles = {
+        "events": {
+            "event_time": spec.events.time,
+            "decision_time": spec.events.decide_at or spec.events.time,
+        },
+        "labels": {"label": spec.labels.value, "label_time": spec.labels.time},
+    }.get(table, {})
+    names = {canonical: landed for landed, canonical in landed_names(loaded, table).items()}
+    return {**names, **roles}.get(column, column)

@@ -1,0 +1,66 @@
+"""`mlops features`: what there is, how it is made, and of what."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from mlops_pipelines.cli import main
+from mlops_pipelines.features.catalogue import lineage, listed, shown
+from mlops_pipelines.features.views import feature_columns, view_versions
+from tests.loop import advance, at, small_home
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOADED = loaded()
+FEATURES = {column.name for column in feature_columns(LOADED.spec, LOADED.contract)}
+
+
+def test_every_view_is_listed_with_its_version_and_the_tiles_there_are(tmp_path: Path) -> None:
+    place = small_home(tmp_path)
+    assert {one["newest_tile"] for one in listed(place)} == {None}
+    advance(place, at(3))
+    found = {one["name"]: one for one in listed(place)}
+    assert {name: one["version"] for name, one in found.items()} == view_versions(place.spec, place.contract)
+    assert sum(one["features"] for one in found.values()) == len(FEATURES)
+    for one in found.values():
+        assert (one["tiles"] is None) == (not one["windows"])
+        assert one["newest_tile"] == ("2013-01-02" if one["windows"] else None)
+
+
+def test_every_feature_says_how_it_is_made_and_of_which_landed_columns() -> None:
+    views = ["from_event", *(view.name for view in LOADED.spec.features.views)]
+    assert {one["feature"] for name in views for one in shown(LOADED, name)} == FEATURES
+    for feature, columns in lineage(LOADED).items():
+        assert [one["feature"] for one in shown(LOADED, feature)] == [feature]
+        for one in columns:
+            stream, _, column = one["landed"].partition(".")
+            assert column in LOADED.contract.columns_of(stream)
+
+
+def test_the_commands_print_for_people_and_for_machines() -> None:
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(main, ["features", *words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "mean of labels.label over 6h by tailnum" in run("show", "flight_delays", "tail_lateness")
+    (one,) = json.loads(run("show", "flight_delays", "departure_minute", "--json"))
+    assert one["made"].startswith("60 * hour(")
+    found = json.loads(run("lineage", "flight_delays", "tail_lateness_late_mean_6h", "--json"))
+    assert [one["landed"] for one in found["tail_lateness_late_mean_6h"]] == ["events.tailnum", "labels.late"]
+    assert "labels.late" in run("lineage", "flight_delays")
+
+
+@pytest.mark.parametrize(
+    "words", [["show", "flight_delays", "tail_latenes"], ["lineage", "flight_delays", "x"]]
+)
+def test_a_name_that_nothing_has_is_refused_with_what_there_is(words: list[str]) -> None:
+    result = CliRunner().invoke(main, ["features", *words])
+    assert result.exit_code == 2
+    assert "Try: mlops features" in result.output
