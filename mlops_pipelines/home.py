@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mlops_pipelines.clock import Clock, FixedClock, WallClock
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.remote import RemotePath
+from mlops_pipelines.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,7 +215,10 @@ class PipelineHome:
     def store(self) -> FeatureStore:
         from mlops_pipelines.features.store import FeatureStore
 
-        return FeatureStore(self.home.path / "feast", self.name)
+        online = settings().online_store
+        return FeatureStore(
+            self.home.path / "feast", self.name, online.get_secret_value() if online else None
+        )
 
     @property
     def landing_root(self) -> Path:

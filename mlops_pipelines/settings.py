@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("data"), description="Folder of everything made at run time.")
     registry_ui: str = Field(
         default="http://127.0.0.1:5000", description="Where MLflow's pages are served, for links to them."
+    )
+    online_store: SecretStr | None = Field(
+        default=None,
+        description="Redis server of the online store, redis://host:6379/0; without it a file of the home.",
     )
     code_commit: str | None = Field(
         default=None, description="Commit of the running code, given by a build that carries no git."

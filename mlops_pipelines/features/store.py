@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.views import tile_table
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import feast
     import pyarrow as pa
+    import redis
     from feast.infra.registry.sql import SqlRegistry
     from filelock import FileLock
 
@@ -31,15 +32,18 @@ _APPLIED = "applied_views"
 class FeatureStore:
     """One pipeline's views in Feast. Pipelines of a home share the files, each in a project of its own.
 
-    folder: holds `registry.db` and `online.db`, made on first use. Feast is loaded on first use too
-    (seconds), and one Feast store is kept open. Values are written as of an hour, and an hour never
-    overwrites a later one. That hour is kept in the registry, not taken from the rows: Feast's SQLite
-    store writes a UTC time as if it were local time.
+    folder: holds `registry.db` and, without `online`, `online.db`, made on first use. online: URL of a Redis
+    server for the values, such as redis://host:6379/0. Feast is loaded on first use too (seconds), and one
+    Feast store is kept open. Values are written as of an hour, and an hour never overwrites a later one;
+    the same hour is written again. Feast's stores differ in that (SQLite overwrites always, Redis skips
+    equal times), so the hour is kept beside the values and the stores are told to overwrite: in the
+    registry, and on Redis with the values, so that it is lost with them.
     """
 
-    def __init__(self, folder: Path, project: str) -> None:
+    def __init__(self, folder: Path, project: str, online: str | None = None) -> None:
         self.folder = folder
         self.project = project
+        self._redis = _Redis(online, project) if online else None
 
     def apply(self, views: Sequence[CompiledView]) -> bool:
         """Registers the views and makes their online tables; False if they are registered already.
@@ -65,21 +69,22 @@ class FeatureStore:
         """Writes values as `online_rows` gives them for `as_of`, in one transaction; returns keys written.
 
         Returns 0, and writes nothing, if a later hour was written or begun. Raises TerminalError for a
-        view that is not applied, TransientError if another process holds the store for a minute.
+        view that is not applied, TransientError if another process holds the store for a minute, or if the
+        Redis server cannot be reached.
         """
         self._require_applied(view)
         stamp = as_of.astimezone(UTC).isoformat()
-        with self._locked():
+        with self._locked(), self._reached():
             hours = self._hours(view)
             begun = hours["begun"]
             if begun is not None and datetime.fromisoformat(begun) > as_of:
                 return 0
             # Noted before the rows, so that a writer killed here still keeps earlier hours out.
-            self._set_metadata(_hours_key(view), {**hours, "begun": stamp})
+            self._set_hours(view, {**hours, "begun": stamp})
             store = self._feast
             table = store.get_feature_view(view.id)
             store.provider.online_write_batch(store.config, table, _protos(view, rows, as_of), None)
-            self._set_metadata(_hours_key(view), {"begun": stamp, "written": stamp})
+            self._set_hours(view, {"begun": stamp, "written": stamp})
         return int(rows.num_rows)
 
     def read_online(self, view: CompiledView, keys: pa.Table) -> pa.Table:
@@ -87,7 +92,8 @@ class FeatureStore:
 
         keys: a table with the view's key columns. The values are those an event decided at
         `written_as_of` would get: float64 and string, null where missing; a key without facts counts 0.
-        Raises TerminalError for a view that was never written.
+        Raises TerminalError for a view that was never written, TransientError if the Redis server cannot be
+        reached.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -99,9 +105,10 @@ class FeatureStore:
             )
         self._know(view)
         keys = keys.select(list(view.keys))
-        found = [
-            self._read(view, keys.slice(at, _KEYS_A_READ)) for at in range(0, keys.num_rows, _KEYS_A_READ)
-        ]
+        with self._reached():
+            found = [
+                self._read(view, keys.slice(at, _KEYS_A_READ)) for at in range(0, keys.num_rows, _KEYS_A_READ)
+            ]
         columns = {name: keys[name] for name in view.keys}
         keyless = pa.chunked_array([_any_null(keys)])
         counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
@@ -148,7 +155,9 @@ class FeatureStore:
                     # For ever: a registered view never changes, and `_know` looks again for a new one.
                     "cache_ttl_seconds": 0,
                 },
-                online_store={"type": "sqlite", "path": str(self.folder / "online.db")},
+                online_store=self._redis.config
+                if self._redis
+                else {"type": "sqlite", "path": str(self.folder / "online.db")},
                 entity_key_serialization_version=3,
             )
         )
@@ -187,8 +196,36 @@ class FeatureStore:
             )
 
     def _hours(self, view: CompiledView) -> dict[str, str | None]:
-        hours: dict[str, str | None] = self._metadata(_hours_key(view), {"begun": None, "written": None})
-        return hours
+        key, none = _hours_key(view), dict[str, str | None](begun=None, written=None)
+        if self._redis is None:
+            hours: dict[str, str | None] = self._metadata(key, none)
+            return hours
+        with self._reached():
+            return self._redis.get(key) or none
+
+    def _set_hours(self, view: CompiledView, hours: dict[str, str | None]) -> None:
+        if self._redis:
+            self._redis.set(_hours_key(view), hours)
+        else:
+            self._set_metadata(_hours_key(view), hours)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Raises TransientError where a Redis server is asked that cannot be reached."""
+        if self._redis is None:
+            yield
+            return
+        from redis.exceptions import ConnectionError as Away
+        from redis.exceptions import TimeoutError as TooSlow
+
+        try:
+            yield
+        except (Away, TooSlow) as error:
+            raise TransientError(
+                f"The Redis server of the online store, {self._redis.address}, cannot be reached: "
+                f"{type(error).__name__}.",
+                expected="a Redis server that answers (MLOPS_ONLINE_STORE)",
+            ) from error
 
     def _metadata(self, key: str, default: Any) -> Any:
         text = self._registry.get_project_metadata(self.project, key)
@@ -196,6 +233,55 @@ class FeatureStore:
 
     def _set_metadata(self, key: str, value: Any) -> None:
         self._registry.set_project_metadata(self.project, key, json.dumps(value))
+
+
+class _Redis:
+    """A Redis server by its URL. address: host and port, which may be told; the URL may hold a password."""
+
+    def __init__(self, url: str, project: str) -> None:
+        from redis.connection import parse_url
+
+        try:
+            given: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+            host = given["host"]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                "MLOPS_ONLINE_STORE is no URL of a Redis server.",
+                expected="redis://host:6379/0, or rediss:// for TLS; user and password before an @",
+            ) from error
+        self.address = f"{host}:{given.get('port', 6379)}"
+        self._url = url
+        self._prefix = f"mlops_pipelines:{project}"
+        options = {
+            "db": given.get("db", 0),
+            "username": given.get("username"),
+            "password": given.get("password"),
+            "ssl": url.startswith("rediss:") or None,
+        }
+        if any("," in str(value) for value in options.values()):
+            raise UserError(
+                "Feast takes no user or password with a comma in it.", remedy="give it another one"
+            )
+        said = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
+        # skip_dedup: whether values may be overwritten is decided here, by their hour.
+        self.config = {
+            "type": "redis",
+            "connection_string": ",".join([self.address, *said]),
+            "skip_dedup": True,
+        }
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        import redis
+
+        return redis.Redis.from_url(self._url)
+
+    def get(self, key: str) -> Any:
+        text = self._client.get(f"{self._prefix}:{key}")
+        return None if text is None else json.loads(cast("bytes", text))
+
+    def set(self, key: str, value: Any) -> None:
+        self._client.set(f"{self._prefix}:{key}", json.dumps(value))
 
 
 def _hours_key(view: CompiledView) -> str:
