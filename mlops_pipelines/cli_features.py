@@ -133,3 +133,33 @@ def lineage(pipeline: str, feature: str | None, as_json: bool) -> None:
         return
     for name, columns in found.items():
         click.echo(f"{name:<44} {', '.join(one['landed'] for one in columns)}")
+
+
+@features.command()
+@click.argument("pipeline")
+@click.argument("view")
+@click.argument("key", nargs=-1, required=True)
+@click.option("--fallback", is_flag=True, help="Compute the values from tiles if the online store is away.")
+@home_option
+@json_option
+def read(
+    pipeline: str, view: str, key: tuple[str, ...], *, fallback: bool, home: Path | None, as_json: bool
+) -> None:
+    """A view's values of one KEY in the online store, which an event decided now would see.
+
+    KEY has a value for each key column, in their order.
+
+    \b
+    Examples:
+      mlops features read flight_delays tail_lateness N14228
+      mlops features read flight_delays origin_carrier_lateness JFK B6 --fallback --json
+    """
+    from mlops_pipelines.features.catalogue import current
+
+    found = current(place_of(home, pipeline), view, key, fallback=fallback)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"as of {found['as_of']}, from {found['source']}")
+    for name, value in found["values"].items():
+        click.echo(f"{name:<44} {'–' if value is None else value}")

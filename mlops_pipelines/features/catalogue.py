@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
 from mlops_pipelines.ingest.intake import landed_names
-from mlops_pipelines.scoring import feature_sources
+from mlops_pipelines.scoring import feature_sources, source_versions
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_wording import alternatives
 
@@ -93,6 +93,39 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
             remedy=f"mlops features list {spec.name}",
         )
     return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
+
+
+def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: bool) -> dict[str, Any]:
+    """A view's values of one key in the online store: `values` by feature, `as_of` (UTC) and `source`.
+
+    key: a text for each key column. fallback: as `read_features` takes it, as of the last full hour of the
+    home's clock. Raises UserError for a view that is not there and a key that is none of it.
+    """
+    import pyarrow as pa
+
+    from mlops_pipelines.features.online import Tiles, read_features
+
+    views = {view.name: view for view in compile_views(place.spec, place.contract)}
+    if name not in views:
+        raise UserError(f"There is no view {name!r}{alternatives(name, [*views])}.")
+    view = views[name]
+    if len(key) != len(view.keys):
+        raise UserError(f"{name} is looked up by {', '.join(view.keys)}.", expected="a value for each")
+    types = {"int": pa.int64(), "string": pa.string()}
+    try:
+        keys = pa.table(
+            {
+                column: pa.array([value]).cast(types[kind])
+                for column, kind, value in zip(view.keys, view.key_types, key, strict=True)
+            }
+        )
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{', '.join(key)} is no key of {name}.", expected="its types") from error
+    hour = place.clock.now().replace(minute=0, second=0, microsecond=0)
+    otherwise = Tiles(place.lake, source_versions(place), hour) if fallback else None
+    found = read_features(view, keys, place.store, otherwise)
+    values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
+    return {"values": values, "as_of": found.as_of.isoformat(), "source": found.source}
 
 
 def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[dict[str, str]]]:

@@ -1,11 +1,16 @@
-"""What the online store holds: a view's values as of a full hour, of every key they may have changed for."""
+"""What the online store holds: a view's values as of a full hour, of every key they may have changed for.
+
+And how they are read: from the store, or, if told so, from the tiles while the store is away.
+"""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.features.facts import key_columns, known_facts, static_facts
 from mlops_pipelines.features.point_in_time import Probes, view_values
 from mlops_pipelines.features.tiles import read_tiles
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.features.store import FeatureStore
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.lake import Lake
 
@@ -67,3 +73,57 @@ def _keys(
             until = as_of + _MICROSECOND
             facts = known_facts(view, lake, versions, columns=(), since=since - view.within, until=until)
         yield facts.select(key_columns(view)).rename_columns(names)
+
+
+@dataclass(frozen=True)
+class Read:
+    """Values of keys: the key columns, then the features, in the order asked for.
+
+    as_of: the full hour, UTC, they are as of. source: the online store, or the tiles in its place.
+    """
+
+    values: pa.Table
+    as_of: datetime
+    source: Literal["online", "tiles"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Where values come from while the store is away: a lake, the versions to read, the hour asked for."""
+
+    lake: Lake
+    versions: Mapping[str, int | None]
+    as_of: datetime
+
+
+def read_features(
+    view: CompiledView, keys: pa.Table, store: FeatureStore, otherwise: Tiles | None = None
+) -> Read:
+    """The view's current values for `keys`, a table with its key columns.
+
+    otherwise: told so, the values are computed from tiles if the store cannot be reached, which is logged
+    as a warning and said by `source`. They are those that the store would hold for that hour.
+    Raises what `FeatureStore.read_online` raises: without `otherwise`, TransientError for a store that is
+    away.
+    """
+    import pyarrow as pa
+
+    try:
+        values = store.read_online(view, keys)
+        written = store.written_as_of(view)
+    except TransientError as error:
+        if otherwise is None:
+            raise
+        logging.getLogger(__name__).warning(
+            "%s Values of %s are computed from tiles as of %s.", error, view.id, otherwise.as_of
+        )
+    else:
+        if written is None:  # lost between the two
+            raise TransientError(f"The online store lost the values of {view.id} while they were read.")
+        return Read(values, written, "online")
+    keys = keys.select(list(view.keys))
+    moment = (otherwise.as_of - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
+    at = pa.array([moment] * keys.num_rows, pa.int64()).to_numpy()
+    probes = Probes([keys[key] for key in view.keys], at, None)
+    found = view_values(view, otherwise.lake, probes, otherwise.versions)
+    return Read(pa.table({**{k: keys[k] for k in view.keys}, **found}), otherwise.as_of, "tiles")

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlops_pipelines.cli import main
-from mlops_pipelines.features.catalogue import lineage, listed, shown
-from mlops_pipelines.features.views import feature_columns, view_versions
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.features.catalogue import current, lineage, listed, shown
+from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
 from tests.loop import advance, at, small_home
 from tests.small_flights import loaded
 
@@ -55,6 +56,21 @@ def test_the_commands_print_for_people_and_for_machines() -> None:
     found = json.loads(run("lineage", "flight_delays", "tail_lateness_late_mean_6h", "--json"))
     assert [one["landed"] for one in found["tail_lateness_late_mean_6h"]] == ["events.tailnum", "labels.late"]
     assert "labels.late" in run("lineage", "flight_delays")
+
+
+def test_the_current_values_of_a_key_are_read(tmp_path: Path) -> None:
+    place = small_home(tmp_path)
+    advance(place, at(3))
+    view = next(view for view in compile_views(place.spec, place.contract) if view.windowed)
+    keys = place.lake.read(tile_table(view), columns=list(view.keys)).slice(0, 1).to_pylist()[0]
+    found = current(place, view.name, [str(value) for value in keys.values()], fallback=False)
+    assert found["source"] == "online"
+    assert set(found["values"]) == {column.name for column in view.columns}
+    assert any(found["values"].values())
+    with pytest.raises(UserError, match="is looked up by"):
+        current(place, view.name, ["x"] * (len(view.keys) + 1), fallback=False)
+    with pytest.raises(UserError, match="There is no view 'lane'"):
+        current(place, "lane", ["x"], fallback=False)
 
 
 @pytest.mark.parametrize(

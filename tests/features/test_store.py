@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
-from mlops_pipelines.features.online import online_rows
+from mlops_pipelines.features.online import Tiles, online_rows, read_features
 from mlops_pipelines.features.point_in_time import compute_examples
 from mlops_pipelines.features.store import FeatureStore
 from mlops_pipelines.features.views import compile_views
@@ -335,3 +335,19 @@ def test_what_is_no_url_of_a_redis_server_is_refused(tmp_path: Path, url: str) -
     with pytest.raises(UserError) as refused:
         FeatureStore(tmp_path, SPEC.name, url)
     assert "a,b" not in str(refused.value)
+
+
+def test_a_reader_falls_back_to_tiles_only_if_told_to_and_says_so(
+    lake: Lake, store: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bring_to(store, lake, LANE, at(33))
+    here = read_features(LANE, KEYS, store)
+    assert (here.source, here.as_of) == ("online", at(33))
+    away = FeatureStore(tmp_path / "feast", SPEC.name, f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(TransientError):
+        read_features(LANE, KEYS, away)
+    instead = read_features(LANE, KEYS, away, Tiles(lake, versions_of(lake, COMPILED), at(33)))
+    assert (instead.source, instead.as_of) == ("tiles", at(33))
+    assert instead.values.equals(here.values)
+    assert "cannot be reached" in caplog.text
+    assert "computed from tiles" in caplog.text
