@@ -217,7 +217,10 @@ class PipelineHome:
 
         online = settings().online_store
         return FeatureStore(
-            self.home.path / "feast", self.name, online.get_secret_value() if online else None
+            self.home.path / "feast",
+            self.name,
+            online.get_secret_value() if online else None,
+            lake=self.path / "lake",
         )
 
     @property

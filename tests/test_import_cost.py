@@ -33,7 +33,8 @@ def test_no_module_of_the_library_imports_anything_heavy_by_itself() -> None:
     names = [
         module.name
         for module in pkgutil.walk_packages(mlops_pipelines.__path__, "mlops_pipelines.")
-        if not module.ispkg
+        # Only Feast itself loads its offline store, a class of whose own it has to be.
+        if not module.ispkg and module.name != "mlops_pipelines.features.offline"
     ]
     loaded = imported_by("\n".join(f"import {name}" for name in names))
     assert loaded.isdisjoint(HEAVY)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import feast
+    import pandas as pd
     import pyarrow as pa
     import redis
     from feast.infra.registry.sql import SqlRegistry
@@ -27,22 +28,27 @@ _LOCK_SECONDS = 60.0
 # SQLite takes a limited number of parameters in one statement.
 _KEYS_A_READ = 2000
 _APPLIED = "applied_views"
+_OFFLINE = "mlops_pipelines.features.offline.LakeOfflineStore"
 
 
 class FeatureStore:
     """One pipeline's views in Feast. Pipelines of a home share the files, each in a project of its own.
 
     folder: holds `registry.db` and, without `online`, `online.db`, made on first use. online: URL of a Redis
-    server for the values, such as redis://host:6379/0. Feast is loaded on first use too (seconds), and one
+    server for the values, such as redis://host:6379/0. lake: folder of the tables, to read vectors as of any
+    moment through Feast. Feast is loaded on first use too (seconds), and one
     Feast store is kept open. Values are written as of an hour, and an hour never overwrites a later one;
     the same hour is written again. Feast's stores differ in that (SQLite overwrites always, Redis skips
     equal times), so the hour is kept beside the values and the stores are told to overwrite: in the
     registry, and on Redis with the values, so that it is lost with them.
     """
 
-    def __init__(self, folder: Path, project: str, online: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, project: str, online: str | None = None, lake: Path | None = None
+    ) -> None:
         self.folder = folder
         self.project = project
+        self._lake = lake
         self._redis = _Redis(online, project) if online else None
 
     def apply(self, views: Sequence[CompiledView]) -> bool:
@@ -103,7 +109,7 @@ class FeatureStore:
                 f"The online store of {self.project} has no values of the view {view.id}.",
                 remedy="materialize feature_tiles first",
             )
-        self._know(view)
+        self._know(view.id)
         keys = keys.select(list(view.keys))
         with self._reached():
             found = [
@@ -120,12 +126,26 @@ class FeatureStore:
             columns[column.name] = pc.if_else(keyless, pa.scalar(None, values.type), values)
         return pa.table(columns)
 
-    def _know(self, view: CompiledView) -> None:
+    def historical(
+        self, features: Sequence[str], rows: pa.Table | pd.DataFrame, *, full_names: bool = False
+    ) -> pa.Table:
+        """Features `VIEW_ID:FEATURE` of rows as of their event_timestamp, by Feast's get_historical_features.
+
+        rows: as `LakeOfflineStore.get_historical_features` takes them, and in their order.
+        """
+        for ref in features:
+            self._know(ref.partition(":")[0])
+        job = self._feast.get_historical_features(
+            entity_df=cast("Any", rows), features=list(features), full_feature_names=full_names
+        )
+        return job.to_arrow()
+
+    def _know(self, view_id: str) -> None:
         """Looks into the registry again if another process has registered the view since."""
         from feast.errors import FeatureViewNotFoundException
 
         try:
-            self._registry.get_feature_view(view.id, self.project, allow_cache=True)
+            self._registry.get_feature_view(view_id, self.project, allow_cache=True)
         except FeatureViewNotFoundException:
             self._registry.refresh(self.project)
 
@@ -158,6 +178,7 @@ class FeatureStore:
                 online_store=self._redis.config
                 if self._redis
                 else {"type": "sqlite", "path": str(self.folder / "online.db")},
+                offline_store={"type": _OFFLINE, "lake": str(self._lake)} if self._lake else {"type": "dask"},
                 entity_key_serialization_version=3,
             )
         )
@@ -311,7 +332,7 @@ def _definitions(view: CompiledView) -> list[Any]:
         ttl=timedelta(
             0
         ),  # Values are as of an hour that `written_as_of` tells; none expires by the wall clock.
-        tags={"view": view.name, "version": view.version, "of": view.source},
+        tags={"view": view.name, "version": view.version, "of": view.source, "definition": view.to_json()},
     )
     return [*entities, feature_view]
 

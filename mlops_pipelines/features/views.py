@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from mlops_pipelines.spec import format_duration
+from mlops_pipelines.spec import Aggregate, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.spec import Aggregate, Model, PipelineSpec, View
+    from mlops_pipelines.spec import Model, PipelineSpec, View
 
 # Part of every version below: raised by hand when the computation itself changes its answers.
 LOGIC_VERSION = 1
@@ -93,6 +93,19 @@ class CompiledView:
     windowed: tuple[WindowFeature, ...]
     last: tuple[LastFeature, ...]
     within: timedelta | None
+
+    def to_json(self) -> str:
+        """All of it, to be computed again where the pipeline's files are not, or say otherwise by now."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(CompiledView).dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> CompiledView:
+        """The view that `to_json` wrote. Raises ValueError for any other text."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(CompiledView).validate_json(text)
 
     @property
     def id(self) -> str:
