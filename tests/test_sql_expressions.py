@@ -68,6 +68,8 @@ def test_the_columns_an_expression_reads_are_told_once() -> None:
         ("ab(seats)", "ab is not a function that may be used; did you mean abs? (allowed: abs, acos, "),
         ("main.abs(seats)", "main.abs is not a function that may be used"),
         ("now()", "now is not a function that may be used"),
+        ("hour(timezone(carrier, placed))", "takes a time zone from a column"),
+        ("hour(placed at time zone concat('A', carrier))", "takes a time zone from a column"),
         ("age(placed)", "age is not a function that may be used"),
         ("random()", "random is not a function that may be used"),
         ("uuid()", "uuid is not a function that may be used"),

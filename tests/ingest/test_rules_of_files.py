@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.expressions import computed
 from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.ingest.judging import BadBatchError, Judged, judge
 from mlops_pipelines.ingest.landing import LandedTable, UnparsedRow
@@ -79,15 +80,18 @@ def test_a_row_for_which_its_rule_cannot_be_computed_is_rejected(
 
 
 def test_what_duckdb_says_of_a_row_is_not_passed_on_where_a_column_is_sensitive() -> None:
-    # What TRY does not catch.
-    rows = {"fine": {"holds": "timezone(place, made) is not null"}}
-    columns = {"place": TEXT, "made": {"type": "timestamp"}}
-    values = {"place": ["UTC", "JANE DOE"], "made": pa.array([NOON] * 2, TIMES)}
+    rows, broken = pa.table({"place": ["JANE DOE"]}), {"n": "CAST(place AS INTEGER)"}
     with pytest.raises(TerminalError, match="JANE DOE"):
-        verdict(contract(columns, rows=rows), **values)
-    with pytest.raises(TerminalError, match="cannot be computed: NotImplementedException") as error:
-        verdict(contract(columns | {"place": TEXT | {"sensitive": True}}, rows=rows), **values)
+        computed(rows, broken, what="A rule", change="it", sensitive=False)
+    with pytest.raises(TerminalError, match="cannot be computed: ConversionException") as error:
+        computed(rows, broken, what="A rule", change="it", sensitive=True)
     assert "JANE DOE" not in str(error.value)
+
+
+def test_a_rule_takes_no_time_zone_from_a_column() -> None:
+    columns = {"place": TEXT, "made": {"type": "timestamp"}}
+    with pytest.raises(ValueError, match="takes a time zone from a column"):
+        contract(columns, rows={"fine": {"holds": "timezone(place, made) is not null"}})
 
 
 def test_rules_of_rows_hold_for_each_file_of_a_batch() -> None:
