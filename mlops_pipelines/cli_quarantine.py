@@ -40,19 +40,17 @@ def list_(
       mlops quarantine list flight_delays --stream weather --limit 100 --json
       mlops quarantine list flight_delays --decided
     """
-    if decided:
-        _list_decided(place_of(home, pipeline), stream, limit, as_json=as_json)
-        return
-    from mlops_pipelines.ingest.quarantine import reason_counts
-    from mlops_pipelines.ingest.rejects import as_shown, files_of, waiting_rows
-
     place = place_of(home, pipeline)
+    list_them = _list_decided if decided else _list_waiting
+    list_them(place, stream, limit, as_json=as_json)
+
+
+def _list_waiting(place: PipelineHome, stream: str | None, limit: int, *, as_json: bool) -> None:
+    from mlops_pipelines.ingest.quarantine import reason_counts
+    from mlops_pipelines.ingest.rejects import shown_with_files, waiting_rows
+
     rows = waiting_rows(place, stream)
-    latest = rows.slice(max(0, rows.num_rows - limit)).to_pylist()[::-1]
-    shown = [
-        {**as_shown(row, place.contract), "file": file}
-        for row, file in zip(latest, files_of(place, latest), strict=True)
-    ]
+    shown = shown_with_files(place, rows.slice(max(0, rows.num_rows - limit)).to_pylist()[::-1])
     if as_json:
         found = {"rows": rows.num_rows, "reasons": reason_counts(rows), "latest": shown}
         click.echo(json.dumps(found, indent=2))
@@ -71,15 +69,13 @@ def list_(
 
 def _list_decided(place: PipelineHome, stream: str | None, limit: int, *, as_json: bool) -> None:
     from mlops_pipelines.ingest.quarantine import decided
-    from mlops_pipelines.ingest.rejects import as_shown, files_of
+    from mlops_pipelines.ingest.rejects import shown_with_files
 
     rows = decided(place.lake, stream)
-    latest = rows[:limit]
     shown = [
-        {**as_shown(row, place.contract), "file": file, "decision": row["decision"], "why": row["why"],
-         "decided_at": row["decided_at"].isoformat()}
-        for row, file in zip(latest, files_of(place, latest), strict=True)
-    ]  # fmt: skip
+        {**one, "decision": row["decision"], "why": row["why"], "decided_at": row["decided_at"].isoformat()}
+        for row, one in zip(rows, shown_with_files(place, rows[:limit]), strict=False)
+    ]
     if as_json:
         click.echo(json.dumps({"rows": len(rows), "latest": shown}, indent=2))
         return
@@ -105,13 +101,13 @@ def show(pipeline: str, names: tuple[str, ...], stream: str | None, home: Path |
     Example:
       mlops quarantine show flight_delays 3f2a9c01d5e7:17
     """
-    from mlops_pipelines.ingest.rejects import as_shown, chosen, files_of, standing_rows, waiting_rows
+    from mlops_pipelines.ingest.rejects import chosen, shown_with_files, standing_rows, waiting_rows
 
     place = place_of(home, pipeline)
     rows = chosen(waiting_rows(place, stream), names).to_pylist()
     shown = [
-        {**as_shown(row, place.contract), "file": file, "stands": stands}
-        for row, file, stands in zip(rows, files_of(place, rows), standing_rows(place, rows), strict=True)
+        {**one, "stands": stands}
+        for one, stands in zip(shown_with_files(place, rows), standing_rows(place, rows), strict=True)
     ]
     if as_json:
         click.echo(json.dumps(shown, indent=2))

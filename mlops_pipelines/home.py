@@ -230,9 +230,7 @@ class PipelineHome:
 
     def landing(self, stream: str) -> Path | RemotePath:
         """Landing folder of a stream: `events`, `labels` or a reference's name."""
-        spec = self.spec
-        folder = {"events": spec.events.landing, "labels": spec.labels.landing}.get(stream)
-        folder = folder if folder is not None else spec.references[stream].landing
+        folder = self.spec.stream(stream).landing
         return RemotePath(folder) if "://" in folder else self.path / folder
 
     @property

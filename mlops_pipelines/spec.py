@@ -585,6 +585,11 @@ class PipelineSpec(Model):
     promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
 
+    def stream(self, name: str) -> Events | Labels | Reference:
+        """What is declared of `events`, `labels` or a reference, by its name. KeyError if there is none."""
+        streams: dict[str, Events | Labels | Reference] = {"events": self.events, "labels": self.labels}
+        return {**streams, **self.references}[name]
+
     @property
     def ids_unique_within(self) -> timedelta:
         """How far apart the times of two events with one id are at least.

@@ -17,6 +17,7 @@ from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.coding import microseconds
 from mlops_pipelines.features.point_in_time import Probes, view_values
 from mlops_pipelines.features.views import CompiledView, tile_table
+from mlops_pipelines.ingest.values import is_text
 from mlops_pipelines.lake import Lake
 
 if TYPE_CHECKING:
@@ -161,17 +162,13 @@ def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
 def _key(rows: pa.Table, name: str, kind: str) -> pa.ChunkedArray:
     column = _column(rows, name)
     value_type = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    fits = pa.types.is_integer(value_type) if kind == "int" else _is_text(value_type)
+    fits = pa.types.is_integer(value_type) if kind == "int" else is_text(value_type)
     if fits:
         return column
     if column.null_count < len(column):
         wanted = "whole numbers" if kind == "int" else "texts"
         raise UserError(f"The column {name} is {column.type}.", expected=wanted)
     return pa.nulls(len(column), pa.int64() if kind == "int" else pa.string())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _written_by_the_run() -> TerminalError:

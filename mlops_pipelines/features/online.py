@@ -41,7 +41,6 @@ def online_rows(
     hour. A key whose windows have emptied is a row with nothing in it. A static reference gives all keys.
     Raises TerminalError for an `as_of` that is no full hour.
     """
-    import numpy as np
     import pyarrow as pa
 
     if as_of != as_of.replace(minute=0, second=0, microsecond=0):
@@ -49,10 +48,7 @@ def online_rows(
     parts = list(_keys(view, lake, versions, as_of, as_of if since is None else min(since, as_of)))
     keys = pa.concat_tables(parts).group_by(list(view.keys)).aggregate([])
     keys = keys.drop_null().sort_by([(key, "ascending") for key in view.keys])
-    moment = (as_of - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
-    at = np.full(keys.num_rows, moment, dtype=np.int64)
-    probes = Probes([keys[key] for key in view.keys], at, None)
-    return pa.table({**{k: keys[k] for k in view.keys}, **view_values(view, lake, probes, versions)})
+    return _values(view, keys, Tiles(lake, versions, as_of))
 
 
 def _keys(
@@ -89,7 +85,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where values come from while the store is away: a lake, the versions to read, the hour asked for."""
+    """Where values come from: a lake, the versions to read, the full hour asked for."""
 
     lake: Lake
     versions: Mapping[str, int | None]
@@ -106,7 +102,6 @@ def read_features(
     Raises what `FeatureStore.read_online` raises: without `otherwise`, TransientError for a store that is
     away.
     """
-    import pyarrow as pa
 
     try:
         values = store.read_online(view, keys)
@@ -121,9 +116,16 @@ def read_features(
         if written is None:  # lost between the two
             raise TransientError(f"The online store lost the values of {view.id} while they were read.")
         return Read(values, written, "online")
-    keys = keys.select(list(view.keys))
-    moment = (otherwise.as_of - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
-    at = pa.array([moment] * keys.num_rows, pa.int64()).to_numpy()
-    probes = Probes([keys[key] for key in view.keys], at, None)
-    found = view_values(view, otherwise.lake, probes, otherwise.versions)
-    return Read(pa.table({**{k: keys[k] for k in view.keys}, **found}), otherwise.as_of, "tiles")
+    return Read(_values(view, keys, otherwise), otherwise.as_of, "tiles")
+
+
+def _values(view: CompiledView, keys: pa.Table, tiles: Tiles) -> pa.Table:
+    """The key columns, and the view's features of each key as of the hour of the tiles."""
+    import numpy as np
+    import pyarrow as pa
+
+    moment = (tiles.as_of - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND
+    at = np.full(keys.num_rows, moment, dtype=np.int64)
+    own = [keys[key] for key in view.keys]
+    found = view_values(view, tiles.lake, Probes(own, at, None), tiles.versions)
+    return pa.table({**dict(zip(view.keys, own, strict=True)), **found})

@@ -81,11 +81,12 @@ def parity(loaded: LoadedSpec, lake: Lake, days: Sequence[str] | None = None) ->
     spec, contract = loaded.spec, loaded.contract
     logged = lake.read("examples", days=days)
     current = json.dumps(view_versions(spec, contract), sort_keys=True)
+    features = [column.name for column in feature_columns(spec, contract)]
     compared = differ = 0
     told: list[Difference] = []
     for made_of, rows in _groups(logged, current):
         made = _made_again(loaded, lake, rows, json.loads(made_of))
-        wrong = _wrong(rows, made.examples, [column.name for column in feature_columns(spec, contract)])
+        wrong = _wrong(rows, made.examples, features)
         compared += rows.num_rows
         differ += len({row for row, _ in wrong})
         told += [_told(loaded, rows, made, *one) for one in wrong[:MOST_TOLD]]

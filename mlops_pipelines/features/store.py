@@ -28,7 +28,6 @@ _LOCK_SECONDS = 60.0
 # SQLite takes a limited number of parameters in one statement.
 _KEYS_A_READ = 2000
 _APPLIED = "applied_views"
-_OFFLINE = "mlops_pipelines.features.offline.LakeOfflineStore"
 
 
 class FeatureStore:
@@ -165,6 +164,8 @@ class FeatureStore:
         from feast import FeatureStore as Feast
         from feast import RepoConfig
 
+        from mlops_pipelines.features.offline import NAME
+
         store = Feast(
             config=RepoConfig(
                 project=self.project,
@@ -178,7 +179,7 @@ class FeatureStore:
                 online_store=self._redis.config
                 if self._redis
                 else {"type": "sqlite", "path": str(self.folder / "online.db")},
-                offline_store={"type": _OFFLINE, "lake": str(self._lake)} if self._lake else {"type": "dask"},
+                offline_store={"type": NAME, "lake": str(self._lake)} if self._lake else {"type": "dask"},
                 entity_key_serialization_version=3,
             )
         )
@@ -314,6 +315,8 @@ def _definitions(view: CompiledView) -> list[Any]:
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast.types import Float64, Int64, String
 
+    from mlops_pipelines.features.offline import DEFINITION
+
     types = {"string": (ValueType.STRING, String), "int": (ValueType.INT64, Int64)}
     entities = [
         Entity(name=key, join_keys=[key], value_type=types[type_][0])
@@ -332,7 +335,7 @@ def _definitions(view: CompiledView) -> list[Any]:
         ttl=timedelta(
             0
         ),  # Values are as of an hour that `written_as_of` tells; none expires by the wall clock.
-        tags={"view": view.name, "version": view.version, "of": view.source, "definition": view.to_json()},
+        tags={"view": view.name, "version": view.version, "of": view.source, DEFINITION: view.to_json()},
     )
     return [*entities, feature_view]
 

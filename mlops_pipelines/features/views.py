@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.spec import Model, PipelineSpec, View
+    from mlops_pipelines.spec import PipelineSpec, View
 
 # Part of every version below: raised by hand when the computation itself changes its answers.
 LOGIC_VERSION = 1
@@ -226,11 +226,10 @@ def _definition(
     view: View, spec: PipelineSpec, types: Mapping[str, str], key_types: tuple[str, ...]
 ) -> dict[str, object]:
     """Everything the view's values depend on besides the facts, as JSON."""
-    sources: Mapping[str, Model] = {"events": spec.events, "labels": spec.labels, **spec.references}
     return {
         "logic": LOGIC_VERSION,
         "view": view.model_dump(mode="json"),
-        "source": sources[view.of].model_dump(mode="json", exclude={"landing", "matures_after"}),
+        "source": spec.stream(view.of).model_dump(mode="json", exclude={"landing", "matures_after"}),
         "types": {column: types[column] for column in (*view.aggregate, *view.last)},
         "key_types": key_types,
     }

@@ -11,6 +11,7 @@ from mlops_pipelines.ingest.intake import (
     canonical_events,
     canonical_labels,
     canonical_reference,
+    conflict_with,
     merge_events,
     merge_labels,
     merge_reference,
@@ -101,28 +102,28 @@ def _merged(rows: pa.Table, spec: PipelineSpec, stream: str, rejected: list[list
     reference = spec.references.get(stream)
     if stream == "events":
         rows, outside, beyond = split_by_partitions(rows, spec.partitions)
-        _reject(outside, beyond, spec.events.time, rejected)
-    own_time, landed = {
-        "events": ("event_time", spec.events.time),
-        "labels": ("label_time", spec.labels.time),
-    }.get(stream, ("ref_time", reference.time if reference else None))
+        _reject(outside, beyond, rejected, spec.events.time)
+    own_time = {"events": "event_time", "labels": "label_time"}.get(stream, "ref_time")
+    landed = spec.stream(stream).time
     if landed is not None:
         rows, late, after = split_by_lateness(rows, own_time, spec.lateness)
-        _reject(late, after, landed, rejected)
+        _reject(late, after, rejected, landed)
     if reference:
         merged, key = merge_reference(None, rows, reference), ", ".join(reference.keys)
     elif stream == "events":
         merged, key = merge_events(None, rows, spec), spec.events.id
     else:
         return merge_labels(None, rows, spec)
-    reason = Reason("conflict", f"contradicts no other row with this {key}")
-    _reject(merged.conflicts, reason, key, rejected)
+    _reject(merged.conflicts, conflict_with(key), rejected)
     return merged
 
 
-def _reject(rows: pa.Table, reason: Reason, landed: str, rejected: list[list[Rejected]]) -> None:
-    """landed: the column that the reason is about, as it lands."""
+def _reject(
+    rows: pa.Table, reason: Reason, rejected: list[list[Rejected]], landed: str | None = None
+) -> None:
+    """landed: the column of the reason, as it lands, if its value is to be told."""
     for row in rows.to_pylist():
-        value = shown(row[reason.column]) if reason.column else None
-        why = Reason(reason.code, reason.rule, landed, value)
+        why = reason
+        if landed is not None and reason.column is not None:
+            why = Reason(reason.code, reason.rule, landed, shown(row[reason.column]))
         rejected[int(row["file_digest"])].append((row["file_row"], (why,)))

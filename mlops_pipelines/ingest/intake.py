@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.quarantine import Reason
+from mlops_pipelines.ingest.values import is_text
 from mlops_pipelines.lake import STATIC_DAY
 from mlops_pipelines.spec import format_duration
 
@@ -224,6 +225,11 @@ def split_by_lateness(rows: pa.Table, own_time: str, bound: timedelta) -> tuple[
     in_time = pc.less_equal(rows["arrived_at"], _after(rows[own_time], bound))
     words = f"is at most {format_duration(bound)} before the row arrives"
     return (*_divided(rows, in_time), Reason("late", words, own_time))
+
+
+def conflict_with(key: str) -> Reason:
+    """Why a row is rejected that contradicts the one that stands. key: what tells rows apart, for people."""
+    return Reason("conflict", f"contradicts no other row with this {key}", key)
 
 
 def _divided(rows: pa.Table, mask: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]:
@@ -554,16 +560,10 @@ def _same_types(table: pa.Table, other: pa.Table) -> pa.Table:
         if index < 0 or table.schema.field(index).type == field.type:
             continue
         kind = table.schema.field(index).type
-        if not (_is_text(kind) and _is_text(field.type)):
+        if not (is_text(kind) and is_text(field.type)):
             raise TerminalError(
                 f"The column {field.name} is {kind} in the table and {field.type} in the new rows",
                 remedy="give a column of another type another name in the contract",
             )
         table = table.set_column(index, field.name, table[field.name].cast(field.type))
     return table
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.quarantine import Reason, ReasonCode, RejectedRow, row_json, shown
-from mlops_pipelines.ingest.values import plain_value
+from mlops_pipelines.ingest.values import is_text, plain_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,7 +197,7 @@ def _read_as(column: pa.Array, wanted: ColumnType) -> tuple[pa.Array, list[int]]
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), _arrow_type(wanted)), []
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         return _from_text(column, wanted)
     if wanted == "timestamp" and pa.types.is_timestamp(kind):
         return _from_time(column)

@@ -186,20 +186,20 @@ def decide(lake: Lake, rows: pa.Table, decision: Decision, reason: str, at: date
 
     How many of them nothing was decided about before: the first decision stands.
     """
-    waits = still_waiting(lake, rows)
-    return _record(lake, waits, decision, [reason] * waits.num_rows, at)
+    decisions = _decisions(lake)
+    waits = undecided(rows, decisions)
+    return _record(lake, waits, decision, [reason] * waits.num_rows, at=at, latest=_latest(decisions))
 
 
-def reject_again(lake: Lake, rows: pa.Table, at: datetime) -> int:
-    """Let those rows that the quarantine has wait again, for what they are rejected for now; how many.
+def reject_again(lake: Lake, rows: pa.Table, at: datetime) -> pa.Table:
+    """Let those rows that the quarantine has wait again, for what they are rejected for now.
 
-    rows: of the quarantine, newly rejected. What was discarded stays so. at: UTC.
+    rows: of the quarantine, newly rejected. What was discarded stays so. at: UTC. Returns the rows but for
+    those that have an entry under another day: a row has one.
     """
     import pyarrow as pa
 
-    if not rows.num_rows or not lake.exists(QUARANTINE):
-        return 0
-    kept = lake.read(QUARANTINE, columns=[*_ROW, "reasons"])
+    kept = lake.read(QUARANTINE, columns=["day", *_ROW, "reasons"])
     first = dict(zip(_keys(kept), kept["reasons"].to_pylist(), strict=True))
     latest = _latest(_decisions(lake))
     changed = []
@@ -208,16 +208,24 @@ def reject_again(lake: Lake, rows: pa.Table, at: datetime) -> int:
         state = (last.decision, last.reason) if last else ("rejected", first.get(key, reasons))
         changed.append(state[0] != "discarded" and state != ("rejected", reasons))
     again = rows.filter(pa.array(changed, pa.bool_()))
-    return _record(lake, again, "rejected", again["reasons"].to_pylist(), at)
+    _record(lake, again, "rejected", again["reasons"].to_pylist(), at=at, latest=latest)
+    return _with_one_entry(rows, kept)
 
 
-def _record(lake: Lake, rows: pa.Table, decision: Decision, reasons: Sequence[str], at: datetime) -> int:
+def _record(
+    lake: Lake,
+    rows: pa.Table,
+    decision: Decision,
+    reasons: Sequence[str],
+    *,
+    at: datetime,
+    latest: Mapping[_Key, _Decided],
+) -> int:
     import pyarrow as pa
 
     if not rows.num_rows:
         return 0
     moment = pa.timestamp("us", tz="UTC")
-    latest = _latest(_decisions(lake))
     turns = [latest[key].turn + 1 if key in latest else 1 for key in _keys(rows)]
     decisions = (
         rows.select(["day", *_ROW])
@@ -310,7 +318,7 @@ def undecided(rows: pa.Table, decisions: pa.Table | None) -> pa.Table:
     return rows.filter(pa.array([one is None or one.decision == "rejected" for one in last], pa.bool_()))
 
 
-def with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:
+def _with_one_entry(rows: pa.Table, kept: pa.Table) -> pa.Table:
     """The rows of the quarantine but for those it has kept under another day. Pure.
 
     kept: at least day and what names a row.

@@ -126,7 +126,8 @@ def _standing(
     if not keyed:
         return {}
     near = [moment for position in keyed if (moment := moments[position])]
-    days = _days_near(place.lake.days(stream), near, place.spec.lateness) if time else None
+    within = place.spec.ids_unique_within
+    days = _days_near(place.lake.days(stream), near, within) if time else None
     by_key: defaultdict[tuple[Any, ...], list[tuple[datetime, dict[str, Any]]]] = defaultdict(list)
     for row in _with_first_key(place, stream, names[keys[0]], [key[0] for key in keyed.values()], days):
         landed = json.loads(row_json({name: row.get(canonical) for name, canonical in names.items()}))
@@ -136,7 +137,7 @@ def _standing(
     for position, key in keyed.items():
         moment = moments[position] or _NO_TIME
         apart = {abs(at - moment): landed for at, landed in by_key[key]}
-        if apart and min(apart) <= place.spec.lateness:
+        if apart and min(apart) <= within:
             found[position] = apart[min(apart)]
     return found
 
@@ -198,8 +199,13 @@ def as_shown(row: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
     }
 
 
-def files_of(place: PipelineHome, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """For each row of the quarantine, the file it landed in: its path in the stream's landing folder."""
+def shown_with_files(place: PipelineHome, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the quarantine as `as_shown` has them, each with `file`: its path in the landing folder."""
+    files = _files_of(place, rows)
+    return [{**as_shown(row, place.contract), "file": file} for row, file in zip(rows, files, strict=True)]
+
+
+def _files_of(place: PipelineHome, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
     digests: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows:
         digests[row["stream"]].add(row["file_digest"])

@@ -483,7 +483,7 @@ def _rejected_batch(place: PipelineHome, stream: str, rows: pa.Table, beside: _B
         path = place.landing(stream) / file.path
         tables.append(rows_again(path, digest, {row["file_row"]: row["row"] for row in mine}, columns))
     rules = _of_rows_alone(place.contract, stream)
-    verdicts = judge(tables, rules, stream, arrived=_arrival_column(place, stream)) if tables else []
+    verdicts = judge(tables, rules, stream, arrived=place.spec.stream(stream).arrived) if tables else []
     judged: list[tuple[LandedFile, LandedTable, Judged]] = []
     refused: list[tuple[LandedFile, str, str]] = []
     for file, table, verdict in zip(files.values(), tables, verdicts, strict=True):
@@ -566,14 +566,6 @@ def _key_names(place: PipelineHome, stream: str) -> dict[str, str]:
     return {name: name for name in place.spec.references[stream].keys}
 
 
-def _arrival_column(place: PipelineHome, stream: str) -> str | None:
-    """The column, if there is one, that says when a row of the stream arrived."""
-    spec = place.spec
-    if stream in spec.references:
-        return spec.references[stream].arrived
-    return spec.events.arrived if stream == "events" else spec.labels.arrived
-
-
 def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     """Read and judge what waits, oldest first, to the end of the file with which it is rows enough.
 
@@ -586,13 +578,15 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
     from mlops_pipelines.ingest.judging import BadBatchError, judge
     from mlops_pipelines.ingest.landing import MisplacedFileError, UnreadableFileError, read_landed
 
-    if not place.ledger.pending_files(place.name, [stream]):
+    waiting = place.ledger.pending_files(place.name, [stream])
+    if not waiting:
         register_landed(place, [stream])
+        waiting = place.ledger.pending_files(place.name, [stream])
     most = place.contract.file_size_halts
     read: list[tuple[LandedFile, LandedTable]] = []
     refused: list[tuple[LandedFile, str, str]] = []
     left = place.spec.triggers.backlog.at_most
-    for file in place.ledger.pending_files(place.name, [stream]):
+    for file in waiting:
         if left <= 0:
             break
         try:
@@ -615,7 +609,7 @@ def _read_batch(place: PipelineHome, stream: str) -> _Batch:
         ((file, table) for file, table in read if table.digest not in taken), key=lambda one: one[0].id
     )
     tables, moments = [table for _, table in new], [_landed_at(file) for file, _ in new]
-    arrived = _arrival_column(place, stream)
+    arrived = place.spec.stream(stream).arrived
     verdicts = judge(tables, place.contract, stream, arrived=arrived, landed_at=moments) if new else []
     judged: list[tuple[LandedFile, LandedTable, Judged]] = []
     for (file, table), verdict in zip(new, verdicts, strict=True):
@@ -660,10 +654,10 @@ def _merge_into(
     days: as `Lake.update` takes them. key: what tells the rows apart, for people. quarantine_days: to
     account for besides those of the rejected rows. displacing: told before rows that stood are displaced.
     """
-    from mlops_pipelines.ingest.intake import landed_names
-    from mlops_pipelines.ingest.quarantine import Reason, quarantine_canonical, together
+    from mlops_pipelines.ingest.intake import conflict_with, landed_names
+    from mlops_pipelines.ingest.quarantine import quarantine_canonical, together
 
-    conflict = Reason("conflict", f"contradicts no other row with this {key}", key)
+    conflict = conflict_with(key)
     landed = landed_names(place.loaded, name)
     passed = {"contract": contract_version(place.loaded, name)}
     rejected = together(rejects)
@@ -674,10 +668,7 @@ def _merge_into(
         nonlocal rejected, quarantine, merged
         merged = merge(current, new)
         rejected = together(
-            [
-                *rejects,
-                quarantine_canonical(merged.conflicts, conflict, stream=name, landed=landed),
-            ]
+            [*rejects, quarantine_canonical(merged.conflicts, conflict, stream=name, landed=landed)]
         )
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
@@ -731,7 +722,7 @@ def _reconsidered(
     again = add(place, anew, [])
     judged = {table.digest for _, table, _ in anew.judged}
     still = _places_of(again.rejects)
-    settled = [place[0] in judged and place not in still for place in _in_places(rows)]
+    settled = [landed[0] in judged and landed not in still for landed in _in_places(rows)]
     why = "contradicts no row that stands"
     decide(place.lake, rows.filter(pa.array(settled, pa.bool_())), "settled", why, place.clock.now())
     return replace(
@@ -747,7 +738,7 @@ def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> 
     A row that is there already, of which it was decided that it stands, or that was rejected for something
     else, waits again.
     """
-    from mlops_pipelines.ingest.quarantine import reject_again, with_one_entry
+    from mlops_pipelines.ingest.quarantine import reject_again
 
     names = ["stream", *PROVENANCE]
     digests = rejects["file_digest"].unique().to_pylist()
@@ -756,8 +747,7 @@ def _quarantine(place: PipelineHome, rejects: pa.Table, days: Sequence[str]) -> 
         for stream in rejects["stream"].unique().to_pylist()
     )
     if taken and place.lake.exists("quarantine"):
-        reject_again(place.lake, rejects, place.clock.now())
-        rejects = with_one_entry(rejects, place.lake.read("quarantine", columns=["day", *names]))
+        rejects = reject_again(place.lake, rejects, place.clock.now())
     return place.lake.append_new(
         "quarantine", rejects, key=names, sort_by=["file_digest", "file_row"], days=days
     )
@@ -822,19 +812,9 @@ def _in_time(
     from mlops_pipelines.ingest.quarantine import quarantine_canonical
 
     rows, late, reason = split_by_lateness(rows, own_time, place.spec.lateness)
-    landed = landed_names(place.loaded, stream)
-    rejects.append(
-        quarantine_canonical(late, reason, stream=stream, landed=landed, column=_time_column(place, stream))
-    )
+    landed, about = landed_names(place.loaded, stream), place.spec.stream(stream).time
+    rejects.append(quarantine_canonical(late, reason, stream=stream, landed=landed, column=about))
     return rows
-
-
-def _time_column(place: PipelineHome, stream: str) -> str | None:
-    """The column, if there is one, that says what time a row of the stream is about."""
-    spec = place.spec
-    if stream in spec.references:
-        return spec.references[stream].time
-    return spec.events.time if stream == "events" else spec.labels.time
 
 
 def _days_to_merge(

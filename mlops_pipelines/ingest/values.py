@@ -1,4 +1,4 @@
-"""Values of Arrow as Python has them, whatever Arrow lets land."""
+"""Values of Arrow: what kind they are, and as Python has them, whatever Arrow lets land."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are texts, however Arrow holds them."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def plain_value(landed: pa.Scalar) -> Any:

@@ -438,6 +438,16 @@ def test_of_rows_with_one_id_the_one_that_stands_within_the_lateness_bound_is_sh
     assert sizes == {9: 2, 8: 1, 3: 4}
 
 
+def test_the_row_that_stands_is_shown_where_labels_take_longer_than_events_may_be_late(
+    tmp_path: Path,
+) -> None:
+    place = new_home(tmp_path, pipeline(lateness="30h"))
+    land(place, "a.parquet", [event("a", 1), event("a", 2, T0 + 40 * HOUR)])
+    (stands,) = rejects.standing_rows(place, rejects.waiting_rows(place).to_pylist())
+    assert stands is not None
+    assert stands["size"] == 1
+
+
 def test_rows_that_stand_are_read_once_and_from_the_days_within_the_lateness_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
