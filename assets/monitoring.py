@@ -78,7 +78,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
 def _parity(place: PipelineHome, days: Sequence[str], key: dg.AssetKey) -> dg.AssetCheckResult:
     from mlops_pipelines.features.parity import parity
 
-    found = parity(place.loaded, place.lake, days)
+    found = parity(place, days)
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=CHECK_PARITY,

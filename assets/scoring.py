@@ -107,6 +107,10 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
     def score(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.score(home.pipeline(loaded), partition_days(context))
+        if made.unfed:
+            context.log.warning(
+                f"{made.unfed} events came so late that the features of their champion are out of use."
+            )
         by_day = {day: {"by_model_version": table_preview(rows)} for day, rows in made.by_version.items()}
         return record_days(context, predictions.key, made.written, by_day=by_day)
 

@@ -34,9 +34,7 @@ def parity(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
     from mlops_pipelines.features import parity as features
 
     place = place_of(home, pipeline)
-    first = since.isoformat() if since else ""
-    days = [day for day in place.lake.days("examples") if day >= first]
-    found = features.parity(place.loaded, place.lake, days)
+    found = features.parity(place, features.logged_days(place, since))
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     else:
@@ -78,14 +76,16 @@ def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(
-        f"{'view':<26} {'version':<9} {'features':>8} {'tiles':>10} {'newest':<11} key, source, windows"
+        f"{'view':<26} {'version':<9} {'features':>8} {'tiles':>10} {'newest':<11} {'feeds':<14} "
+        "key, source, windows"
     )
     for one in found:
         tiles = "" if one["tiles"] is None else f"{one['tiles']:,}"
         spans = " ".join([*one["windows"], *([f"last within {one['within']}"] if one["within"] else [])])
         click.echo(
             f"{one['name']:<26} {one['version']:<9} {one['features']:>8} {tiles:>10} "
-            f"{one['newest_tile'] or '':<11} {', '.join(one['key'])} of {one['of']} {spans}".rstrip()
+            f"{one['newest_tile'] or '':<11} {' '.join(one['feeds']):<14} "
+            f"{', '.join(one['key'])} of {one['of']} {spans}".rstrip()
         )
 
 

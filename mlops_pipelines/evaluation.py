@@ -364,12 +364,10 @@ def _comparison(
     model = incumbent.refit if against == "refit" else incumbent.twin
     unseen = _decided_after(holdout, model.cutoff)
     rows = holdout.filter(unseen)
-    lacking = [f.name for f in model.features if f.name not in holdout.column_names]
-    if lacking:
-        reason = f"the champion needs {', '.join(lacking)}, which the examples no longer carry"
-    if lacking or rows.num_rows == 0:
+    if rows.num_rows == 0:
         return Comparison(incumbent.version, against, reason, 0, (), dict.fromkeys(METRICS))
-    ours, theirs = _Scored.of(rows, scores[unseen.to_numpy()]), _Scored.of(rows, model.predict(rows))
+    theirs = _Scored.of(rows, model.predict(_as_fed(incumbent, rows)))
+    ours = _Scored.of(rows, scores[unseen.to_numpy()])
     weights = np.vstack([np.ones(len(ours.days)), draw(len(ours.days))])
     recall, precision = _curve(theirs)
     return Comparison(
@@ -382,6 +380,23 @@ def _comparison(
         recall=recall,
         precision=precision,
     )
+
+
+def _as_fed(incumbent: Incumbent, rows: pa.Table) -> pa.Table:
+    """The rows' events, in their order, as the incumbent is fed them."""
+    import pyarrow.compute as pc
+
+    if incumbent.vectors is None:
+        return rows
+    known = incumbent.vectors["event_id"].combine_chunks()
+    places = pc.index_in(rows["event_id"].cast(known.type), value_set=known)
+    if places.null_count:
+        raise TerminalError(
+            f"{places.null_count} events of the holdout have no vector by the champion's features.",
+            expected="one of every event, by each feature set in use",
+            remedy="materialize feature_tiles and examples of the holdout's days, then retrain",
+        )
+    return incumbent.vectors.take(places)
 
 
 def _who_stands(

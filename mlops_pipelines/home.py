@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlops_pipelines.datasets import DatasetRegistry
+    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.store import FeatureStore
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.lake import Lake
@@ -210,6 +211,13 @@ class PipelineHome:
         from mlops_pipelines.lake import Lake
 
         return Lake(self.path / "lake")
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """The features as the YAML declares them."""
+        from mlops_pipelines.features.sets import feature_set
+
+        return feature_set(self.spec, self.contract)
 
     @cached_property
     def store(self) -> FeatureStore:

@@ -198,6 +198,24 @@ class Lake:
             counts[file.day] = counts.get(file.day, 0) + rows[file.index]
         return counts
 
+    def span(self, name: str, column: str, *, version: int | None = None) -> tuple[datetime, datetime] | None:
+        """Bounds of a column of times, from the table's statistics alone, a millisecond too wide at most.
+
+        None if the table has no row with a time there, or there is no such table.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        snapshot = self._snapshot(name, version)
+        if snapshot is None or f"min.{column}" not in snapshot.statistics.schema.names:
+            return None
+        moments, mine = pa.timestamp("us", tz="UTC"), [file.index for file in snapshot.files]
+        lowest, highest = (
+            pc.min_max(snapshot.statistics[f"{end}.{column}"].take(mine).cast(moments)).as_py()[end]
+            for end in ("min", "max")
+        )
+        return None if lowest is None else (lowest, highest)
+
     def update(
         self,
         name: str,

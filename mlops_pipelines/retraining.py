@@ -7,12 +7,13 @@ ask for, and what they say is recorded.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.features.views import feature_columns, view_versions
+from mlops_pipelines.features.in_use import known_set, set_of
+from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.policy import Admit
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
@@ -273,22 +274,24 @@ def declared_gates(gates: Gates) -> list[str]:
 def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[str, int]) -> pa.Table:
     """Examples of the window's matured days with their labels as of `watermark`, one row an event.
 
-    versions: of the tables examples and labels. Columns as in `examples` without `made_of`, and `label`
-    (int8). Unlabelled events have no row. Raises TerminalError if no day has both.
+    By the features of the YAML. versions: of the tables of their examples and of labels. Columns as in
+    the examples without `made_of`, and `label` (int8). Unlabelled events have no row. Raises TerminalError
+    if no day has both.
     """
     from mlops_pipelines.monitoring.performance import scored_labels
 
     last = matured_through(place, watermark).isoformat()
     first = (watermark - place.spec.training.window).date().isoformat()
     lake = place.lake
-    held = lake.days("examples", version=versions["examples"]) if "examples" in versions else []
+    table = place.features.examples
+    held = lake.days(table, version=versions[table]) if table in versions else []
     days = [day for day in held if first <= day <= last]
     if not days or "labels" not in versions:
         raise TerminalError(
             f"No day of {place.name} from {first} to {last} has examples and labels to learn from.",
             remedy=f"mlops status {place.name}",
         )
-    examples = lake.read("examples", days=days, version=versions["examples"]).drop_columns(["made_of"])
+    examples = lake.read(table, days=days, version=versions[table]).drop_columns(["made_of"])
     columns = ["event_id", "label", "known_at", "label_time"]
     labels = lake.read("labels", columns=columns, days=days, version=versions["labels"])
     return scored_labels(examples, labels, watermark).drop_columns(["label_known_at"])
@@ -308,8 +311,9 @@ def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
     else:
         version = _commit_training_set(place, retrain)
         place.ledger.record_training_set(
-            retrain.id, retrain.token, dataset_version=version.version, matured_rows=version.rows
-        )
+            retrain.id, retrain.token, dataset_version=version.version,
+            feature_set=set_version(version.manifest["views"]), matured_rows=version.rows,
+        )  # fmt: skip
     return TrainingSet(version.version, version.rows, tuple(version.days), datasheet(version.manifest))
 
 
@@ -317,14 +321,15 @@ def _commit_training_set(place: PipelineHome, retrain: Retrain) -> DatasetVersio
     from mlops_pipelines.datasets import ManifestFacts
 
     # Pinned before they are read: what arrives meanwhile is not in the set that names these versions.
-    versions = {name: v for name in ("labels", "examples") if (v := place.lake.version(name)) is not None}
+    tables = ("labels", place.features.examples)
+    versions = {name: v for name in tables if (v := place.lake.version(name)) is not None}
     rows = training_rows(place, retrain.watermark, versions)
     return place.home.datasets.commit(
         place.name,
         parts_by_day(rows),
         ManifestFacts(
             tables=versions,
-            view_versions=view_versions(place.spec, place.contract),
+            view_versions=place.features.view_versions,
             window=(retrain.watermark - place.spec.training.window, retrain.watermark),
             matured_through=matured_through(place, retrain.watermark),
         ),
@@ -354,7 +359,9 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
     retrain = carried_by(place, run_id)
     version = _dataset_version(place, retrain)
     table = place.home.datasets.read(place.name, version)
-    features = feature_columns(place.spec, place.contract)
+    # Those of the training set: the YAML may say otherwise by now.
+    made_by = set_version(place.home.datasets.version(place.name, version).manifest["views"])
+    features = known_set(place, made_by).columns
     candidate = fit_candidate(table, features, place.spec.training)
     weights = importance(candidate.refit, table)
     reference = build_reference(table, features, candidate.refit.predict(table), weights)
@@ -400,8 +407,8 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
 
     retrain = carried_by(place, run_id)
     registered = _registered(place, retrain, run_id)
-    incumbent = _incumbent(place)
     candidate = _candidate(place, registered.version)
+    incumbent = _incumbent(place, candidate.holdout)
     # What was measured once, such as the latency, is not measured again by a run that takes over.
     report = place.home.registry.evaluation(registered.run_id) or measure(
         candidate,
@@ -501,10 +508,16 @@ def _candidate(place: PipelineHome, version: str) -> Candidate:
     return candidate_of(model.refit, model.twin, table, place.spec.training)
 
 
-def _incumbent(place: PipelineHome) -> Incumbent | None:
-    """The champion of the ledger, which a candidate has to stand against."""
+def _incumbent(place: PipelineHome, holdout: pa.Table) -> Incumbent | None:
+    """The champion of the ledger, which a candidate has to stand against, and the holdout as it is fed it."""
     champion = place.ledger.champion(place.name)
-    return model_of(place, champion).incumbent if champion else None
+    if champion is None:
+        return None
+    incumbent = model_of(place, champion).incumbent
+    if incumbent.refit.is_fed_by(holdout):
+        return incumbent
+    days = sorted(holdout["day"].unique().to_pylist())
+    return replace(incumbent, vectors=place.lake.read(set_of(place, champion).examples, days=days))
 
 
 def model_of(place: PipelineHome, promotion: Promotion) -> LoadedModel:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
-from mlops_pipelines.spec_checks import columns_by_feature
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.in_use import set_of, sets_in_use, vectors
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.features.views import FeatureColumn
+    from mlops_pipelines.features.sets import FeatureSet
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
@@ -40,6 +44,7 @@ PREDICTION_COLUMNS = {
 EXAMPLE_ORDER = ("decision_time", "event_id")
 PREDICTION_ORDER = ("decided_at", "event_id")
 MOST_MISSING = 15
+DAYS_AT_ONCE = 92
 
 
 @dataclass(frozen=True)
@@ -61,72 +66,110 @@ class Examples:
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of the scores. by_version: of each day with scores, rows by the model's version."""
+    """What became of the scores. by_version: of each day with scores, rows by the model's version.
+
+    unfed: events that were not scored because their champion's features are out of use by now.
+    """
 
     written: list[Written]
     by_version: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    unfed: int = 0
 
 
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns of the examples: name to type."""
-    features = {f.name: "float" if f.kind == "number" else "string" for f in _features(loaded)}
+    made = feature_set(loaded.spec, loaded.contract).columns
+    features = {one.name: "float" if one.kind == "number" else "string" for one in made}
     keys = {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp"}
     return {**keys, **features, "view_versions": "string"}
 
 
 def reopened_days(place: PipelineHome) -> list[str]:
-    """Partitions whose tiles, examples or scores are to be looked at again now."""
+    """Partitions whose tiles, examples or scores are to be looked at again now.
+
+    All of them where features are defined otherwise than they were, or a model begins to need others.
+    """
     ledger, now = place.ledger, place.clock.now()
+    sets_in_use(place)
     days = {*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score", by=now)}
     return sorted({place.partition_of(day) for day in days})
 
 
 def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
-    """Tiles of every view for `days` (of knowledge time), in the lake and in the online store."""
+    """Tiles of every view in use for `days` (of knowledge time), in the lake and in the online store.
+
+    Of a view that begins to be used, those of all that is known.
+    """
     from mlops_pipelines.features.tiles import compute_tiles
 
+    use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
     wanted = sorted({*days, *reopened})
-    versions = source_versions(place)
     written: dict[str, list[Written]] = {}
-    for view in compile_views(place.spec, place.contract):
+    old = {view.id for one in use.sets if one.version not in use.new for view in one.views}
+    for view in _views(use.sets):
         if not view.windowed:
             continue
-        tiles = compute_tiles(view, place.lake, wanted, versions)
-        written[view.name] = place.lake.replace(
-            tile_table(view), tiles, days=wanted, sort_by=["hour", *view.keys], provenance=versions
+        versions = source_versions(place, [view])
+        made = wanted if view.id in old else sorted({*wanted, *known_days(place, view.source)})
+        tiles = compute_tiles(view, place.lake, made, versions)
+        written[view.id] = place.lake.replace(
+            tile_table(view), tiles, days=made, sort_by=["hour", *view.keys], provenance=versions
         )
-    keys, as_of = _write_online(place)
+    keys, as_of = _write_online(place, _views(use.sets))
+    place.ledger.record_tiles_made(place.name, use.new)
     place.ledger.close_days(place.name, reopened, "tiles")
-    return Tiles(_by_day(wanted, written), keys, as_of)
+    made_days = {one.day for ones in written.values() for one in ones}
+    return Tiles(_by_day(sorted({*wanted, *made_days}), written), keys, as_of)
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
-    """The vector of every event of `days` that has none and whose decision time has come.
+    """The vector of every event of `days` that has none and whose decision time has come, by each set in use.
 
-    Raises what `compute_examples` raises.
+    Raises what `compute_examples` raises, and TerminalError while a set in use has no tiles yet.
     """
-    import pyarrow.compute as pc
-
-    from mlops_pipelines.features.point_in_time import compute_examples
-
+    use = sets_in_use(place)
+    without = [one.version for one in use.sets if one.version in use.new and one.windowed]
+    if without and place.lake.exists("events"):
+        raise TerminalError(
+            f"The features {', '.join(without)} of {place.name} have no tiles yet.",
+            expected="the tiles of all that is known, before an example is made of them",
+            remedy=f"materialize {place.name}/feature_tiles first, in the same run",
+        )
     now = place.clock.now()
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
+    written: dict[str, list[Written]] = {}
+    for features in use.sets:
+        for part in range(0, len(wanted), DAYS_AT_ONCE):
+            made = _make_examples(place, features, wanted[part : part + DAYS_AT_ONCE], now)
+            written.setdefault(features.version, []).extend(made)
+    return Examples(_as_one(written, place.features.version), _missing_by_day(place, wanted))
+
+
+def _make_examples(
+    place: PipelineHome, features: FeatureSet, days: Sequence[str], now: datetime
+) -> list[Written]:
+    import pyarrow.compute as pc
+
     lake = place.lake
     # Before anything is read: an example names the versions it was made of.
-    versions = source_versions(place)
-    fresh = _rows_not_in(place, "events", "examples", wanted, version=versions["events"])
+    versions = source_versions(place, features.views)
+    fresh = _rows_not_in(place, "events", features.examples, days, version=versions["events"])
     if fresh is None:
-        return Examples([])
+        return []
     # As of a moment that is not over, a vector would lack what may still become known by then.
     fresh = fresh.filter(pc.less(fresh["decision_time"], now))
-    if fresh.num_rows == 0 and not lake.exists("examples"):
-        return Examples([])
-    made = compute_examples(place.spec, place.contract, lake, fresh, versions) if fresh.num_rows else None
-    written = lake.update(
-        "examples", wanted, _adding(made), sort_by=EXAMPLE_ORDER, unhashed=("made_of",), provenance=versions
+    if fresh.num_rows == 0 and not lake.exists(features.examples):
+        return []
+    made = vectors(place, features, fresh, versions) if fresh.num_rows else None
+    return lake.update(
+        features.examples,
+        days,
+        _adding(made),
+        sort_by=EXAMPLE_ORDER,
+        unhashed=("made_of",),
+        provenance=versions,
     )
-    return Examples(written, _missing_by_day(place, wanted))
 
 
 def score(place: PipelineHome, days: Sequence[str]) -> Scored:
@@ -140,7 +183,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     reopened = place.ledger.reopened_days(place.name, "score", by=now)
     wanted = sorted({*days, *reopened})
     lake = place.lake
-    unscored = _rows_not_in(place, "examples", "predictions", wanted)
+    unscored = _rows_not_in(place, place.features.examples, "predictions", wanted)
     if unscored is None:
         _keep_open(place, wanted, now)
         place.ledger.close_days(place.name, reopened, "score")
@@ -150,10 +193,11 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     for row, champion in enumerate(champions_before(promotions, unscored["decision_time"].to_pylist())):
         if champion is not None:
             by_promotion.setdefault(champion, []).append(row)
-    parts = [
-        _score_with(place, promotions[champion], unscored.take(rows), now)
-        for champion, rows in sorted(by_promotion.items())
-    ]
+    parts, unfed = [], 0
+    for champion, rows in sorted(by_promotion.items()):
+        examples = _fed_to(place, promotions[champion], unscored.take(rows))
+        unfed += len(rows) - examples.num_rows
+        parts.append(_score_with(place, promotions[champion], examples, now))
     made = pa.concat_tables(parts) if parts else None
     if made is not None:
         # Recorded before the scores are: a run that dies in between leaves days to measure, not gaps.
@@ -171,7 +215,25 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
         )
     _keep_open(place, wanted, now)
     place.ledger.close_days(place.name, reopened, "score")
-    return Scored(written, _scores_by_version(place, wanted) if written else {})
+    return Scored(written, _scores_by_version(place, wanted) if written else {}, unfed)
+
+
+def _fed_to(place: PipelineHome, champion: Promotion, examples: pa.Table) -> pa.Table:
+    """The same events as the champion is fed them: by the set that it was trained on.
+
+    examples: by the set of the YAML. Without those of which there is no vector by that set: they came so
+    late that no model in use needs it.
+    """
+    import pyarrow.compute as pc
+
+    features = set_of(place, champion)
+    if features.version == place.features.version:
+        return examples
+    if not place.lake.exists(features.examples):
+        return examples.slice(0, 0)
+    days = sorted(examples["day"].unique().to_pylist())
+    theirs = place.lake.read(features.examples, days=days)
+    return theirs.filter(pc.is_in(theirs["event_id"], value_set=examples["event_id"].combine_chunks()))
 
 
 def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
@@ -179,7 +241,7 @@ def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
 
     With the patience that the backlog's `age` allows, so that what comes due together is one run.
     """
-    waiting = _rows_not_in(place, "events", "examples", days)
+    waiting = _rows_not_in(place, "events", place.features.examples, days)
     if waiting is None or waiting.num_rows == 0:
         return
     first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
@@ -203,29 +265,33 @@ def prediction_id(event_id: str, model_hash: str) -> str:
     return hashlib.sha256(f"{event_id}\n{model_hash}".encode()).hexdigest()[:16]
 
 
-def source_versions(place: PipelineHome) -> dict[str, int | None]:
-    """Newest version of every table that features are made of; None where there is no such table."""
-    views = compile_views(place.spec, place.contract)
+def source_versions(place: PipelineHome, views: Sequence[CompiledView]) -> dict[str, int | None]:
+    """Newest version of every table that these views, and events, are made of; None where there is none."""
     # Labels first: no label may be pinned without its event.
-    tables = ["labels", "events", *place.spec.references, *(tile_table(v) for v in views if v.windowed)]
+    sources = sorted({"events", *(view.source for view in views)}, key=lambda name: (name != "labels", name))
+    tables = [*sources, *(tile_table(view) for view in views if view.windowed)]
     return {table: place.lake.version(table) for table in tables}
+
+
+def known_days(place: PipelineHome, source: str) -> list[str]:
+    """All days, from the first to the last, on which something became known in a table."""
+    span = place.lake.span(source, "known_at")
+    if span is None:
+        return []
+    first, last = (moment.date() for moment in span)
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
 def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
     """Source columns (asset, column) of each feature, those of its key first."""
-    spec = loaded.spec
-    own = columns_by_feature(spec, loaded.contract)
-    sources = {name: [("events", column) for column in columns] for name, columns in own.items()}
-    for view in compile_views(loaded.spec, loaded.contract):
+    features = feature_set(loaded.spec, loaded.contract)
+    sources = {name: [("events", column) for column in one.columns] for name, one in features.own.items()}
+    for view in features.views:
         keys = [("events", key) for key in view.keys]
         columns = [(one.name, one.column) for one in view.windowed]
         columns += [(one.name, one.column) for one in view.last]
         sources |= {name: [*keys, (view.source, column)] for name, column in columns}
     return sources
-
-
-def _features(loaded: LoadedSpec) -> Sequence[FeatureColumn]:
-    return feature_columns(loaded.spec, loaded.contract)
 
 
 def _rows_not_in(
@@ -289,16 +355,20 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
     )
 
 
-def _write_online(place: PipelineHome) -> tuple[int, datetime]:
+def _views(sets: Sequence[FeatureSet]) -> list[CompiledView]:
+    """The views of some sets, each once."""
+    return list({view.id: view for one in sets for view in one.views}.values())
+
+
+def _write_online(place: PipelineHome, views: Sequence[CompiledView]) -> tuple[int, datetime]:
     """Bring the online store to the last full hour of the home's clock."""
     from mlops_pipelines.features.online import online_rows
 
     as_of = place.clock.now().replace(minute=0, second=0, microsecond=0)
-    views = compile_views(place.spec, place.contract)
     place.store.apply(views)
-    versions = source_versions(place)
     keys = 0
     for view in views:
+        versions = source_versions(place, [view])
         if versions[view.source] is None:
             continue
         rows = online_rows(view, place.lake, as_of, place.store.written_as_of(view), versions)
@@ -328,9 +398,23 @@ def _by_day(days: Sequence[str], written: Mapping[str, list[Written]]) -> list[W
     ]
 
 
+def _as_one(written: Mapping[str, list[Written]], current: str) -> list[Written]:
+    """The days of the current set; where there are others, the hash of a day is over all of them."""
+    hashes: dict[str, dict[str, str]] = {}
+    for version, days in written.items():
+        for one in days:
+            hashes.setdefault(one.day, {})[version] = one.content_hash
+    return [
+        one if len(hashes[one.day]) == 1 else replace(one, content_hash=hash_of(hashes[one.day]))
+        for one in written.get(current, ())
+    ]
+
+
 def _missing_by_day(place: PipelineHome, days: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    features = [feature.name for feature in _features(place.loaded)]
-    rows = place.lake.read("examples", days=days, columns=["day", *features])
+    if not place.lake.exists(place.features.examples):
+        return {}
+    features = [feature.name for feature in place.features.columns]
+    rows = place.lake.read(place.features.examples, days=days, columns=["day", *features])
     counted = rows.group_by("day").aggregate([([], "count_all"), *((name, "count") for name in features)])
     found = {}
     for day in counted.to_pylist():

@@ -42,20 +42,22 @@ FIXED_PARAMS: Mapping[str, str | int | bool] = {
 }
 _MODEL_FILE = "model.lgb"
 _ENCODING_FILE = "encoding.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A LightGBM booster as text, with all that is needed to feed it and to say what it was made of.
 
-    categories: values by category feature, sorted; the position is the code. rows: training rows.
+    categories: values by category feature, sorted; the position is the code. view_versions: JSON, of the
+    vectors it was trained on, and the only ones it is fed. rows: training rows.
     cutoff: greatest decision time among them (UTC). first_day, last_day: their span, YYYY-MM-DD.
     """
 
     booster_text: str
     features: tuple[FeatureColumn, ...]
     categories: Mapping[str, tuple[str, ...]]
+    view_versions: str
     params: Mapping[str, str | int | float | bool]
     rows: int
     cutoff: datetime
@@ -77,15 +79,26 @@ class TrainedModel:
     def predict(self, table: pa.Table) -> NDArray[np.float64]:
         """Probabilities of the label being 1, shape (rows,), in the order of the table.
 
-        A row's score does not depend on the rows beside it. Raises TerminalError for a missing feature.
+        A row's score does not depend on the rows beside it. Raises TerminalError for a missing feature, and
+        for vectors of other versions of the views than the model was trained on.
         """
         import numpy as np
 
         if table.num_rows == 0:
             return np.empty(0, dtype=np.float64)
+        if not self.is_fed_by(table):
+            raise TerminalError(
+                f"The vectors are of the views {_view_versions(table)}.",
+                expected=f"those that the model was trained on, {self.view_versions}",
+                remedy="feed it the examples of its own feature set",
+            )
         matrix = encode(table, self.features, self.categories)
         scores: NDArray[np.float64] = self.booster.predict(matrix, num_threads=self._threads)
         return scores
+
+    def is_fed_by(self, table: pa.Table) -> bool:
+        """Whether all vectors of the table are of the versions that the model was trained on."""
+        return _view_versions(table) == self.view_versions
 
     def predict_one(self, row: Mapping[str, Any]) -> float:
         """Probability of the label being 1 for one row: values by feature name, None where unknown."""
@@ -139,6 +152,7 @@ class TrainedModel:
             booster_text=files[_MODEL_FILE],
             features=tuple(FeatureColumn(name=f["name"], kind=f["kind"]) for f in about["features"]),
             categories={name: tuple(values) for name, values in about["categories"].items()},
+            view_versions=about["view_versions"],
             params=about["params"],
             rows=about["rows"],
             cutoff=datetime.fromisoformat(about["cutoff"]),
@@ -173,6 +187,7 @@ class TrainedModel:
         return {
             "features": [{"name": f.name, "kind": f.kind} for f in self.features],
             "categories": {name: list(values) for name, values in sorted(self.categories.items())},
+            "view_versions": self.view_versions,
         }
 
 
@@ -193,11 +208,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The champion a candidate has to stand against: its refit, its twin and its registry version."""
+    """The champion a candidate has to stand against: its refit, its twin and its registry version.
+
+    vectors: the holdout's events as the champion is fed them; None where the candidate is fed the same.
+    """
 
     refit: TrainedModel
     twin: TrainedModel
     version: str
+    vectors: pa.Table | None = None
 
 
 def split_holdout(days: Sequence[str], training: Training) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -222,8 +241,9 @@ def split_holdout(days: Sequence[str], training: Training) -> tuple[tuple[str, .
 def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> Candidate:
     """A candidate from all labelled rows of the training window.
 
-    table: day, event_id, decision_time, one column a feature, label (0 or 1); more columns are kept in the
-    holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days, or one class.
+    table: day, event_id, decision_time, one column a feature, view_versions, label (0 or 1); more columns are
+    kept in the holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days,
+    or one class.
     """
     if table.num_rows < training.min_rows:
         raise TerminalError(
@@ -246,9 +266,10 @@ def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, train
 def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> TrainedModel:
     """A model of the table's rows, the same bytes whatever their order.
 
-    table: day, event_id, decision_time (UTC), one column a feature, label (0 or 1, not null). Repeatable on
-    one kind of machine and one number of threads (LightGBM #6683 on others). Raises TerminalError for an
-    empty table, a label of one class, a missing column, or parameters LightGBM refuses.
+    table: day, event_id, decision_time (UTC), one column a feature, view_versions, label (0 or 1, not null).
+    Repeatable on one kind of machine and one number of threads (LightGBM #6683 on others). Raises
+    TerminalError for an empty table, a label of one class, a missing column, vectors of several versions of
+    the views, or parameters LightGBM refuses.
     """
     import pyarrow.compute as pc
 
@@ -261,6 +282,7 @@ def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training
         booster_text=booster_text,
         features=tuple(features),
         categories=categories,
+        view_versions=_view_versions(rows),
         params=_params(training),
         rows=rows.num_rows,
         cutoff=pc.max(rows["decision_time"]).as_py().astimezone(UTC),
@@ -341,6 +363,16 @@ def _labels(table: pa.Table) -> NDArray[np.float32]:
             expected="both outcomes among them",
         )
     return labels
+
+
+def _view_versions(table: pa.Table) -> str:
+    """Of the vectors of the table, as the examples have them. Raises TerminalError if they are several."""
+    versions = sorted(_text(table, "view_versions").unique().to_pylist(), key=str)
+    if len(versions) != 1:
+        raise TerminalError(
+            f"The vectors are of {len(versions)} versions of the views.", expected="one version of each"
+        )
+    return str(versions[0])
 
 
 def _categories(table: pa.Table, name: str) -> tuple[str, ...]:

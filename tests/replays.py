@@ -31,7 +31,6 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "labels_unmatched": (["event_id", "known_at"], ["file_digest", "file_row"]),
     "weather": (["origin", "ref_time", "arrived_at"], ["file_digest", "file_row"]),
     "planes": (["tailnum", "arrived_at"], ["file_digest", "file_row"]),
-    "examples": (["decision_time", "event_id"], ["made_of"]),
     "predictions": (["decided_at", "event_id"], ["scored_at", "model_version"]),
     "drift_report": (["feature"], ["model_version"]),
     "performance_report": (["model_hash"], ["model_version"]),
@@ -72,9 +71,10 @@ def fingerprint(home: Path) -> dict[str, Any]:
         for view in compile_views(place.spec, place.contract)
         if view.windowed
     }
+    examples = {place.features.examples: (["decision_time", "event_id"], ["made_of"])}
     tables: dict[str, Any] = {
-        name: place.lake.hashes(name, sort_by=order, unhashed=unhashed)
-        for name, (order, unhashed) in {**TABLES, **tiles}.items()
+        name.split("/set_")[0]: place.lake.hashes(name, sort_by=order, unhashed=unhashed)
+        for name, (order, unhashed) in {**TABLES, **examples, **tiles}.items()
         if place.lake.exists(name)
     }
     return {

@@ -55,6 +55,7 @@ def examples(
             "hour": hour,
             "noise": rng.normal(size=rows),
             "carrier": [CARRIERS[code] for code in carrier],
+            "view_versions": ['{"sky": "1a2b3c4d"}'] * rows,
             "label": pa.array((rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)),
         }
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
+from mlops_pipelines import scoring
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.home import Home, PipelineHome
@@ -97,6 +98,7 @@ def test_a_landing_folder_that_is_gone_holds_up_no_other_stream(ticks: Ticks) ->
     assert asked.job_name == f"{place.name}_ingest"
     taking.take_events(place, [])
     taking.take_labels(place, [])
+    assert scoring.reopened_days(place)
     for stage in ("tiles", "score"):
         place.ledger.close_days(place.name, place.ledger.reopened_days(place.name, stage), stage)
     with pytest.raises(UserError, match="weather"):

@@ -78,6 +78,8 @@ def test_a_range_is_one_run_and_each_partition_has_its_own_facts(place: Pipeline
         said = {
             name: one.metadata[name].value for name in ("dagster/partition_row_count", "added", "preview")
         }
-        assert said["dagster/partition_row_count"] == place.lake.row_counts("examples").get(day, 0)
+        assert said["dagster/partition_row_count"] == place.lake.row_counts(place.features.examples).get(
+            day, 0
+        )
         assert said["added"] == 0
         assert [other for other in days if f"| {other} |" in said["preview"]] == [day]

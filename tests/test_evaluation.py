@@ -233,17 +233,26 @@ def test_no_row_left_unseen_is_said(candidate: Candidate) -> None:
     )
 
 
-def test_a_champion_whose_features_are_gone_is_not_compared(candidate: Candidate, stale: Incumbent) -> None:
-    renamed = candidate.holdout.rename_columns(
-        ["gale" if name == "wind" else name for name in candidate.holdout.column_names]
-    )
+def test_a_champion_of_other_features_is_compared_on_the_same_events_as_it_is_fed_them(
+    candidate: Candidate, stale: Incumbent
+) -> None:
+    same = evaluate(candidate, stale, gates=GATES).comparison
+    names = ["gale" if name == "wind" else name for name in candidate.holdout.column_names]
+    versions = pa.array(['{"sky": "other"}'] * candidate.holdout.num_rows)
+    holdout = candidate.holdout.rename_columns(names)
+    holdout = holdout.set_column(names.index("view_versions"), "view_versions", versions)
     features = tuple(replace(f, name="gale") if f.name == "wind" else f for f in FEATURES)
-    refit, twin = (replace(model, features=features) for model in (candidate.refit, candidate.twin))
-    found = evaluate(
-        replace(candidate, refit=refit, twin=twin, holdout=renamed), stale, gates=GATES
-    ).comparison
-    assert found is not None
-    assert (found.rows, found.reason) == (0, "the champion needs wind, which the examples no longer carry")
+    refit, twin = (
+        replace(model, features=features, view_versions='{"sky": "other"}')
+        for model in (candidate.refit, candidate.twin)
+    )
+    other = replace(candidate, refit=refit, twin=twin, holdout=holdout)
+    with pytest.raises(TerminalError, match="trained on"):
+        evaluate(other, stale, gates=GATES)
+    turned = candidate.holdout.take(np.arange(candidate.holdout.num_rows)[::-1])
+    assert evaluate(other, replace(stale, vectors=turned), gates=GATES).comparison == same
+    with pytest.raises(TerminalError, match="1 events of the holdout have no vector"):
+        evaluate(other, replace(stale, vectors=turned.slice(1)), gates=GATES)
 
 
 def test_report_and_its_pictures_can_be_read(candidate: Candidate, stale: Incumbent) -> None:

@@ -575,7 +575,7 @@ def test_stale_token_changes_nothing(ledger: Ledger, successor: str) -> None:
         for effect in (
             lambda: ledger.check_token(zombie.id, zombie.token),
             lambda: ledger.record_training_set(
-                zombie.id, zombie.token, dataset_version="def456", matured_rows=6
+                zombie.id, zombie.token, dataset_version="def456", feature_set="0a1b2c3d", matured_rows=6
             ),
             lambda: candidate(ledger, zombie, "hash-2"),
             lambda: ledger.record_verdicts(zombie.id, zombie.token, [verdict("latency")], NOW),
@@ -638,9 +638,12 @@ def test_candidate_is_on_the_retrain(ledger: Ledger) -> None:
 def test_training_set_is_on_the_retrain_before_its_candidate(ledger: Ledger) -> None:
     retrain = begin(ledger)
     for _ in range(2):
-        ledger.record_training_set(retrain.id, retrain.token, dataset_version="abc123", matured_rows=5)
+        ledger.record_training_set(
+            retrain.id, retrain.token, dataset_version="abc123", feature_set="0a1b2c3d", matured_rows=5
+        )
     stored = ledger.retrain(retrain.id)
-    assert (stored.dataset_version, stored.matured_rows, stored.model_hash) == ("abc123", 5, None)
+    assert (stored.dataset_version, stored.feature_set) == ("abc123", "0a1b2c3d")
+    assert (stored.matured_rows, stored.model_hash) == (5, None)
     assert ledger.last_candidate(P) is None
 
 
@@ -855,7 +858,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(1,)]
+    assert dump(ledger)["ledger_schema"] == [(2,)]
     ledger.close()
 
 
@@ -872,14 +875,17 @@ def test_who_comes_while_another_makes_the_database_waits(tmp_path: Path) -> Non
     other.close()
 
 
-def test_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "what_helps"), [(99, "upgrade"), (1, "begin a new home")])
+def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what_helps: str) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     ledger = Ledger(url)
     with ledger._writing() as connection:
-        connection.execute(sa.text("UPDATE ledger_schema SET version = 99"))
+        connection.execute(sa.text("UPDATE ledger_schema SET version = :version"), {"version": version})
     ledger.close()
     newer = Ledger(url)
-    with pytest.raises(TerminalError, match=r"schema version 99.*\nExpected: version 1 or older"):
+    with pytest.raises(
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 2.*\n.*{what_helps}"
+    ):
         newer.watermark()
     newer.close()
 

@@ -50,7 +50,7 @@ def admitted(place: PipelineHome, run_id: str) -> Retrain:
 
 def training_rows(place: PipelineHome) -> pa.Table:
     """What a retrain would learn from now."""
-    versions = {name: place.lake.version(name) or 0 for name in ("examples", "labels")}
+    versions = {name: place.lake.version(name) or 0 for name in (place.features.examples, "labels")}
     return retraining.training_rows(place, place.clock.now(), versions)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines import scoring
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.ledger import Promotion
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec_loading import load_pipeline
@@ -58,7 +58,7 @@ def place(lived: Path, tmp_path: Path) -> PipelineHome:
 
 def hashes(place: PipelineHome) -> list[dict[str, str]]:
     return [
-        place.lake.hashes("examples", sort_by=scoring.EXAMPLE_ORDER, unhashed=["made_of"]),
+        place.lake.hashes(place.features.examples, sort_by=scoring.EXAMPLE_ORDER, unhashed=["made_of"]),
         place.lake.hashes(
             "predictions", sort_by=scoring.PREDICTION_ORDER, unhashed=["scored_at", "model_version"]
         ),
@@ -71,7 +71,7 @@ def predictions(place: PipelineHome) -> pa.Table:
 
 def test_events_before_the_first_champion_stay_unscored(place: PipelineHome) -> None:
     assert pc.min(predictions(place)["decided_at"]).as_py() > PROMOTED
-    examples = place.lake.read("examples", columns=["decision_time"])
+    examples = place.lake.read(place.features.examples, columns=["decision_time"])
     assert pc.min(examples["decision_time"]).as_py() < FIRST + timedelta(days=1)
     assert examples.filter(pc.greater(examples["decision_time"], PROMOTED)).num_rows == len(
         predictions(place)
@@ -103,13 +103,13 @@ def test_a_late_event_is_scored_by_the_champion_of_its_decision(place: PipelineH
 def test_every_feature_has_its_source_columns() -> None:
     real = load_pipeline("flight_delays")
     sources = scoring.feature_sources(real)
-    assert list(sources) == [column.name for column in feature_columns(real.spec, real.contract)]
+    assert list(sources) == [column.name for column in feature_set(real.spec, real.contract).columns]
     assert sources["carrier"] == [("events", "carrier")]
     assert all(sources.values())
 
 
 def test_scoring_again_changes_nothing(place: PipelineHome) -> None:
-    versions = {name: place.lake.version(name) for name in ("examples", "predictions")}
+    versions = {name: place.lake.version(name) for name in (place.features.examples, "predictions")}
     days = ["2013-01-09", "2013-01-10", "2013-01-11"]
     for again in (scoring.make_examples(place, days), scoring.score(place, days)):
         assert [(one.rows - one.rows_before, one.changed) for one in again.written] == [(0, False)] * 3
@@ -121,7 +121,7 @@ def test_a_score_is_what_its_model_says_of_its_example(place: PipelineHome) -> N
     model = place.home.registry.load(place.name, champion.mlflow_version).refit
     rows = predictions(place)
     mine = rows.filter(pc.equal(rows["model_hash"], champion.model_hash)).sort_by("event_id")
-    examples = place.lake.read("examples")
+    examples = place.lake.read(place.features.examples)
     vectors = examples.filter(pc.is_in(examples["event_id"], mine["event_id"])).sort_by("event_id")
     assert model.predict(vectors).tolist() == mine["score"].to_pylist()
 
@@ -142,7 +142,7 @@ def test_events_that_are_announced_ahead_are_scored_when_their_decision_has_come
     )
     land(place, "events", "ahead", ahead)
     serve(place)
-    examples = place.lake.read("examples", columns=["event_id"])
+    examples = place.lake.read(place.features.examples, columns=["event_id"])
     assert pc.sum(pc.is_in(examples["event_id"], rows["event_id"])).as_py() == 0
     assert scoring.reopened_days(place) == []
     advance(place, at(13), keep=lambda rows: rows.slice(0, 0))

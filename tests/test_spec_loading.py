@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.spec import Policy
 from mlops_pipelines.spec_loading import find_specs, hash_of, json_schema, load_pipeline, load_spec
 from mlops_pipelines.spec_wording import NOT_AVAILABLE_YET
@@ -773,7 +773,7 @@ def with_value(place: tuple[str | int, ...], value: str) -> str:
 
 def test_the_flights_are_a_right_pipeline() -> None:
     loaded = load_pipeline("flight_delays")
-    columns = feature_columns(loaded.spec, loaded.contract)
+    columns = feature_set(loaded.spec, loaded.contract).columns
     names = [*loaded.spec.features.from_event]
     names += [name for view in loaded.spec.features.views for name in view.feature_names]
     assert [column.name for column in columns] == names

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.spec_loading import load_spec
 from mlops_pipelines.spec_reference import PAGE, SCHEMA, reference, schema_text, with_reference
 
@@ -49,7 +49,7 @@ def test_a_page_without_its_marks_is_refused() -> None:
 
 def test_the_example_loads_and_gives_the_features_it_says(tmp_path: Path) -> None:
     loaded = load_spec(written(tmp_path, DEFS))
-    names = [column.name for column in feature_columns(loaded.spec, loaded.contract)]
+    names = [column.name for column in feature_set(loaded.spec, loaded.contract).columns]
     assert "customer_returned_mean_30d" in names
     assert "`customer_returned_mean_30d`" in TEXT
 

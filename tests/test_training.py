@@ -200,8 +200,8 @@ def test_changed_files_are_refused(model: TrainedModel) -> None:
         )
     with pytest.raises(TerminalError, match=r"lack model\.lgb"):
         TrainedModel.from_files({"encoding.json": files["encoding.json"]})
-    newer = json.dumps({**json.loads(files["encoding.json"]), "format": 2})
-    with pytest.raises(TerminalError, match="format 2"):
+    newer = json.dumps({**json.loads(files["encoding.json"]), "format": 3})
+    with pytest.raises(TerminalError, match="format 3"):
         TrainedModel.from_files({**files, "encoding.json": newer})
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
+from mlops_pipelines.features.in_use import set_of, sets_in_use
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.ingest.intake import landed_names
 from mlops_pipelines.scoring import feature_sources, source_versions
 from mlops_pipelines.spec import format_duration
@@ -14,28 +16,51 @@ from mlops_pipelines.spec_wording import alternatives
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.spec_loading import LoadedSpec
 
 
 def listed(place: PipelineHome) -> list[dict[str, Any]]:
-    """One entry a view, and one for the expressions and the functions of the event's own row.
+    """One entry a view in use, and one for the expressions and the functions of the event's own row.
 
     Each with version (8 hex digits), key, of, windows, within and features (their number), and, of views
-    with windows, tiles (rows) and newest_tile (the day of knowledge time, UTC; None without any).
+    with windows, tiles (rows) and newest_tile (the day of knowledge time, UTC; None without any). feeds: who
+    is fed by it, of `yaml` (the next model), `champion`, `previous` and `late` (a former champion, whose
+    events may still arrive).
     """
-    spec = place.spec
-    versions = view_versions(spec, place.contract)
-    own = {"from_event": [*spec.features.from_event], "from_python": [*spec.features.from_python]}
+    fed = _fed(place)
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for features in sets_in_use(place).sets:
+        for one in _listed_of(place, features):
+            known = found.setdefault((one["name"], one["version"]), {**one, "feeds": []})
+            known["feeds"] += [
+                who for who in fed.get(features.version, ["late"]) if who not in known["feeds"]
+            ]
+    return list(found.values())
+
+
+def _fed(place: PipelineHome) -> dict[str, list[str]]:
+    """By version of a feature set, who is fed by it."""
+    fed: dict[str, list[str]] = {place.features.version: ["yaml"]}
+    for who, promotion in zip(
+        ("champion", "previous"), place.ledger.promotions(place.name)[::-1], strict=False
+    ):
+        fed.setdefault(set_of(place, promotion).version, []).append(who)
+    return fed
+
+
+def _listed_of(place: PipelineHome, features: FeatureSet) -> list[dict[str, Any]]:
+    own = {"from_event": features.from_event, "from_python": features.from_python}
     return [
         *(
-            {"name": name, "version": versions[name], "key": ["event_id"], "of": "events", "windows": [],
-             "within": None, "features": len(names), "tiles": None, "newest_tile": None}
+            {"name": name, "version": features.view_versions[name], "key": ["event_id"], "of": "events",
+             "windows": [], "within": None, "features": len(names), "tiles": None, "newest_tile": None}
             for name, names in own.items()
             if names
         ),
-        *(_view(place, view) for view in compile_views(spec, place.contract)),
+        *(_view(place, view) for view in features.views),
     ]  # fmt: skip
 
 
@@ -60,16 +85,15 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
 
     Each with its kind (number or category) and how it is made. Raises UserError if there is none.
     """
-    spec, contract = loaded.spec, loaded.contract
-    kinds = {column.name: column.kind for column in feature_columns(spec, contract)}
+    features = feature_set(loaded.spec, loaded.contract)
+    kinds = {column.name: column.kind for column in features.columns}
     made: dict[str, dict[str, str]] = {
-        "from_event": dict(spec.features.from_event),
+        "from_event": {name: one.sql for name, one in features.from_event.items()},
         "from_python": {
-            feature: f"{one.function} of {', '.join(one.columns)}"
-            for feature, one in spec.features.from_python.items()
+            name: f"{one.function} of {', '.join(one.columns)}" for name, one in features.from_python.items()
         },
     }
-    for view in compile_views(spec, contract):
+    for view in features.views:
         key = ", ".join(view.keys)
         made[view.name] = {
             **{
@@ -90,7 +114,7 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
         known = [*(place for place, names in made.items() if names), *kinds]
         raise UserError(
             f"There is no view or feature {name!r}{alternatives(name, known)}.",
-            remedy=f"mlops features list {spec.name}",
+            remedy=f"mlops features list {loaded.spec.name}",
         )
     return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
 
@@ -105,7 +129,7 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
 
     from mlops_pipelines.features.online import Tiles, read_features
 
-    views = {view.name: view for view in compile_views(place.spec, place.contract)}
+    views = {view.name: view for view in place.features.views}
     if name not in views:
         raise UserError(f"There is no view {name!r}{alternatives(name, [*views])}.")
     view = views[name]
@@ -122,7 +146,7 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
     except pa.ArrowInvalid as error:
         raise UserError(f"{', '.join(key)} is no key of {name}.", expected="its types") from error
     hour = place.clock.now().replace(minute=0, second=0, microsecond=0)
-    otherwise = Tiles(place.lake, source_versions(place), hour) if fallback else None
+    otherwise = Tiles(place.lake, source_versions(place, [view]), hour) if fallback else None
     found = read_features(view, keys, place.store, otherwise)
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
     return {"values": values, "as_of": found.as_of.isoformat(), "source": found.source}

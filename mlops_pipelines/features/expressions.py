@@ -6,10 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.features.views import FeatureColumn
-from mlops_pipelines.spec_checks import expression_columns
-from mlops_pipelines.sql_expressions import judge_expressions
+from mlops_pipelines.errors import TerminalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,8 +14,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.spec import PipelineSpec
+    from mlops_pipelines.features.sets import Expression
 
 
 @contextmanager
@@ -76,46 +72,29 @@ def computed(
             ) from (None if sensitive else error)
 
 
-def from_event_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
-    """The features under `from_event`, in their order: a string is a category, the rest are numbers.
-
-    Raises UserError for an expression that is refused.
-    """
-    visible = expression_columns(spec, contract)
-    columns = []
-    for name, judged in judge_expressions(spec.features.from_event, visible).items():
-        if judged.kind is None:
-            raise UserError(
-                f"Feature {name}: the expression {'; '.join(judged.problems)}.",
-                expected="a SQL scalar expression over the event's columns",
-            )
-        columns.append(FeatureColumn(name, judged.kind))
-    return tuple(columns)
-
-
 def evaluate_expressions(
-    spec: PipelineSpec, contract: Contract, events: pa.Table
+    expressions: Mapping[str, Expression], events: pa.Table, *, sensitive: bool
 ) -> dict[str, pa.ChunkedArray]:
     """Values of the features under `from_event`, rows in the order of `events`.
 
     Numbers are float64, categories strings; what is no finite number is null. Raises TerminalError for
-    an expression that fails on a row.
+    an expression that fails on a row. sensitive: as `computed` takes it.
     """
-    columns = from_event_columns(spec, contract)
-    if not columns:
+    if not expressions:
         return {}
+    columns = {"event_id", *(column for one in expressions.values() for column in one.columns)}
     result = computed(
-        events.select(list(expression_columns(spec, contract))),
-        {column.name: _typed(column, spec.features.from_event[column.name]) for column in columns},
+        events.select(sorted(columns)),
+        {name: _typed(one) for name, one in expressions.items()},
         what="The features under from_event",
         change="the expression",
-        sensitive=bool(contract.sensitive_columns("events")),
+        sensitive=sensitive,
     )
-    return {column.name: result[column.name] for column in columns}
+    return {name: result[name] for name in expressions}
 
 
-def _typed(column: FeatureColumn, expression: str) -> str:
-    if column.kind == "category":
-        return f"CAST(({expression}) AS VARCHAR)"
-    number = f"CAST(({expression}) AS DOUBLE)"
+def _typed(expression: Expression) -> str:
+    if expression.kind == "category":
+        return f"CAST(({expression.sql}) AS VARCHAR)"
+    number = f"CAST(({expression.sql}) AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"

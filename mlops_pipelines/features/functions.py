@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import TerminalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
-    from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.spec import PipelineSpec, PythonFeature
+    from mlops_pipelines.features.sets import Function
 
 # About so many rows are computed twice, and never all of them.
 ROWS_TRIED = 64
@@ -54,26 +53,48 @@ def source_hash(function: str) -> str:
     path = source_of(function)
     if path is None:
         raise TerminalError(f"There is no function {function}.", expected="module:function")
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def evaluate_functions(
-    spec: PipelineSpec, contract: Contract, events: pa.Table
+    functions: Mapping[str, Function], events: pa.Table, *, hidden: bool
 ) -> dict[str, pa.ChunkedArray]:
     """Values of the features under `from_python`, rows in the order of `events`.
 
-    Numbers are float64, categories strings; what is no finite number is null. Raises TerminalError for a
-    function that fails, gives another number of values or of another type, or whose values are not the
-    same for the same rows.
+    Numbers are float64, categories strings; what is no finite number is null. hidden: whether the rows
+    have values that are shown nowhere. Raises TerminalError for a function that is written otherwise than
+    when the features were defined, that fails, gives another number of values or of another type, or
+    whose values are not the same for the same rows.
     """
-    hidden = not contract.sensitive_columns("events").isdisjoint(contract.events.columns)
     return {
-        name: _evaluate(name, feature, events.select(list(feature.columns)), hidden=hidden)
-        for name, feature in spec.features.from_python.items()
+        name: _evaluate(name, one, events.select(list(one.columns)), hidden=hidden)
+        for name, one in functions.items()
     }
 
 
-def _evaluate(name: str, feature: PythonFeature, rows: pa.Table, *, hidden: bool) -> pa.ChunkedArray:
+def rewritten(functions: Mapping[str, Function]) -> list[str]:
+    """The functions `module:name` whose file is another one than when the features were defined, or gone."""
+
+    def stands(one: Function) -> bool:
+        path = source_of(one.function)
+        return path is not None and _digest(path) == one.source
+
+    return sorted({one.function for one in functions.values() if not stands(one)})
+
+
+def _evaluate(name: str, feature: Function, rows: pa.Table, *, hidden: bool) -> pa.ChunkedArray:
+    if rewritten({name: feature}):
+        raise TerminalError(
+            f"Feature {name}: the file of {feature.function} was changed, and a model in use was trained on "
+            "what it was.",
+            expected=f"the file as it was (SHA-256 {feature.source}…)",
+            remedy="put it back, and write the new function in another file, until no model is fed by the "
+            "old one (mlops features list)",
+        )
     module, _, attribute = feature.function.partition(":")
     function = getattr(import_module(module), attribute)
     values = _called(name, feature, function, rows, hidden=hidden)
@@ -87,12 +108,12 @@ def _evaluate(name: str, feature: PythonFeature, rows: pa.Table, *, hidden: bool
 
 
 def _called(
-    name: str, feature: PythonFeature, function: Callable[[Any], Any], rows: pa.Table, *, hidden: bool
+    name: str, feature: Function, function: Callable[[Any], Any], rows: pa.Table, *, hidden: bool
 ) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = pa.float64() if feature.type == "number" else pa.string()
+    kind = pa.float64() if feature.kind == "number" else pa.string()
     try:
         made = function(rows)
         values = made if isinstance(made, pa.ChunkedArray) else pa.chunked_array([pa.array(made)])
@@ -105,13 +126,13 @@ def _called(
         said = type(error).__name__ if hidden else f"{type(error).__name__}: {error}"
         raise TerminalError(
             f"Feature {name}: {feature.function} failed: {said}",
-            expected=f"a value, or null, of type {feature.type} for every row",
+            expected=f"a value, or null, of type {feature.kind} for every row",
         ) from (None if hidden else error)
     if len(values) != rows.num_rows:
         raise TerminalError(
             f"Feature {name}: {feature.function} gave {len(values):,} values for {rows.num_rows:,} rows.",
             expected="one value a row",
         )
-    if feature.type == "number":
+    if feature.kind == "number":
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, kind))
     return pa.chunked_array([values.combine_chunks()])

@@ -10,19 +10,21 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.features.point_in_time import compute_examples
-from mlops_pipelines.features.views import compile_views, feature_columns, view_versions
+from mlops_pipelines.features.functions import rewritten
+from mlops_pipelines.features.in_use import known_sets, vectors
 from mlops_pipelines.ingest.contract import MASKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date
 
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from mlops_pipelines.lake import Lake
-    from mlops_pipelines.spec_loading import LoadedSpec
+    from mlops_pipelines.features.sets import FeatureSet
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ingest.contract import Contract
 
 # Of the values that differ, so many are told.
 MOST_TOLD = 20
@@ -45,12 +47,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """compared, differ: vectors. other_versions: those of views that are defined otherwise by now, which
-    were not compared. differences: the first of the values that differ, in order of day and event."""
+    """compared, differ: vectors. not_compared: those of Python functions whose file is another one by now.
+    differences: the first of the values that differ, in order of day and event."""
 
     compared: int
     differ: int
-    other_versions: int
+    not_compared: int
     differences: tuple[Difference, ...]
 
     @property
@@ -61,65 +63,78 @@ class Parity:
     @property
     def nothing_there(self) -> bool:
         """Whether there was no vector at all."""
-        return self.compared == self.other_versions == 0
+        return self.compared == self.not_compared == 0
 
     @property
     def sentence(self) -> str:
         others = (
-            f"; {self.other_versions:,} are of other versions of the views" if self.other_versions else ""
+            f"; {self.not_compared:,} are of functions that are written otherwise by now"
+            if self.not_compared
+            else ""
         )
         return f"{self.compared:,} vectors compared, {self.differ:,} differ{others}"
 
 
-def parity(loaded: LoadedSpec, lake: Lake, days: Sequence[str] | None = None) -> Parity:
+def parity(place: PipelineHome, days: Sequence[str] | None = None) -> Parity:
     """Makes the examples of these days (UTC, by default all) again and compares every value.
 
-    Raises what `compute_examples` raises, and TerminalError for a version of a table that is gone.
+    By each set that vectors were ever made by. Raises what `compute_examples` raises, and TerminalError for
+    a version of a table that is gone.
     """
-    if not lake.exists("examples"):
-        return Parity(0, 0, 0, ())
-    spec, contract = loaded.spec, loaded.contract
-    logged = lake.read("examples", days=days)
-    current = json.dumps(view_versions(spec, contract), sort_keys=True)
-    features = [column.name for column in feature_columns(spec, contract)]
-    compared = differ = 0
+    compared = differ = not_compared = 0
     told: list[Difference] = []
-    for made_of, rows in _groups(logged, current):
-        made = _made_again(loaded, lake, rows, json.loads(made_of))
-        wrong = _wrong(rows, made.examples, features)
-        compared += rows.num_rows
-        differ += len({row for row, _ in wrong})
-        told += [_told(loaded, rows, made, *one) for one in wrong[:MOST_TOLD]]
+    for features in known_sets(place):
+        if not place.lake.exists(features.examples):
+            continue
+        logged = place.lake.read(features.examples, days=days)
+        if rewritten(features.from_python):
+            not_compared += logged.num_rows
+            continue
+        for made_of, rows in _groups(logged):
+            made = _made_again(place, features, rows, json.loads(made_of))
+            wrong = _wrong(rows, made.examples, [column.name for column in features.columns])
+            compared += rows.num_rows
+            differ += len({row for row, _ in wrong})
+            told += [_told(place.contract, made, rows.slice(row, 1), one) for row, one in wrong[:MOST_TOLD]]
     told.sort(key=lambda one: (one.day, one.event_id, one.feature or ""))
-    return Parity(compared, differ, logged.num_rows - compared, tuple(told[:MOST_TOLD]))
+    return Parity(compared, differ, not_compared, tuple(told[:MOST_TOLD]))
 
 
-def _groups(logged: pa.Table, current: str) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of the current views by what they were made of."""
+def logged_days(place: PipelineHome, since: date | None) -> list[str]:
+    """Days (YYYY-MM-DD) that have vectors, from one on or all, in order."""
+    first = since.isoformat() if since else ""
+    days = {day for features in known_sets(place) for day in place.lake.days(features.examples)}
+    return sorted(day for day in days if day >= first)
+
+
+def _groups(logged: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows by what they were made of."""
     import pyarrow.compute as pc
 
-    rows = logged.filter(pc.equal(logged["view_versions"], current))
-    for made_of in sorted(rows["made_of"].unique().to_pylist()):
-        yield made_of, rows.filter(pc.equal(rows["made_of"], made_of)).sort_by("event_id")
+    for made_of in sorted(logged["made_of"].unique().to_pylist()):
+        yield made_of, logged.filter(pc.equal(logged["made_of"], made_of)).sort_by("event_id")
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Events and their examples, made again, in order of their ids."""
+    """Events and their examples by a feature set, made again, in order of their ids."""
 
+    features: FeatureSet
     events: pa.Table
     examples: pa.Table
 
 
-def _made_again(loaded: LoadedSpec, lake: Lake, rows: pa.Table, versions: Mapping[str, int | None]) -> _Made:
+def _made_again(
+    place: PipelineHome, features: FeatureSet, rows: pa.Table, versions: Mapping[str, int | None]
+) -> _Made:
     """Of the same events; without those that are not there."""
     import pyarrow.compute as pc
 
     days = sorted(rows["day"].unique().to_pylist())
-    events = lake.read("events", days=days, version=versions["events"])
+    events = place.lake.read("events", days=days, version=versions["events"])
     events = events.filter(pc.is_in(events["event_id"], value_set=rows["event_id"].combine_chunks()))
     events = events.sort_by("event_id")
-    return _Made(events, compute_examples(loaded.spec, loaded.contract, lake, events, versions))
+    return _Made(features, events, vectors(place, features, events, versions))
 
 
 def _wrong(rows: pa.Table, again: pa.Table, features: Sequence[str]) -> list[tuple[int, str | None]]:
@@ -152,18 +167,18 @@ def _bits(values: pa.ChunkedArray) -> NDArray[np.object_] | NDArray[np.int64]:
     return bits
 
 
-def _told(loaded: LoadedSpec, rows: pa.Table, made: _Made, place: int, feature: str | None) -> Difference:
+def _told(contract: Contract, made: _Made, row: pa.Table, feature: str | None) -> Difference:
     """A value that differs, for people: sensitive values are masked, and texts where there are any."""
     import pyarrow.compute as pc
 
-    row = rows.slice(place, 1)
     day, event_id = row["day"][0].as_py(), row["event_id"][0].as_py()
     found = pc.index(made.examples["event_id"], event_id).as_py()
     if feature is None or found < 0:
         return Difference(day, event_id, None, {}, None, None)
-    hidden = loaded.contract.sensitive_columns("events")
-    views = compile_views(loaded.spec, loaded.contract)
-    keys = next((view.keys for view in views if feature in {one.name for one in view.columns}), ())
+    hidden = contract.sensitive_columns("events")
+    keys = next(
+        (view.keys for view in made.features.views if feature in {one.name for one in view.columns}), ()
+    )
     key = {name: MASKED if name in hidden else made.events[name][found].as_py() for name in keys}
     values = [row[feature][0].as_py(), made.examples[feature][found].as_py()]
     if hidden and any(isinstance(value, str) for value in values):

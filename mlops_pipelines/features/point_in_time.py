@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from mlops_pipelines.features.coding import microseconds
 from mlops_pipelines.features.expressions import evaluate_expressions
 from mlops_pipelines.features.functions import evaluate_functions
-from mlops_pipelines.features.views import compile_views, view_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.views import CompiledView
-    from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.lake import Lake
-    from mlops_pipelines.spec import PipelineSpec
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,19 @@ class Probes:
 
 
 def compute_examples(
-    spec: PipelineSpec,
-    contract: Contract,
+    features: FeatureSet,
     lake: Lake,
     events: pa.Table,
     versions: Mapping[str, int | None],
+    *,
+    sensitive: bool = False,
 ) -> pa.Table:
     """One example for each of `events` (rows of the table events), in their order.
 
     versions: version of each table the views read (sources and tile tables), None where there is no such
-    table yet. Returns day, event_id, event_time, decision_time, the columns of `feature_columns` in that
-    order (numbers float64, categories string), view_versions and made_of (JSON of `versions`).
+    table yet. Returns day, event_id, event_time, decision_time, the columns of the set in their order
+    (numbers float64, categories string), view_versions and made_of (JSON of `versions`). sensitive: whether
+    the events have values that are shown nowhere, also in no error.
     Raises TerminalError for a table without a pinned version and for an expression or a function that fails.
     """
     import pyarrow as pa
@@ -67,14 +67,14 @@ def compute_examples(
         "event_id": events["event_id"].cast(pa.string()),
         "event_time": events["event_time"].cast(moments),
         "decision_time": events["decision_time"].cast(moments),
-        **evaluate_expressions(spec, contract, events),
-        **evaluate_functions(spec, contract, events),
+        **evaluate_expressions(features.from_event, events, sensitive=sensitive),
+        **evaluate_functions(features.from_python, events, hidden=sensitive),
     }
     at = microseconds(events["decision_time"])
-    for view in compile_views(spec, contract):
+    for view in features.views:
         probes = Probes([events[key] for key in view.keys], at, events["event_id"])
         columns.update(view_values(view, lake, probes, versions))
-    constants = {"view_versions": view_versions(spec, contract), "made_of": dict(versions)}
+    constants = {"view_versions": features.view_versions, "made_of": dict(versions)}
     for name, value in constants.items():
         columns[name] = pa.repeat(pa.scalar(json.dumps(value, sort_keys=True)), events.num_rows)
     return pa.table(columns)

@@ -37,6 +37,7 @@ FIXED_POINT = 2**20
 # Sums of squares need more than 64 bits: they are kept in two parts, high * SQUARES + low.
 SQUARES = 2**62
 _DAY = timedelta(days=1)
+_DAYS_READ = 92
 
 
 def tile_schema(view: CompiledView) -> pa.Schema:
@@ -99,11 +100,11 @@ def compute_tiles(
 
 
 def _spans(days: Sequence[str]) -> Iterator[tuple[datetime, datetime]]:
-    """Spans of consecutive days, first moment to first moment after."""
+    """Spans of consecutive days, first moment to first moment after; none so long that memory is."""
     starts = sorted({datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days})
     if not starts:
         return
-    breaks = [i for i, (a, b) in enumerate(pairwise(starts), start=1) if b - a != _DAY]
+    breaks = [i for i, (a, b) in enumerate(pairwise(starts), start=1) if b - a != _DAY or not i % _DAYS_READ]
     for low, high in pairwise([0, *breaks, len(starts)]):
         yield starts[low], starts[high - 1] + _DAY
 

@@ -126,35 +126,6 @@ class CompiledView:
         )
 
 
-def feature_columns(spec: PipelineSpec, contract: Contract) -> tuple[FeatureColumn, ...]:
-    """Every feature of the pipeline, in the order of the examples: of the event's row, then the views."""
-    from mlops_pipelines.features.expressions import from_event_columns
-
-    views = compile_views(spec, contract)
-    return (
-        *from_event_columns(spec, contract),
-        *(FeatureColumn(name, one.type) for name, one in spec.features.from_python.items()),
-        *(column for view in views for column in view.columns),
-    )
-
-
-def view_versions(spec: PipelineSpec, contract: Contract) -> dict[str, str]:
-    """Hash (8 hex digits) of each view's definition by name, of the expressions as `from_event`, and of the
-    functions, with the files that hold them, as `from_python` where there are any."""
-    from mlops_pipelines.features.functions import source_hash
-
-    expressions = {"logic": LOGIC_VERSION, "from_event": dict(spec.features.from_event)}
-    functions = [
-        [name, one.model_dump(mode="json"), source_hash(one.function)]
-        for name, one in spec.features.from_python.items()
-    ]
-    return {
-        "from_event": _hash8(expressions),
-        **({"from_python": _hash8(functions)} if functions else {}),
-        **{view.name: view.version for view in compile_views(spec, contract)},
-    }
-
-
 def tile_table(view: CompiledView) -> str:
     """Name of the view's tile table; a changed definition has another."""
     return f"feature_tiles/{view.id}"
@@ -173,7 +144,7 @@ def compile_view(view: View, spec: PipelineSpec, contract: Contract) -> Compiled
     static = reference is not None and reference.time is None
     return CompiledView(
         name=view.name,
-        version=_hash8(_definition(view, spec, types, key_types)),
+        version=hash8(_definition(view, spec, types, key_types)),
         keys=view.keys,
         key_types=key_types,
         source=view.of,
@@ -235,6 +206,7 @@ def _definition(
     }
 
 
-def _hash8(definition: object) -> str:
+def hash8(definition: object) -> str:
+    """SHA-256 of a definition as JSON, whatever the order of its keys: 8 hex digits."""
     text = json.dumps(definition, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile, Landing
+from mlops_pipelines.ledger.feature_sets import FeatureSets, KnownSet, Reign
+from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile
 from mlops_pipelines.ledger.promotions import (
     Promotion,
     PromotionConflictError,
@@ -41,11 +42,13 @@ __all__ = [
     "FileCounts",
     "FileFact",
     "Held",
+    "KnownSet",
     "LandedFile",
     "Ledger",
     "Promotion",
     "PromotionConflictError",
     "RecordedVerdict",
+    "Reign",
     "Retrain",
     "StaleTokenError",
     "Trigger",
@@ -61,7 +64,7 @@ class Counts:
     promotions: int
 
 
-class Ledger(Watermark, Landing, Triggers, Promotions):
+class Ledger(Watermark, FeatureSets, Triggers, Promotions):
     """The ledger of one home. Safe to use from several threads and processes at once."""
 
     def counts(self, pipeline: str) -> Counts:

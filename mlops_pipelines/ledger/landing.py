@@ -301,14 +301,7 @@ class Landing(Store):
         if not days:
             return
         with self._writing() as connection:
-            for day in days:
-                row = {"pipeline": pipeline, "stage": stage, "day": day}
-                insert_new(connection, reopened_days, {**row, "revision": 0, "reopened_at": at})
-                connection.execute(
-                    reopened_days.update()
-                    .where(*(reopened_days.c[name] == value for name, value in row.items()))
-                    .values(revision=reopened_days.c.revision + 1, reopened_at=at)
-                )
+            reopen(connection, pipeline, days, stage, at)
 
     def reopened_days(self, pipeline: str, stage: Stage, by: datetime | None = None) -> dict[str, int]:
         """Days (YYYY-MM-DD) that `stage` has to look at again, in order, each with its revision.
@@ -348,6 +341,18 @@ class Landing(Store):
                     )
                     .values(closed_revision=revision)
                 )
+
+
+def reopen(connection: Connection, pipeline: str, days: Sequence[str], stage: Stage, at: datetime) -> None:
+    """As `Landing.reopen_days`, in a transaction of the caller's."""
+    for day in days:
+        row = {"pipeline": pipeline, "stage": stage, "day": day}
+        insert_new(connection, reopened_days, {**row, "revision": 0, "reopened_at": at})
+        connection.execute(
+            reopened_days.update()
+            .where(*(reopened_days.c[name] == value for name, value in row.items()))
+            .values(revision=reopened_days.c.revision + 1, reopened_at=at)
+        )
 
 
 def _finish(connection: Connection, file: FinishedFile, at: datetime) -> bool:

@@ -52,7 +52,8 @@ class Retrain:
     attempt began. losses: attempts whose run was lost and not interrupted. data_mark: names the data it was
     admitted on.
     reason: why it was admitted, a sentence. trigger_ids, trigger_kinds: what it answers, the served one
-    first. dataset_version ... mlflow_run_id: the candidate, None until there is one; cutoff: UTC.
+    first. dataset_version ... mlflow_run_id: the candidate, None until there is one; cutoff: UTC;
+    feature_set: version of the set that made its rows.
     outcome, finished_at: how and when it ended.
     """
 
@@ -70,6 +71,7 @@ class Retrain:
     trigger_ids: tuple[int, ...]
     trigger_kinds: tuple[str, ...]
     dataset_version: str | None
+    feature_set: str | None
     matured_rows: int | None
     cutoff: datetime | None
     model_hash: str | None
@@ -189,15 +191,18 @@ class Retrains(Store):
             return _retrain(connection, retrain.id)
 
     def record_training_set(
-        self, retrain_id: str, token: str, *, dataset_version: str, matured_rows: int
+        self, retrain_id: str, token: str, *, dataset_version: str, feature_set: str, matured_rows: int
     ) -> None:
-        """Record what a retrain learns from, before it has a candidate. Raises StaleTokenError."""
+        """Record what a retrain learns from, before it has a candidate. Raises StaleTokenError.
+
+        feature_set: version of the set its rows were made by.
+        """
         with self._writing() as connection:
             authority(connection, retrain_id, token)
             connection.execute(
                 retrains.update()
                 .where(retrains.c.id == retrain_id)
-                .values(dataset_version=dataset_version, matured_rows=matured_rows)
+                .values(dataset_version=dataset_version, feature_set=feature_set, matured_rows=matured_rows)
             )
 
     def record_candidate(
@@ -518,6 +523,7 @@ def _retrains(connection: Connection, query: sa.Select[tuple[object, ...]]) -> l
             trigger_ids=tuple(trigger.id for trigger in answered[row.id]),
             trigger_kinds=tuple(trigger.kind for trigger in answered[row.id]),
             dataset_version=row.dataset_version,
+            feature_set=row.feature_set,
             matured_rows=row.matured_rows,
             cutoff=row.cutoff,
             model_hash=row.model_hash,

@@ -65,10 +65,16 @@ class Store:
                     version = _schema_version(connection)
                 if version is None:
                     version = self._create()
+            if version < SCHEMA_VERSION:
+                raise TerminalError(
+                    f"The ledger {self._address} has schema version {version}.",
+                    expected=f"version {SCHEMA_VERSION}; homes are not carried over before version 1.0",
+                    remedy="begin a new home, with --home DIR",
+                )
             if version > SCHEMA_VERSION:
                 raise TerminalError(
                     f"The ledger {self._address} has schema version {version}.",
-                    expected=f"version {SCHEMA_VERSION} or older",
+                    expected=f"version {SCHEMA_VERSION}",
                     remedy="upgrade mlops-pipelines, or point it at another home",
                 )
             self._prepared = True

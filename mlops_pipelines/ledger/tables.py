@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -119,6 +119,19 @@ reopened_days = sa.Table(
     ),
 )
 
+feature_sets = sa.Table(
+    "feature_sets",
+    metadata,
+    sa.Column("seq", _ID, primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    _recorded_at(),
+    _one_of("state", "new", "in_use", "retired"),
+    sa.UniqueConstraint("pipeline", "version"),
+)
+
 retrains = sa.Table(
     "retrains",
     metadata,
@@ -134,6 +147,7 @@ retrains = sa.Table(
     sa.Column("data_mark", sa.String, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("dataset_version", sa.String),
+    sa.Column("feature_set", sa.String),  # the set its training rows were made by
     sa.Column("matured_rows", sa.BigInteger),
     sa.Column("cutoff", UtcTime),
     sa.Column("model_hash", sa.String),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.monitoring import drift as drifting
 
 if TYPE_CHECKING:
@@ -360,7 +360,7 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
     if scored.num_rows == 0:
         return None
     champion = _promotion_of(place, scored["model_hash"][-1].as_py())
-    examples = lake.read("examples", days=[day])
+    examples = lake.read(set_of(place, champion).examples, days=[day])
     reference = Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
     by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
     return champion, drifting.drift_of(reference, examples, trigger, by_it["score"].to_numpy())
@@ -428,27 +428,27 @@ def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftRepor
 
     champion, report = reports[drawn[-1]]
     lake = place.lake
-    # A feature may have left the YAML since the champion was trained.
-    kinds = {feature.name: feature for feature in feature_columns(place.spec, place.contract)}
-    features = [kinds[drift.name] for drift in report.features if drift.name in kinds][:PAGE_FEATURES]
+    fed = set_of(place, champion)
+    kinds = {feature.name: feature for feature in fed.columns}
+    features = [kinds[drift.name] for drift in report.features][:PAGE_FEATURES]
     names = [feature.name for feature in features]
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / f"{drawn[-1]}.html"
         draw(
-            lake.read("examples", days=_reference_days(place, champion), columns=names),
-            lake.read("examples", days=sorted(reports), columns=names),
+            lake.read(fed.examples, days=_reference_days(place, champion, fed.examples), columns=names),
+            lake.read(fed.examples, days=sorted(reports), columns=names),
             features,
             page,
         )
         return place.home.registry.log_page(place.name, champion.mlflow_version, page, "drift")
 
 
-def _reference_days(place: PipelineHome, champion: Promotion) -> list[str]:
+def _reference_days(place: PipelineHome, champion: Promotion, table: str) -> list[str]:
     """At most PAGE_REFERENCE_DAYS of the days the champion learned from, spread evenly."""
     retrain = place.ledger.retrain(champion.retrain_id)
     last = retrain.cutoff or champion.at
     first = (last - place.spec.training.window).date().isoformat()
-    days = [day for day in place.lake.days("examples") if first <= day <= last.date().isoformat()]
+    days = [day for day in place.lake.days(table) if first <= day <= last.date().isoformat()]
     return days[:: -(-len(days) // PAGE_REFERENCE_DAYS)]
 
 

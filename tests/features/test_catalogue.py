@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from mlops_pipelines.cli import main
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.catalogue import current, lineage, listed, shown
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.views import compile_views, tile_table
 from tests.loop import advance, at, small_home
 from tests.small_flights import loaded
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOADED = loaded()
-FEATURES = {column.name for column in feature_columns(LOADED.spec, LOADED.contract)}
+FEATURES = {column.name for column in feature_set(LOADED.spec, LOADED.contract).columns}
 
 
 def test_every_view_is_listed_with_its_version_and_the_tiles_there_are(tmp_path: Path) -> None:
@@ -27,7 +28,9 @@ def test_every_view_is_listed_with_its_version_and_the_tiles_there_are(tmp_path:
     assert {one["newest_tile"] for one in listed(place)} == {None}
     advance(place, at(3))
     found = {one["name"]: one for one in listed(place)}
-    assert {name: one["version"] for name, one in found.items()} == view_versions(place.spec, place.contract)
+    assert {name: one["version"] for name, one in found.items()} == feature_set(
+        place.spec, place.contract
+    ).view_versions
     assert sum(one["features"] for one in found.values()) == len(FEATURES)
     for one in found.values():
         assert (one["tiles"] is None) == (not one["windows"])

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.features.tiles import compute_tiles
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table
+from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.ingest.intake import (
     FileOrigin,
     canonical_events,
@@ -63,7 +64,9 @@ def examples_in_steps(lake: Lake, steps: Sequence[Sequence[str]]) -> pa.Table:
                 tiles = compute_tiles(view, lake, days, sources)
                 lake.replace(tile_table(view), tiles, days=days, sort_by=["hour", *view.keys])
                 versions[tile_table(view)] = lake.version(tile_table(view))
-        parts.append(compute_examples(spec, contract, lake, lake.read("events", days=days), versions))
+        parts.append(
+            compute_examples(feature_set(spec, contract), lake, lake.read("events", days=days), versions)
+        )
     return pa.concat_tables(parts)
 
 
@@ -83,5 +86,5 @@ def test_flights_have_the_same_vectors_day_by_day_and_all_at_once(tmp_path: Path
     assert at_once.num_rows > 7000
     # On the eighth day all that flies has been seen before: every feature has values.
     last = at_once.filter(pc.equal(at_once["day"], DAYS[-1]))
-    for column in feature_columns(LOADED.spec, LOADED.contract):
+    for column in feature_set(LOADED.spec, LOADED.contract).columns:
         assert last[column.name].null_count < last.num_rows, column.name

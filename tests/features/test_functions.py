@@ -10,10 +10,13 @@ import pytest
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features import functions
-from mlops_pipelines.features.views import feature_columns, view_versions
+from mlops_pipelines.features.in_use import vectors
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.home import Home
 from mlops_pipelines.spec_checks import columns_by_feature, cross_check
+from mlops_pipelines.spec_loading import LoadedSpec
 
-from .world import CONTRACT, World, examples_of, make_spec, order
+from .world import CONTRACT, MOMENT, START, World, examples_of, make_spec, order
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +39,9 @@ def values(root: Path, spec: PipelineSpec, **orders: Any) -> dict[str, Any]:
 def test_a_function_gives_a_number_or_a_category_a_row(tmp_path: Path) -> None:
     spec = spec_with("is_holiday", ["placed_at"])
     assert values(tmp_path / "a", spec, o=(1.0, {}), p=(25.0, {})) == {"o": 0.0, "p": 1.0}
-    assert [(column.name, column.kind) for column in feature_columns(spec, CONTRACT)] == [("made", "number")]
+    assert [(column.name, column.kind) for column in feature_set(spec, CONTRACT).columns] == [
+        ("made", "number")
+    ]
     spec = spec_with("shouted", ["kind"], "category")
     assert values(tmp_path / "b", spec, o=(1.0, {"kind": "x"}), p=(1.0, {"kind": None})) == {
         "o": "X",
@@ -88,13 +93,13 @@ def test_the_version_changes_with_the_file_of_the_function(
     (tmp_path / "own_features.py").write_text("def made(rows): return [1.0] * rows.num_rows\n")
     monkeypatch.syspath_prepend(tmp_path)
     spec = spec_with("made", ["kind"], module="own_features")
-    before = view_versions(spec, CONTRACT)
+    before = feature_set(spec, CONTRACT).view_versions
     assert functions.source_of("own_features:made") == tmp_path / "own_features.py"
     (tmp_path / "own_features.py").write_text("def made(rows): return [2.0] * rows.num_rows\n")
-    after = view_versions(spec, CONTRACT)
+    after = feature_set(spec, CONTRACT).view_versions
     assert before["from_event"] == after["from_event"]
     assert before["from_python"] != after["from_python"]
-    assert "from_python" not in view_versions(make_spec([]), CONTRACT)
+    assert "from_python" not in feature_set(make_spec([]), CONTRACT).view_versions
 
 
 def test_a_function_is_lineage_of_the_columns_it_declares() -> None:
@@ -107,7 +112,10 @@ def test_what_fails_on_a_sensitive_row_is_not_told(tmp_path: Path) -> None:
     }
     contract = CONTRACT.model_copy(update={"events": CONTRACT.events.model_copy(update={"columns": columns})})
     spec = spec_with("fails", ["kind"])
-    rows = pa.table({"kind": ["JANE"]})
+    place = Home.create(tmp_path).pipeline(LoadedSpec(spec, contract, tmp_path / "defs.yaml"))
+    times = pa.array([START], MOMENT)
+    rows = pa.table({"day": ["2024-03-04"], "event_id": ["o"], "event_time": times, "decision_time": times,
+                     "kind": ["JANE"]})  # fmt: skip
     with pytest.raises(TerminalError) as refused:
-        functions.evaluate_functions(spec, contract, rows)
+        vectors(place, place.features, rows, {})
     assert "JANE" not in str(refused.value)

@@ -11,6 +11,7 @@ import pytest
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.features.store import FeatureStore
 from mlops_pipelines.features.views import CompiledView, compile_views
 from mlops_pipelines.lake import Lake
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureStore, Lake, 
     versions = write_tiles(lake, SPEC, days_between(at(0), at(140)))
     store = FeatureStore(folder / "feast", SPEC.name, lake=folder / "lake")
     store.apply(COMPILED)
-    return store, lake, compute_examples(SPEC, CONTRACT, lake, lake.read("events"), versions)
+    return store, lake, compute_examples(feature_set(SPEC, CONTRACT), lake, lake.read("events"), versions)
 
 
 def asked(lake: Lake) -> pa.Table:

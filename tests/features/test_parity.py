@@ -53,18 +53,18 @@ def alter(place: PipelineHome) -> None:
 
 
 def test_every_logged_vector_is_the_one_that_its_facts_give(place: PipelineHome) -> None:
-    found = parity(place.loaded, place.lake)
-    assert (found.compared, found.differ) == (place.lake.read("examples").num_rows, 0)
+    found = parity(place)
+    assert (found.compared, found.differ) == (place.lake.read(place.features.examples).num_rows, 0)
     assert found.compared > 1000
     assert found.holds
-    few = parity(place.loaded, place.lake, ["2013-01-03"])
+    few = parity(place, ["2013-01-03"])
     assert 0 < few.compared < found.compared
 
 
 def test_what_came_later_changes_no_vector_that_was_logged(place: PipelineHome) -> None:
-    before = parity(place.loaded, place.lake)
+    before = parity(place)
     advance(place, at(7))
-    after = parity(place.loaded, place.lake)
+    after = parity(place)
     assert after.compared > before.compared
     assert after.differ == 0
 
@@ -72,7 +72,7 @@ def test_what_came_later_changes_no_vector_that_was_logged(place: PipelineHome) 
 def test_a_single_bit_of_a_tile_shows_with_feature_key_and_both_values(place: PipelineHome) -> None:
     view = next(view for view in compile_views(place.spec, place.contract) if view.windowed)
     alter(place)
-    found = parity(place.loaded, place.lake)
+    found = parity(place)
     assert found.differ > 0
     assert not found.holds
     first = found.differences[0]
@@ -82,27 +82,15 @@ def test_a_single_bit_of_a_tile_shows_with_feature_key_and_both_values(place: Pi
 
 
 def test_a_vector_that_was_altered_shows(place: PipelineHome) -> None:
-    rows = place.lake.read("examples", days=["2013-01-03"])
+    rows = place.lake.read(place.features.examples, days=["2013-01-03"])
     name = next(field.name for field in rows.schema if field.type == pa.float64())
     changed = rows.set_column(rows.schema.get_field_index(name), name, pc.add(rows[name], 1e-9))
-    place.lake.replace("examples", changed, days=["2013-01-03"], sort_by=["decision_time", "event_id"])
-    found = parity(place.loaded, place.lake, ["2013-01-03"])
+    place.lake.replace(
+        place.features.examples, changed, days=["2013-01-03"], sort_by=["decision_time", "event_id"]
+    )
+    found = parity(place, ["2013-01-03"])
     assert found.differ == pc.sum(pc.is_valid(rows[name]).cast(pa.int64())).as_py() > 0
     assert {one.feature for one in found.differences} == {name}
-
-
-def test_vectors_of_views_that_are_defined_otherwise_by_now_are_told_and_not_compared(
-    place: PipelineHome,
-) -> None:
-    rows = place.lake.read("examples", days=["2013-01-03"])
-    other = rows.set_column(
-        rows.schema.get_field_index("view_versions"), "view_versions", pa.array(["{}"] * len(rows))
-    )
-    place.lake.replace("examples", other, days=["2013-01-03"], sort_by=["decision_time", "event_id"])
-    found = parity(place.loaded, place.lake)
-    assert found.other_versions == rows.num_rows
-    assert "are of other versions of the views" in found.sentence
-    assert not parity(place.loaded, place.lake, ["2013-01-03"]).holds
 
 
 def test_the_command_says_what_was_compared_and_fails_where_something_differs(
@@ -126,11 +114,13 @@ def test_the_command_says_what_was_compared_and_fails_where_something_differs(
 
 
 def test_an_event_that_is_not_there_any_more_shows(place: PipelineHome) -> None:
-    rows = place.lake.read("examples", days=["2013-01-03"])
+    rows = place.lake.read(place.features.examples, days=["2013-01-03"])
     strange = rows.set_column(
         rows.schema.get_field_index("event_id"), "event_id", pa.array([f"x{n}" for n in range(len(rows))])
     )
-    place.lake.replace("examples", strange, days=["2013-01-03"], sort_by=["decision_time", "event_id"])
-    found = parity(place.loaded, place.lake, ["2013-01-03"])
+    place.lake.replace(
+        place.features.examples, strange, days=["2013-01-03"], sort_by=["decision_time", "event_id"]
+    )
+    found = parity(place, ["2013-01-03"])
     assert found.differ == rows.num_rows
     assert {one.feature for one in found.differences} == {None}

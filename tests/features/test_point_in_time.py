@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.point_in_time import compute_examples
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.lake import Lake, content_hash
 
 from .world import (
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.spec import PipelineSpec
 
 SPEC = make_spec()
-FEATURES = [column.name for column in feature_columns(SPEC, CONTRACT)]
+FEATURES = [column.name for column in feature_set(SPEC, CONTRACT).columns]
 LANE, SHOP, SKY, PLACE = VIEWS
 # A seed drives many choices at once: shrinking it finds nothing simpler, and a world takes a second.
 WORLDS = settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
@@ -109,7 +110,7 @@ def _examples_in_runs(root: Path, world: World, ends: list[int]) -> pa.Table:
         versions = write_tiles(lake, SPEC, days)
         if lake.exists("events"):
             events = lake.read("events", where=("decision_time", at(24 * first), at(24 * end)))
-            parts.append(compute_examples(SPEC, CONTRACT, lake, events, versions))
+            parts.append(compute_examples(feature_set(SPEC, CONTRACT), lake, events, versions))
         first = end
     return pa.concat_tables(parts)
 
@@ -121,7 +122,7 @@ def test_vectors_do_not_depend_on_the_other_events_or_on_their_order(tmp_path: P
     versions = versions_of(lake, compile_views(SPEC, CONTRACT))
     events = lake.read("events")
     rows = random.Random(1).sample(range(events.num_rows), 20)  # noqa: S311
-    some = compute_examples(SPEC, CONTRACT, lake, events.take(rows), versions)
+    some = compute_examples(feature_set(SPEC, CONTRACT), lake, events.take(rows), versions)
     assert some["event_id"].to_pylist() == [events["event_id"][row].as_py() for row in rows]
     for id_, example in by_id(some).items():
         assert vector_of(example) == vector_of(whole[id_])
@@ -193,7 +194,7 @@ def test_tiles_are_read_from_the_longest_window_before_the_first_event_on(tmp_pa
     views = {view.name: view for view in compile_views(SPEC, CONTRACT)}
     events = lake.read("events", where=("decision_time", at(50.5), at(60)))
     decided = sorted(events["decision_time"].to_pylist())
-    compute_examples(SPEC, CONTRACT, lake, events, versions_of(lake, list(views.values())))
+    compute_examples(feature_set(SPEC, CONTRACT), lake, events, versions_of(lake, list(views.values())))
     first, last = (moment.replace(minute=0, second=0, microsecond=0) for moment in (decided[0], decided[-1]))
     assert lake.asked[tile_table(views["lane"])] == ("hour", first - timedelta(hours=24), last)
     assert lake.asked[tile_table(views["sky"])] == ("hour", first - timedelta(hours=3), last)
@@ -315,7 +316,7 @@ def test_expressions_are_computed_in_utc_as_numbers_and_strings(tmp_path: Path) 
     examples = examples_of(tmp_path, world, spec)
     assert [examples["o"][name] for name in expressions] == [20.0, 15.0, 0.0, None, None, "x-1", 1.5, 30.0]
     assert [examples["p"][name] for name in expressions] == [1.0, 20.0, None, None, None, None, 1.5, 0.0]
-    assert [column.kind for column in feature_columns(spec, CONTRACT)] == [
+    assert [column.kind for column in feature_set(spec, CONTRACT).columns] == [
         *["number"] * 5,
         "category",
         *["number"] * 2,
@@ -334,18 +335,18 @@ def test_examples_have_fixed_columns_whatever_there_is_to_see(tmp_path: Path) ->
     write(full, random_world(4, hours=20, size=30))
     versions = write_tiles(full, spec, days_between(at(0), at(60)))
     events = full.read("events")
-    table = compute_examples(spec, CONTRACT, full, events, versions)
-    nothing = compute_examples(spec, CONTRACT, full, events.slice(0, 0), versions)
-    bare = compute_examples(spec, CONTRACT, full, events, dict.fromkeys(versions))
+    table = compute_examples(feature_set(spec, CONTRACT), full, events, versions)
+    nothing = compute_examples(feature_set(spec, CONTRACT), full, events.slice(0, 0), versions)
+    bare = compute_examples(feature_set(spec, CONTRACT), full, events, dict.fromkeys(versions))
     assert table.column_names == [
         "day", "event_id", "event_time", "decision_time", *FEATURES, "view_versions", "made_of",
     ]  # fmt: skip
     assert table.schema == nothing.schema == bare.schema
-    kinds = {column.name: column.kind for column in feature_columns(spec, CONTRACT)}
+    kinds = {column.name: column.kind for column in feature_set(spec, CONTRACT).columns}
     for name, kind in kinds.items():
         assert table.schema.field(name).type == (pa.float64() if kind == "number" else pa.string())
     assert json.loads(table["made_of"][0].as_py()) == versions
-    assert json.loads(table["view_versions"][0].as_py()) == view_versions(spec, CONTRACT)
+    assert json.loads(table["view_versions"][0].as_py()) == feature_set(spec, CONTRACT).view_versions
 
 
 def test_no_vector_holds_what_is_no_number(tmp_path: Path) -> None:
@@ -363,7 +364,9 @@ def test_an_unpinned_table_is_refused(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     write(lake, World([order("o", 1.0)]))
     with pytest.raises(TerminalError, match="No version of the table feature_tiles/sky__"):
-        compute_examples(spec, CONTRACT, lake, lake.read("events"), {"events": 0, "weather": None})
+        compute_examples(
+            feature_set(spec, CONTRACT), lake, lake.read("events"), {"events": 0, "weather": None}
+        )
 
 
 def test_a_later_fact_changes_no_earlier_vector(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import redis
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.online import Tiles, online_rows, read_features
 from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.features.store import FeatureStore
 from mlops_pipelines.features.views import compile_views
 from mlops_pipelines.lake import Lake
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlops_pipelines.features.views import CompiledView
+from mlops_pipelines.features.views import CompiledView
 
 SPEC = make_spec()
 COMPILED = compile_views(SPEC, CONTRACT)
@@ -114,7 +115,7 @@ def seen_by_events(lake: Lake, view: CompiledView, keys: pa.Table, as_of: dateti
             **nulls,
         }
     )
-    examples = compute_examples(SPEC, CONTRACT, lake, events, versions_of(lake, COMPILED))
+    examples = compute_examples(feature_set(SPEC, CONTRACT), lake, events, versions_of(lake, COMPILED))
     return examples.select([column.name for column in view.columns])
 
 
@@ -277,7 +278,7 @@ def test_the_machines_time_zone_does_not_matter(store: FeatureStore) -> None:
 @pytest.mark.usefixtures("new_york")
 def test_vectors_do_not_depend_on_the_machines_time_zone(lake: Lake) -> None:
     versions = versions_of(lake, COMPILED)
-    here = by_id(compute_examples(SPEC, CONTRACT, lake, lake.read("events"), versions))
+    here = by_id(compute_examples(feature_set(SPEC, CONTRACT), lake, lake.read("events"), versions))
     assert {e["hour"] == e["event_time"].hour for e in here.values()} == {True}
     assert write_tiles(lake, SPEC, days_between(at(0), at(140))) == versions
 

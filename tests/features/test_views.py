@@ -6,7 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from mlops_pipelines.features.views import compile_views, feature_columns, tile_table, view_versions
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.ingest.contract import Contract
 
 from .world import CONTRACT, VIEWS, make_spec
@@ -17,7 +18,7 @@ def version_of(view: dict[str, Any], **changes: Any) -> str:
 
 
 def test_features_come_in_declared_order_with_their_kinds() -> None:
-    columns = feature_columns(make_spec(VIEWS[2:]), CONTRACT)
+    columns = feature_set(make_spec(VIEWS[2:]), CONTRACT).columns
     assert [(column.name, column.kind) for column in columns] == [
         ("hour", "number"),
         ("kind", "category"),
@@ -67,9 +68,9 @@ def test_the_version_knows_the_types_of_the_columns_it_reads() -> None:
 
 
 def test_expressions_have_a_version_of_their_own() -> None:
-    views = view_versions(make_spec(), CONTRACT)
+    views = feature_set(make_spec(), CONTRACT).view_versions
     assert set(views) == {"from_event", "lane", "shop", "sky", "place"}
-    changed = view_versions(make_spec(from_event={"hour": "hour(decided_at)"}), CONTRACT)
+    changed = feature_set(make_spec(from_event={"hour": "hour(decided_at)"}), CONTRACT).view_versions
     assert changed.pop("from_event") != views.pop("from_event")
     assert changed == views
 

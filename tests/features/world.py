@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mlops_pipelines.features.point_in_time import compute_examples
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.features.tiles import compute_tiles
 from mlops_pipelines.features.views import CompiledView, compile_views, tile_table
 from mlops_pipelines.ingest.contract import Contract
@@ -251,7 +252,7 @@ def examples_of(
     times = [first, *(o.known for o in world.orders), *(o.known for o in world.outcomes)]
     times += [o.decided for o in world.orders] + [w.known for w in world.weather]
     versions = write_tiles(lake, spec, days_between(min(times), last or max(times)))
-    return by_id(compute_examples(spec, CONTRACT, lake, lake.read("events"), versions))
+    return by_id(compute_examples(feature_set(spec, CONTRACT), lake, lake.read("events"), versions))
 
 
 def by_id(examples: pa.Table) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from mlops_pipelines import retraining
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates, PerformanceTrigger
@@ -85,7 +85,7 @@ def test_each_feature_of_a_scored_day_is_measured_and_an_unscored_day_is_not(pla
     rows = place.lake.read("drift_report")
     assert sorted(set(rows["day"].to_pylist())) == SCORED
     measured = set(rows.filter(pc.equal(rows["day"], SCORED[0]))["feature"].to_pylist())
-    features = {feature.name for feature in feature_columns(place.spec, place.contract)}
+    features = {feature.name for feature in feature_set(place.spec, place.contract).columns}
     assert measured >= features | {reports.OVERALL}
 
 

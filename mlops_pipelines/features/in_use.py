@@ -1,0 +1,131 @@
+"""Which feature sets vectors are made by: that of the YAML, and those of the models that still count on them.
+
+A changed definition is another set, beside the old one. The champion is fed by the set it was trained on,
+and so is the one before it, which may have to come back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.sets import FeatureSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger import Promotion, Reign
+
+
+@dataclass(frozen=True)
+class InUse:
+    """sets: those in use, that of the YAML first. new: versions whose tiles are not made yet."""
+
+    sets: tuple[FeatureSet, ...]
+    new: frozenset[str]
+
+
+def wanted_sets(
+    current: str, reigns: Sequence[Reign], in_flight: Iterable[str], since: datetime
+) -> frozenset[str]:
+    """Versions of the sets that vectors have to be made by. Pure.
+
+    current: that of the YAML. reigns: of the champions, in order. in_flight: of retrains that have not
+    ended. since: an event decided before (UTC) does not arrive any more. The champion and the one before it
+    are fed, and whoever was champion at a decision that may still arrive.
+    """
+    ends = [reign.since for reign in reigns[1:]]
+    late = [reign.feature_set for reign, end in zip(reigns, ends, strict=False) if end >= since]
+    return frozenset({current, *in_flight, *late, *(reign.feature_set for reign in reigns[-2:])})
+
+
+def sets_in_use(place: PipelineHome) -> InUse:
+    """The sets in use now; where that is not what the ledger has, it is recorded.
+
+    A set that begins to be used reopens the days of all events, so that each gets its vector by it too.
+    Raises TerminalError where one reads columns that are not taken in any more.
+    """
+    ledger, now, current = place.ledger, place.clock.now(), place.features
+    retrain = ledger.in_flight(place.name)
+    in_flight = {retrain.feature_set} - {None} if retrain else set()
+    wanted = wanted_sets(
+        current.version,
+        ledger.reigns(place.name),
+        [version for version in in_flight if version],
+        now - place.spec.lateness,
+    )
+    known = ledger.feature_sets(place.name)
+    if wanted != {one.version for one in known if one.state != "retired"}:
+        definitions = {current.version: current.to_json()}
+        ledger.use_feature_sets(place.name, wanted, definitions, place.lake.days("events"), now)
+        known = ledger.feature_sets(place.name)
+    others = [one for one in known if one.state != "retired" and one.version != current.version]
+    sets = (current, *(_set_of(one.definition) for one in others))
+    for one in sets[1:]:
+        _check_sources(place, one)
+    return InUse(sets, frozenset(one.version for one in known if one.state == "new"))
+
+
+def known_set(place: PipelineHome, version: str) -> FeatureSet:
+    """A set that vectors were ever made by. Raises TerminalError if the ledger has none of this version."""
+    if version == place.features.version:
+        return place.features
+    known = {one.version: one.definition for one in place.ledger.feature_sets(place.name)}
+    if version not in known:
+        raise TerminalError(f"{place.name} has no feature set {version}.")
+    return _set_of(known[version])
+
+
+def known_sets(place: PipelineHome) -> list[FeatureSet]:
+    """All sets that vectors were ever made by, and that of the YAML."""
+    known = {one.version: _set_of(one.definition) for one in place.ledger.feature_sets(place.name)}
+    return list({**known, place.features.version: place.features}.values())
+
+
+def set_of(place: PipelineHome, promotion: Promotion) -> FeatureSet:
+    """The set that a champion was trained on, and is fed by."""
+    version = place.ledger.retrain(promotion.retrain_id).feature_set
+    if version is None:
+        raise TerminalError(f"Nothing says which features retrain {promotion.retrain_id} learned from.")
+    return known_set(place, version)
+
+
+def vectors(
+    place: PipelineHome, features: FeatureSet, events: pa.Table, versions: Mapping[str, int | None]
+) -> pa.Table:
+    """As `compute_examples`, on a pipeline's lake; what the contract calls sensitive is in no error."""
+    from mlops_pipelines.features.point_in_time import compute_examples
+
+    sensitive = bool(place.contract.sensitive_columns("events"))
+    return compute_examples(features, place.lake, events, versions, sensitive=sensitive)
+
+
+def _check_sources(place: PipelineHome, features: FeatureSet) -> None:
+    from mlops_pipelines.ingest import taking
+
+    taken = {
+        "events": taking.event_columns(place.loaded),
+        "labels": taking.label_columns(place.loaded),
+        **{name: taking.reference_columns(place.loaded, name) for name in place.spec.references},
+    }
+    for table, columns in features.read_columns().items():
+        lacking = sorted(columns - set(taken.get(table, ())))
+        if lacking:
+            raise TerminalError(
+                f"A model in use was trained on the features {features.version} of {place.name}, which read "
+                f"{', '.join(f'{table}.{column}' for column in lacking)}; that is not taken in any more.",
+                expected="what a model in use reads stays in the contract and in the YAML until it has been "
+                "replaced, and so has the one before it",
+                remedy="put it back; add and retrain first, remove afterwards",
+            )
+
+
+@lru_cache(maxsize=32)
+def _set_of(definition: str) -> FeatureSet:
+    return FeatureSet.from_json(definition)

@@ -1,0 +1,236 @@
+"""A changed definition is another set beside the old one; each model is fed by the set it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_pipelines import retraining, scoring
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features.catalogue import listed
+from mlops_pipelines.features.functions import rewritten
+from mlops_pipelines.features.in_use import known_sets, set_of, sets_in_use, wanted_sets
+from mlops_pipelines.features.parity import parity
+from mlops_pipelines.features.sets import FeatureSet, feature_set
+from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.ledger import Reign
+from mlops_pipelines.retraining import model_of
+from mlops_pipelines.spec import PythonFeature, View
+from tests.loop import advance, at, copy_of, retrain, serve, small_home, varied
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.home import PipelineHome
+
+NOW = datetime(2013, 1, 10, tzinfo=UTC)
+FUNCTION = PythonFeature(function="edited_features:made", columns=("distance",))
+VERSIONS = st.sampled_from(["aaaa", "bbbb", "cccc", "dddd"])
+REIGNS = st.lists(st.tuples(st.integers(0, 30), VERSIONS), max_size=6).map(
+    lambda drawn: [Reign(NOW - timedelta(days=30 - day), version) for day, version in sorted(drawn)]
+)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of nine days with a champion, and a tenth day that it has scored."""
+    place = small_home(tmp_path_factory.mktemp("lived") / "home")
+    advance(place, at(10))
+    retrain(place, "first")
+    advance(place, at(11))
+    return place.home.path
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    return copy_of(lived, tmp_path / "home")
+
+
+def changed(place: PipelineHome) -> PipelineHome:
+    """The same pipeline with the first view's windows altered and a feature of the event's row added."""
+    features = place.spec.features
+    first = features.views[0].model_copy(update={"windows": (timedelta(hours=3), timedelta(days=2))})
+    expressions = features.from_event | {"twice": "2 * distance"}
+    views = (first, *features.views[1:])
+    return varied(place, features=features.model_copy(update={"views": views, "from_event": expressions}))
+
+
+def vectors(place: PipelineHome, features: FeatureSet | None = None) -> pa.Table:
+    """All vectors by a set, by default by that of the YAML, in the order of their ids."""
+    rows = place.lake.read((features or place.features).examples)
+    return rows.drop_columns(["made_of"]).sort_by("event_id")
+
+
+@given(REIGNS, VERSIONS, st.sets(VERSIONS), st.integers(0, 40))
+def test_models_that_may_still_be_asked_are_fed_and_no_others(
+    reigns: list[Reign], current: str, in_flight: set[str], days: int
+) -> None:
+    since = NOW - timedelta(days=days)
+    wanted = wanted_sets(current, reigns, in_flight, since)
+    assert {current, *in_flight, *(reign.feature_set for reign in reigns[-2:])} <= wanted
+    for moment in (since + timedelta(hours=hour) for hour in range(0, 24 * days, 7)):
+        serving = [reign for reign in reigns if reign.since < moment]
+        assert not serving or serving[-1].feature_set in wanted
+    ended = [reign for reign, after in pairwise(reigns) if after.since < since]
+    gone = {reign.feature_set for reign in ended} - {reign.feature_set for reign in reigns[len(ended) :]}
+    assert wanted & gone <= {current, *in_flight, *(reign.feature_set for reign in reigns[-2:])}
+
+
+def test_a_set_is_what_it_was_when_it_comes_back_from_the_ledger(place: PipelineHome) -> None:
+    again = FeatureSet.from_json(place.features.to_json())
+    assert again == place.features
+    assert again.version == place.features.version
+    assert again.columns == place.features.columns
+
+
+def test_only_what_is_defined_otherwise_has_another_version(place: PipelineHome) -> None:
+    old, new = place.features.view_versions, changed(place).features.view_versions
+    assert {name for name in old if old[name] != new[name]} == {
+        "from_event",
+        place.spec.features.views[0].name,
+    }
+    assert place.features.version != changed(place).features.version
+
+
+def test_a_new_definition_makes_the_vectors_it_would_have_made_from_the_beginning(
+    place: PipelineHome, tmp_path: Path
+) -> None:
+    other = changed(place)
+    serve(other)
+    always = changed(small_home(tmp_path / "always"))
+    for day in (10, 11):
+        advance(always, at(day))
+    assert vectors(other).equals(vectors(always))
+
+
+def test_the_champion_is_fed_what_it_was_trained_on_while_the_yaml_says_otherwise(
+    place: PipelineHome,
+) -> None:
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    other = changed(place)
+    before = vectors(place)
+    advance(other, at(12))
+    after = vectors(other, place.features)
+    assert after.filter(pc.is_in(after["event_id"], before["event_id"].combine_chunks())).equals(before)
+    fresh = other.lake.read("predictions", days=["2013-01-11"]).sort_by("event_id")
+    assert fresh.num_rows > 500
+    theirs = after.filter(pc.is_in(after["event_id"], fresh["event_id"].combine_chunks()))
+    assert np.array_equal(model_of(other, champion).refit.predict(theirs), fresh["score"].to_numpy())
+    found = parity(other)
+    assert (found.compared, found.differ) == (after.num_rows + vectors(other).num_rows, 0)
+
+
+def test_a_model_refuses_vectors_of_other_versions(place: PipelineHome) -> None:
+    champion = place.ledger.champion(place.name)
+    assert champion is not None
+    other = changed(place)
+    serve(other)
+    with pytest.raises(TerminalError, match="trained on"):
+        model_of(other, champion).refit.predict(vectors(other))
+
+
+def test_a_candidate_of_the_new_set_is_held_against_the_champion_of_the_old(place: PipelineHome) -> None:
+    other = changed(place)
+    advance(other, at(13))
+    old = place.ledger.champion(place.name)
+    outcome = retrain(other, "second")
+    assert outcome.promotion is not None
+    assert set_of(other, outcome.promotion) == other.features
+    comparison = retraining.report_of(other, other.ledger.retrains(other.name, limit=1)[0]).comparison
+    assert comparison is not None
+    assert old is not None
+    assert (comparison.version, comparison.rows > 0) == (old.mlflow_version, True)
+    feeds = {(one["name"], *one["feeds"]) for one in listed(other)}
+    view = other.spec.features.views[0].name
+    assert {(view, "yaml", "champion"), (view, "previous")} <= feeds
+
+
+def test_a_set_that_no_model_needs_any_more_makes_no_vectors(place: PipelineHome) -> None:
+    other = varied(changed(place), lateness=timedelta(hours=1))
+    advance(other, at(13))
+    retrain(other, "second")
+    assert {one.version for one in sets_in_use(other).sets} == {
+        place.features.version,
+        other.features.version,
+    }
+    advance(other, at(15))
+    retrain(other, "third")
+    advance(other, at(16))
+    assert [one.version for one in sets_in_use(other).sets] == [other.features.version]
+    assert max(other.lake.days(place.features.examples)) < max(other.lake.days(other.features.examples))
+    assert place.features in known_sets(other)
+
+
+def test_a_set_that_is_used_again_gets_the_tiles_and_vectors_it_lacks(
+    place: PipelineHome, tmp_path: Path
+) -> None:
+    fresh = small_home(tmp_path / "fresh")
+    advance(fresh, at(4))
+    advance(changed(fresh), at(6))  # without a champion nothing needs the first set
+    view = next(view for view in fresh.features.views if view.id not in
+                {one.id for one in changed(fresh).features.views})  # fmt: skip
+    assert max(fresh.lake.days(tile_table(view))) < "2013-01-05"
+    advance(fresh, at(7))
+    until = pa.scalar(at(7), pa.timestamp("us", tz="UTC"))
+    rows = vectors(place)
+    assert vectors(fresh).equals(rows.filter(pc.less(rows["decision_time"], until)))
+
+
+def test_no_example_is_made_of_tiles_that_are_not_there_yet(place: PipelineHome) -> None:
+    other = changed(place)
+    with pytest.raises(TerminalError, match="have no tiles yet"):
+        scoring.make_examples(other, [])
+    assert scoring.reopened_days(other) == place.lake.days("events")
+
+
+def test_what_a_model_in_use_reads_may_not_leave_the_contract(place: PipelineHome) -> None:
+    serve(changed(place))
+    columns = {name: rule for name, rule in place.contract.events.columns.items() if name != "distance"}
+    events = place.contract.events.model_copy(update={"columns": columns})
+    features = place.spec.features.model_copy(update={"from_event": {}})
+    lacking = dataclasses.replace(
+        varied(place, features=features),
+        loaded=dataclasses.replace(
+            varied(place, features=features).loaded,
+            contract=place.contract.model_copy(update={"events": events}),
+        ),
+    )
+    with pytest.raises(TerminalError, match=r"events\.distance; that is not taken in any more"):
+        sets_in_use(lacking)
+
+
+def test_a_function_whose_file_was_changed_feeds_no_model_and_is_not_compared(
+    place: PipelineHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_features.py"
+    file.write_text("def made(rows): return rows['distance']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    features = place.spec.features.model_copy(update={"from_python": {"made": FUNCTION}})
+    other = varied(place, features=features)
+    advance(other, at(13))
+    retrain(other, "second")
+    assert not rewritten(other.features.from_python)
+    file.write_text("def made(rows): return [1.0] * rows.num_rows\n")
+    edited = varied(place, features=features)
+    assert rewritten(other.features.from_python) == ["edited_features:made"]
+    with pytest.raises(TerminalError, match="the file of edited_features:made was changed"):
+        advance(edited, at(14))
+    assert "written otherwise" in parity(edited).sentence
+
+
+def test_the_order_of_the_views_is_no_other_set(place: PipelineHome) -> None:
+    features = place.spec.features
+    turned = features.model_copy(update={"views": features.views[::-1]})
+    assert isinstance(turned.views[0], View)
+    spec = place.spec.model_copy(update={"features": turned})
+    assert feature_set(spec, place.contract).version == place.features.version
