@@ -33,8 +33,8 @@ def build(loaded: LoadedSpec) -> Graph:
         "score": _job(stage, "score", serves, priority=9, description="Score days that late data reopened."),
         "labels": _job(stage, "labels", ["labels", "performance_report"], priority=5,
                        description="Take in outcomes and measure quality."),
-        "monitor": _job(stage, "monitor", ["drift_report", "performance_report"], priority=1,
-                        description="Measure drift and quality."),
+        "monitor": _job(stage, "monitor", ["feature_report", "drift_report", "performance_report"],
+                        priority=1, description="Measure features, drift and quality."),
         "retrain": _job(stage, "retrain", ["training_set", "model", "evaluation_report", "champion"],
                         priority=0, description="Train, evaluate and, through the gates, promote."),
     }  # fmt: skip

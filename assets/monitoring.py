@@ -1,4 +1,4 @@
-"""Drift and performance: what changed in the inputs, and what the scores were worth."""
+"""Feature health, drift and performance: were the inputs right, did they change, what were scores worth."""
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
@@ -17,18 +17,23 @@ from assets.stage import (
     record_days,
     table_preview,
 )
-from mlops_pipelines.home import PipelineHome
-from mlops_pipelines.monitoring import reports
+from mlops_pipelines.features.parity import Parity, parity
+from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 
 CHECK_PARITY = "parity"
+CHECK_SKEW = "skew"
+CHECK_FRESHNESS = "freshness"
+MOST_SHOWN = 20
+FEATURES_LOGIC = 1
 DRIFT_LOGIC = 1
 PERFORMANCE_LOGIC = 1
 
 
 def build(stage: Stage) -> list[dg.AssetsDefinition]:
-    return [_drift(stage), _performance(stage)]
+    return [_features(stage), _drift(stage), _performance(stage)]
 
 
 def _drift(stage: Stage) -> dg.AssetsDefinition:
@@ -45,17 +50,10 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         columns=reports.DRIFT_COLUMNS,
     )
 
-    parity = dg.AssetCheckSpec(
-        CHECK_PARITY,
-        asset=spec.key,
-        description="the vectors of these days, made again from what they were made of, are the same bits",
-    )
-
-    @made(stage, [spec], pool="monitor", checks=[parity])
-    def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
-        place = home.pipeline(loaded)
+    @made(stage, [spec], pool="monitor")
+    def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
-            made = reports.report_drift(place, partition_days(context))
+            made = reports.report_drift(home.pipeline(loaded), partition_days(context))
         run: dict[str, Any] = {
             "levels": table_preview([{"day": day, **found} for day, found in made.days.items()])
         }
@@ -68,17 +66,90 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         by_day = {
             day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
         }
-        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
-        with library_errors():
-            yield _parity(place, sorted({*partition_days(context), *made.days}), spec.key)
+        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
 
     return drift_report
 
 
-def _parity(place: PipelineHome, days: Sequence[str], key: dg.AssetKey) -> dg.AssetCheckResult:
-    from mlops_pipelines.features.parity import parity
+def _features(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "feature_report",
+        description="Health of the features of a day: skew, freshness, missing values, known keys.",
+        kinds={"deltalake", "duckdb"},
+        group="monitoring",
+        logic=FEATURES_LOGIC,
+        config=feature_set(loaded.spec, loaded.contract).version,
+        deps=[stage.dep("examples"), stage.dep("feature_tiles")],
+        columns=feature_health.COLUMNS,
+    )
+    checks = [
+        dg.AssetCheckSpec(name, asset=spec.key, description=description)
+        for name, description in (
+            (CHECK_PARITY, "the vectors, made again from what they were made of, are the same bits"),
+            (CHECK_SKEW, "the vectors are near to those that a fully fresh store would have given"),
+            (CHECK_FRESHNESS, "decisions find every view as fresh as its max_age says"),
+        )
+    ]
 
-    found = parity(place, days)
+    @made(stage, [spec], pool="monitor", checks=checks)
+    def feature_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        place = home.pipeline(loaded)
+        with library_errors():
+            made = feature_health.report_features(place, partition_days(context))
+        run: dict[str, Any] = {"views": table_preview([_of_view(one) for one in made.views])}
+        if made.views:
+            from mlops_pipelines.figures import as_markdown, bars
+
+            hours = {one.view: one.age_worst for one in made.views if one.age_worst is not None}
+            picture = bars(hours, title="Oldest at a decision, by view", unit="hours")
+            run["age_by_view"] = dg.MetadataValue.md(as_markdown(picture, "hours by view"))
+        by_day = {
+            one.day: {
+                "worst_skew": max(each.skew for each in made.features if each.day == one.day),
+                "missing": sum(each.missing for each in made.features if each.day == one.day)
+                / sum(each.day == one.day for each in made.features),
+            }
+            for one in made.features
+        }
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        with library_errors():
+            found = parity(place, sorted({*partition_days(context), *by_day}))
+        yield _parity(found, spec.key)
+        yield _warning(
+            spec.key, CHECK_SKEW, made.within_skew, made.skew_sentence,
+            [{"day": one.day, "feature": one.feature, "skew": f"{one.skew:.4f}",
+              "differ": f"{one.differ:.1%}"} for one in made.features if one.skew][:MOST_SHOWN],
+        )  # fmt: skip
+        yield _warning(
+            spec.key, CHECK_FRESHNESS, not made.stale_views,
+            f"{len(made.stale_views)} views were too old at more than "
+            f"{feature_health.STALE_SHARE:.0%} of a day's decisions",
+            [_of_view(one) for one in made.stale_views],
+        )  # fmt: skip
+
+    return feature_report
+
+
+def _of_view(one: feature_health.Health) -> dict[str, Any]:
+    """Health of a view for people."""
+
+    def hours(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1f} h"
+
+    return {
+        "day": one.day,
+        "view": one.view,
+        "known keys": f"{one.covered:.1%}",
+        "missing": f"{one.missing:.1%}",
+        "age (median)": hours(one.age_median),
+        "age (worst)": hours(one.age_worst),
+        "too old": "–" if one.stale is None else f"{one.stale:.1%}",
+        "worst skew": f"{one.skew:.4f}",
+    }
+
+
+def _parity(found: Parity, key: dg.AssetKey) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=CHECK_PARITY,
@@ -91,6 +162,18 @@ def _parity(place: PipelineHome, days: Sequence[str], key: dg.AssetKey) -> dg.As
                 [{**asdict(one), "key": json.dumps(one.key)} for one in found.differences]
             ),
         },
+    )
+
+
+def _warning(
+    key: dg.AssetKey, name: str, passed: bool, sentence: str, rows: Sequence[dict[str, Any]]
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"sentence": sentence, "found": table_preview(rows)},
     )
 
 

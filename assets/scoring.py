@@ -16,6 +16,7 @@ from assets.stage import (
     table_preview,
 )
 from mlops_pipelines import scoring
+from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.resources import HomeResource
 
 TILES_LOGIC = 1
@@ -38,7 +39,7 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb", "feast"},
         group="features",
         logic=TILES_LOGIC,
-        config=[view.model_dump(mode="json") for view in spec.features.views],
+        config=[view.version for view in feature_set(spec, loaded.contract).views],
         deps=[stage.dep("events"), stage.dep("labels", back=spec.labels.matures_after), *references],
     )
 
@@ -62,7 +63,7 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb"},
         group="features",
         logic=EXAMPLES_LOGIC,
-        config=features.model_dump(mode="json"),
+        config=feature_set(loaded.spec, loaded.contract).version,
         deps=[stage.dep("events"), stage.dep("feature_tiles", back=longest)],
         columns=scoring.example_columns(loaded),
     )

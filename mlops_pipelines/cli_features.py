@@ -91,6 +91,44 @@ def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
 
 @features.command()
 @click.argument("pipeline")
+@click.option("--since", type=DAY, help="First day of events (UTC); by default the last seven.")
+@home_option
+@json_option
+def health(pipeline: str, since: date | None, home: Path | None, as_json: bool) -> None:
+    """How fresh each view was at the decisions, how many keys it knows, what is missing, and its skew.
+
+    As the runs that monitor found it: ages in hours of the newest tile at a decision; skew in standard
+    deviations from what a fully fresh store would have given.
+
+    \b
+    Examples:
+      mlops features health flight_delays
+      mlops features health flight_delays --since 2013-03-01 --json
+    """
+    from mlops_pipelines.monitoring.feature_health import latest
+
+    found = latest(place_of(home, pipeline), since)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("No day was looked at: runs of the job monitor do that, once a day is over.")
+        return
+    click.echo(
+        f"{'day':<11} {'view':<26} {'known keys':>10} {'missing':>8} {'median':>8} {'worst':>8} "
+        f"{'too old':>8} {'skew':>7}"
+    )
+    for one in found:
+        ages = ["–" if one[age] is None else f"{one[age]:.1f} h" for age in ("age_median", "age_worst")]
+        stale = "–" if one["stale"] is None else f"{one['stale']:.1%}"
+        click.echo(
+            f"{one['day']:<11} {one['view']:<26} {one['covered']:>10.1%} {one['missing']:>8.1%} "
+            f"{ages[0]:>8} {ages[1]:>8} {stale:>8} {one['skew']:>7.4f}"
+        )
+
+
+@features.command()
+@click.argument("pipeline")
 @click.argument("name")
 @json_option
 def show(pipeline: str, name: str, as_json: bool) -> None:

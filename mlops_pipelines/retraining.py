@@ -198,7 +198,7 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
 
 def data_mark(place: PipelineHome, now: datetime) -> str:
     """Names the training set a retrain admitted now would see: the same mark, the same set."""
-    features = place.spec.features.model_dump(mode="json")
+    features = place.features.version
     training = place.spec.training.model_dump(mode="json")
     return hash_of([matured_through(place, now).isoformat(), matured_rows(place, now), features, training])[
         :16

@@ -162,6 +162,8 @@ def _make_examples(
     if fresh.num_rows == 0 and not lake.exists(features.examples):
         return []
     made = vectors(place, features, fresh, versions) if fresh.num_rows else None
+    # Recorded before the vectors are: a run that dies in between leaves days to look at, not gaps.
+    place.ledger.reopen_days(place.name, fresh["day"].unique().to_pylist(), "features", now)
     return lake.update(
         features.examples,
         days,

@@ -353,6 +353,11 @@ class View(Model):
         description="How old a last value may be, by its own time; by default as old as the longest "
         "window. Not for static references.",
     )
+    max_age: PositiveDuration = Field(
+        default=timedelta(days=1),
+        description="How old the newest tile (without windows, the newest fact) may be at a decision; the "
+        "check `freshness` fails where more than one decision in a hundred of a day finds it older.",
+    )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -396,6 +401,12 @@ class Features(Model):
     )
     views: tuple[View, ...] = Field(
         default=(), description="Features looked up by key as of the decision time."
+    )
+    max_skew: float = Field(
+        default=0.05,
+        gt=0,
+        description="How far, on average, a feature's values may be from those a fully fresh store would "
+        "have given, in standard deviations (of categories: the share that differs); the check `skew`.",
     )
 
 

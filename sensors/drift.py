@@ -1,4 +1,4 @@
-"""A day was scored: measure drift, and ask for a retrain when it persists."""
+"""A day is over: measure its features and drift, and ask for a retrain when drift persists."""
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mlops_pipelines import retraining
-from mlops_pipelines.monitoring import reports
+from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
 from sensors.requests import days_text, request
@@ -19,7 +19,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         jobs=[jobs["monitor"]],
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Closed days that were scored are measured; drift that persists becomes a trigger.",
+        description="Closed days with vectors or scores are measured; drift that persists becomes a trigger.",
     )
     def drift(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
@@ -27,7 +27,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         appended = retraining.append_drift_trigger(place, now)
         for sentence in appended:
             context.log.info(sentence)
-        days = reports.days_to_measure(place, now)
+        days = sorted({*reports.days_to_measure(place, now), *feature_health.days_to_look_at(place, now)})
         if not days:
             return dg.SkipReason("No closed day waits to be measured. " + " ".join(appended))
         return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mlops_pipelines import scoring
-from mlops_pipelines.monitoring import reports
+from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
 from sensors.requests import days_text, register, request
@@ -43,14 +43,15 @@ def build_monitoring(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDef
         execution_timezone="UTC",
         job=jobs["monitor"],
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Drift and performance of days that no sensor has had measured.",
+        description="Features, drift and performance of days that no sensor has had measured.",
     )
     def daily_monitoring(
         context: dg.ScheduleEvaluationContext, home: HomeResource
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        days = sorted({*reports.days_to_measure(place, now), *reports.days_to_judge(place, now)})
+        waiting = (reports.days_to_measure, reports.days_to_judge, feature_health.days_to_look_at)
+        days = sorted({day for ask in waiting for day in ask(place, now)})
         if not days:
             return dg.SkipReason("No day waits to be measured.")
         return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")

@@ -52,16 +52,19 @@ def at(day: int) -> datetime:
 
 
 def advance(
-    place: PipelineHome, until: datetime, keep: Callable[[pa.Table], pa.Table] = lambda rows: rows
+    place: PipelineHome,
+    until: datetime,
+    keep: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    of: str = "events",
 ) -> None:
     """Land what producers wrote by `until`, move the clock there, take all in and score it.
 
-    keep: what of the events lands.
+    keep: what lands of the rows of a stream, of the events unless another is named.
     """
     since = place.clock.now()
     for stream in place.streams:
         rows = Flights().rows(stream, since, until)
-        land(place, stream, f"{since:%d%H}-{until:%d%H}", keep(rows) if stream == "events" else rows)
+        land(place, stream, f"{since:%d%H}-{until:%d%H}", keep(rows) if stream == of else rows)
     _move(place, until)
     serve(place)
 

@@ -10,7 +10,7 @@ from tests.small_flights import loaded
 
 NAME = "small_flights"
 DAILY = {"events", "quarantine", "weather", "labels", "feature_tiles", "examples", "predictions",
-         "drift_report", "performance_report"}  # fmt: skip
+         "feature_report", "drift_report", "performance_report"}  # fmt: skip
 WHOLE = {"planes", "training_set", "model", "evaluation_report", "champion"}
 EXTERNAL = {"landing_events", "landing_labels", "landing_weather", "landing_planes"}
 PARENTS = {
@@ -26,6 +26,7 @@ PARENTS = {
     "model": {"training_set"},
     "evaluation_report": {"model"},
     "champion": {"evaluation_report"},
+    "feature_report": {"examples", "feature_tiles"},
     "drift_report": {"examples", "predictions"},
     "performance_report": {"predictions", "labels"},
 }
@@ -107,7 +108,7 @@ def test_two_pipelines_in_one_location_do_not_touch_each_other() -> None:
     by_pipeline: dict[str, set[dg.AssetKey]] = {}
     for key in repository.asset_graph.get_all_asset_keys():
         by_pipeline.setdefault(key.path[0], set()).add(key)
-    assert {name: len(keys) for name, keys in by_pipeline.items()} == {NAME: 18, "other_flights": 18}
+    assert {name: len(keys) for name, keys in by_pipeline.items()} == {NAME: 19, "other_flights": 19}
     for key in repository.asset_graph.get_all_asset_keys():
         assert {parent.path[0] for parent in repository.asset_graph.get(key).parent_keys} <= {key.path[0]}
 

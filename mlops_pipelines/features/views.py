@@ -79,7 +79,7 @@ class CompiledView:
     version: hash of the definition, 8 hex digits. keys: event columns; key_types: their contract types.
     source: the table of the facts; source_keys: its key columns, in the order of `keys` (for labels: the
     event columns, joined by event id). within: how old, by its own time, a last value may be; None only
-    for a static reference.
+    for a static reference. max_age: how old the newest of it may be at a decision, no part of the version.
     """
 
     name: str
@@ -93,6 +93,7 @@ class CompiledView:
     windowed: tuple[WindowFeature, ...]
     last: tuple[LastFeature, ...]
     within: timedelta | None
+    max_age: timedelta
 
     def to_json(self) -> str:
         """All of it, to be computed again where the pipeline's files are not, or say otherwise by now."""
@@ -159,6 +160,7 @@ def compile_view(view: View, spec: PipelineSpec, contract: Contract) -> Compiled
             for column in (*view.lasting, *view.last)
         ),
         within=None if static else view.within or max(view.windows, default=timedelta(0)),
+        max_age=view.max_age,
     )
 
 
@@ -199,7 +201,7 @@ def _definition(
     """Everything the view's values depend on besides the facts, as JSON."""
     return {
         "logic": LOGIC_VERSION,
-        "view": view.model_dump(mode="json"),
+        "view": view.model_dump(mode="json", exclude={"max_age"}),
         "source": spec.stream(view.of).model_dump(mode="json", exclude={"landing", "matures_after"}),
         "types": {column: types[column] for column in (*view.aggregate, *view.last)},
         "key_types": key_types,

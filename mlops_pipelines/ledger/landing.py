@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.ledger.store import AnyRow
 
-# What has to look at a day again: its tiles, its labels, its examples and scores, its drift, its quality,
-# and its quality once more when the day has matured.
-Stage = Literal["tiles", "labels", "score", "drift", "monitor", "mature"]
+# What has to look at a day again: its tiles, its labels, its examples and scores, the health of its
+# features, its drift, its quality, and its quality once more when the day has matured.
+Stage = Literal["tiles", "labels", "score", "features", "drift", "monitor", "mature"]
 _IS_STRAY = ~landed_files.c.path.startswith(landed_files.c.arrival_day + "/")
 # So many values go into one statement: SQLite takes 32,766.
 _VALUES_AT_ONCE = 10_000

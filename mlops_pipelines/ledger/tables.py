@@ -108,7 +108,7 @@ reopened_days = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("closed_revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("reopened_at", UtcTime, nullable=False),
-    _one_of("stage", "tiles", "labels", "score", "drift", "monitor", "mature"),
+    _one_of("stage", "tiles", "labels", "score", "features", "drift", "monitor", "mature"),
     sa.Index(
         "days_still_open",
         "pipeline",

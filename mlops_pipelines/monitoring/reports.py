@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.monitoring.drift import DriftReport
     from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance
     from mlops_pipelines.spec import DriftTrigger, PerformanceTrigger
@@ -92,7 +93,13 @@ class Performance:
 
 def days_to_measure(place: PipelineHome, now: datetime) -> list[str]:
     """Closed days that were scored and whose drift has not been measured since."""
-    return [day for day in place.ledger.reopened_days(place.name, "drift") if _closes(day) <= now]
+    return [*closed_days(place, "drift", now)]
+
+
+def closed_days(place: PipelineHome, stage: Stage, now: datetime, days: Sequence[str] = ()) -> dict[str, int]:
+    """Days that wait for a stage and are over, and those of `days` that wait, each with its revision."""
+    waiting = place.ledger.reopened_days(place.name, stage)
+    return {day: revision for day, revision in waiting.items() if _closes(day) <= now or day in days}
 
 
 def days_to_judge(place: PipelineHome, now: datetime) -> list[str]:
@@ -105,11 +112,7 @@ def days_to_judge(place: PipelineHome, now: datetime) -> list[str]:
 
 def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
     """Measure the drift of `days`, and of days that were scored and not measured yet."""
-    reopened = {
-        day: revision
-        for day, revision in place.ledger.reopened_days(place.name, "drift").items()
-        if _closes(day) <= place.clock.now() or day in days
-    }
+    reopened = closed_days(place, "drift", place.clock.now(), days)
     wanted = sorted({*days, *reopened})
     reports = {day: report for day in wanted if (report := _drift_of(place, day)) is not None}
     written: list[Written] = []
@@ -119,7 +122,7 @@ def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
         ]
         written = place.lake.replace(
             "drift_report",
-            _table(rows, DRIFT_COLUMNS),
+            table_of(rows, DRIFT_COLUMNS),
             days=wanted,
             sort_by=["feature"],
             unhashed=("model_version",),
@@ -180,7 +183,7 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
     written = lake.replace(
         "performance_report",
-        _table(rows, PERFORMANCE_COLUMNS),
+        table_of(rows, PERFORMANCE_COLUMNS),
         days=wanted,
         sort_by=["model_hash"],
         unhashed=("model_version",),
@@ -461,7 +464,8 @@ def _matures(place: PipelineHome, day: str) -> datetime:
     return _closes(day) + place.spec.labels.matures_after
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    """Rows of a report with `day` and these columns, of the types string, int, float and bool."""
     import pyarrow as pa
 
     types = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
