@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.features.in_use import InUse
     from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
@@ -100,27 +101,31 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
 
     Of a view that begins to be used, those of all that is known.
     """
-    from mlops_pipelines.features.tiles import compute_tiles
-
     use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    wanted = sorted({*days, *reopened})
+    written = write_tiles(place, use, sorted({*days, *reopened}))
+    keys, as_of = _write_online(place, _views(use.sets))
+    place.ledger.record_tiles_made(place.name, use.new)
+    place.ledger.close_days(place.name, reopened, "tiles")
+    return Tiles(written, keys, as_of)
+
+
+def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Written]:
+    """Tiles of every view in use for just these days, of new views of all days, in the lake."""
+    from mlops_pipelines.features.tiles import compute_tiles
+
     written: dict[str, list[Written]] = {}
     old = {view.id for one in use.sets if one.version not in use.new for view in one.views}
     for view in _views(use.sets):
         if not view.windowed:
             continue
         versions = source_versions(place, [view])
-        made = wanted if view.id in old else sorted({*wanted, *known_days(place, view.source)})
+        made = days if view.id in old else sorted({*days, *known_days(place, view.source)})
         tiles = compute_tiles(view, place.lake, made, versions)
         written[view.id] = place.lake.replace(
             tile_table(view), tiles, days=made, sort_by=["hour", *view.keys], provenance=versions
         )
-    keys, as_of = _write_online(place, _views(use.sets))
-    place.ledger.record_tiles_made(place.name, use.new)
-    place.ledger.close_days(place.name, reopened, "tiles")
-    made_days = {one.day for ones in written.values() for one in ones}
-    return Tiles(_by_day(sorted({*wanted, *made_days}), written), keys, as_of)
+    return _by_day(sorted({*days, *(one.day for ones in written.values() for one in ones)}), written)
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:

@@ -57,8 +57,10 @@ class Merged:
     """A canonical table after new rows came to it.
 
     table: the rows that stand, by day, in order of their key. conflicts: rows, new or not, that a
-    standing row with the same key contradicts. displaced: those of them that stood before; replacing:
-    what stands now in their place. shared: the rows that stand for a key of which there is more than one.
+    standing row with the same key contradicts. displaced: those of them that stood before. overtaken: rows
+    that stood before one came that says the same and takes their place. replacing: what stands now in the
+    place of both. later: the rows that stand, and became known after one of their key that came or went.
+    shared: the rows that stand for a key that came and of which there is more than one.
     The rest counts new rows by the digest of their file. accepted_of: those that stand. duplicates_of:
     those that say what a standing row says. conflicting_of: those among the conflicts.
     A new row that comes again from the same place of the same file takes the place of the one it was.
@@ -67,7 +69,9 @@ class Merged:
     table: pa.Table
     conflicts: pa.Table
     displaced: pa.Table
+    overtaken: pa.Table
     replacing: pa.Table
+    later: pa.Table
     shared: pa.Table
     accepted_of: Counter[str]
     duplicates_of: Counter[str]
@@ -117,8 +121,9 @@ def canonical_labels(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec)
     """Labels: day, event_id, label (int8), label_time, arrived_at, known_at, the contract's other
     columns, file_digest, file_row.
 
-    day is the UTC day of arrival until `match_labels` puts the event's day there; known_at the later of
-    label time + publish lag and arrival. Raises TerminalError if an id, outcome or time is missing.
+    day is the UTC day of arrival, and known_at the later of label time + publish lag and arrival, until
+    `match_labels` makes them those of a label of its event. Raises TerminalError if an id, outcome or time
+    is missing.
     """
     labels = spec.labels
     event_id = labels.id or spec.events.id
@@ -129,7 +134,7 @@ def canonical_labels(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec)
         "label": _outcomes(labels.value, accepted[labels.value]),
         "label_time": accepted[labels.time],
         "arrived_at": arrived_at,
-        "known_at": _later(_after(accepted[labels.time], labels.publish_lag), arrived_at),
+        "known_at": _label_known_at(accepted[labels.time], arrived_at, spec),
     }
     sources = {
         "event_id": event_id,
@@ -242,27 +247,35 @@ def _divided(rows: pa.Table, mask: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]
 
 
 def match_labels(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> tuple[pa.Table, pa.Table]:
-    """Labels whose event is there, with the event's day, and those without, with the day of arrival.
+    """Labels whose event is there, as `beside_events` places them, and those without, as when they landed.
 
-    events: at least event_id, day and event_time. A label's own time is not more than a day before that of
-    its event, nor so long after it that its id may be another event's.
+    events: at least event_id, day, event_time and known_at.
     """
     import pyarrow.compute as pc
 
-    days = days_of_events(labels, events, spec)
-    found = pc.is_valid(days)
+    placed = beside_events(labels, events, spec)
+    found = pc.is_valid(placed["day"])
     matched, unmatched = labels.filter(found), labels.filter(pc.invert(found))
-    return _with_days(matched, days.drop_null()), _with_days(unmatched, _days(unmatched["arrived_at"]))
+    for name in placed.column_names:
+        matched = _with(matched, name, placed[name].filter(found))
+    arrived_at = unmatched["arrived_at"]
+    unmatched = _with(unmatched, "day", _days(arrived_at))
+    known_at = _label_known_at(unmatched["label_time"], arrived_at, spec)
+    return matched, _with(unmatched, "known_at", known_at)
 
 
-def days_of_events(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> pa.ChunkedArray:
-    """The day of each label's event, as `match_labels` finds it; null where there is none."""
+def beside_events(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> pa.Table:
+    """day and known_at of each label as that of its event; null where there is none.
+
+    A label's own time is not more than a day before that of its event, nor so long after it that its id may
+    be another event's. It is known once its event is, too: what it is of, nobody can say before.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     asked = labels.select(["event_id", "label_time"]).append_column(_PLACE, [np.arange(labels.num_rows)])
-    events = _same_types(events.select(["event_id", "day", "event_time"]), asked)
+    events = _same_types(events.select(["event_id", "day", "event_time", "known_at"]), asked)
     pairs = asked.join(events, ["event_id"], join_type="inner")
     microsecond = timedelta(microseconds=1)
     after = pc.subtract(*(pairs[name].cast(pa.int64()) for name in ("label_time", "event_time")))
@@ -273,8 +286,9 @@ def days_of_events(labels: pa.Table, events: pa.Table, spec: PipelineSpec) -> pa
     pairs = pairs.filter(near)
     rows = np.full(labels.num_rows, -1)
     rows[pairs[_PLACE].to_numpy()] = np.arange(pairs.num_rows)
-    found: pa.ChunkedArray = pairs["day"].take(pa.array(rows, mask=rows < 0))
-    return found
+    found = pairs.select(["day", "known_at"]).take(pa.array(rows, mask=rows < 0))
+    own = _label_known_at(labels["label_time"], labels["arrived_at"], spec)
+    return _with(found, "known_at", _later(found["known_at"], own))
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -354,8 +368,16 @@ def _days(times: pa.ChunkedArray) -> pa.ChunkedArray:
     return times.cast(pa.timestamp("us")).cast(pa.date32()).cast(pa.string())
 
 
-def _with_days(table: pa.Table, days: pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.schema.get_field_index("day"), "day", days)
+def _with(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    """The table with other values in one of its columns."""
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def _label_known_at(
+    label_time: pa.ChunkedArray, arrived_at: pa.ChunkedArray, spec: PipelineSpec
+) -> pa.ChunkedArray:
+    """From when on a label is known by itself, whatever is known of its event."""
+    return _later(_after(label_time, spec.labels.publish_lag), arrived_at)
 
 
 def _after(times: pa.ChunkedArray, lag: timedelta) -> pa.ChunkedArray:
@@ -399,13 +421,15 @@ class _Row:
     """A row among those of its key.
 
     first_by: what decides among contents, then among rows that say the same. at: where rows may lie too
-    far apart to be compared, in microseconds. content: name and value of what the row says. What is
-    missing is not said, so that a row does not change when a contract grows by a column.
+    far apart to be compared, in microseconds. known_at: 0 where a row was always known. content: name and
+    value of what the row says. What is missing is not said, so that a row does not change when a contract
+    grows by a column.
     """
 
     place: int
     first_by: int
     at: int
+    known_at: int
     arrived_at: int
     file_digest: str
     file_row: int
@@ -428,6 +452,7 @@ def _merge(
     repeated: list[int] = []
     contradicted: list[int] = []
     replacing: list[int] = []
+    later: list[int] = []
     shared: list[int] = []
     for rows in _rows_that_share(both, keys, _ORIGIN | unsaid, one):
         standing = _standing(rows, one) if one else {row.content for row in rows}
@@ -436,9 +461,14 @@ def _merge(
         }
         contradicted += [row.place for row in rows if row.content not in standing]
         repeated += [row.place for row in rows if row.content in standing and row.place not in firsts]
-        shared += sorted(firsts)
-        if any(row.place < first_new for row in rows if row.content not in standing):
+        gone = [row for row in rows if row.place < first_new and row.place not in firsts]
+        came = [row for row in rows if row.place >= first_new]
+        if gone:
             replacing += sorted(firsts)
+        if came:
+            shared += sorted(firsts)
+            first = min(row.known_at for row in (*came, *gone))
+            later += [row.place for row in rows if row.place in firsts and row.known_at > first]
     repeats, conflicts = np.zeros(both.num_rows, dtype=bool), np.zeros(both.num_rows, dtype=bool)
     repeats[repeated] = True
     conflicts[contradicted] = True
@@ -457,7 +487,9 @@ def _merge(
         table=both.take(pa.array(order[stands[order]])),
         conflicts=both.filter(pa.array(conflicts)),
         displaced=rows_at([place for place in contradicted if place < first_new]),
+        overtaken=rows_at([place for place in repeated if place < first_new]),
         replacing=rows_at(replacing),
+        later=rows_at(later),
         shared=rows_at(shared),
         accepted_of=by_file(stands),
         duplicates_of=by_file(repeats),
@@ -516,9 +548,10 @@ def _rows_that_share(
     groups: dict[tuple[Any, ...], list[_Row]] = defaultdict(list)
     for row, place in enumerate(places.to_pylist()):
         content = tuple((name, values[name][row]) for name in said if values[name][row] is not None)
+        known_at = values["known_at"][row] or 0
         arrived_at, digest, file_row = (values[name][row] for name in _ORDER)
         groups[tuple(values[key][row] for key in keys)].append(
-            _Row(place, first_by[row], at[row], arrived_at, digest, file_row, content)
+            _Row(place, first_by[row], at[row], known_at, arrived_at, digest, file_row, content)
         )
     return list(groups.values())
 

@@ -357,12 +357,10 @@ def _add_events(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> _Cha
         key="event_id",
         rejects=rejects,
         quarantine_days=days,
-        displacing=partial(_events_moved, place),
+        reopening=partial(_events_moved, place),
     )
     if new is not None and new.num_rows:
         _reopen_for_events(place, new)
-        if change.merged:
-            _events_moved(place, change.merged)
         # Before the files are finished: a run that dies in between would leave the clock behind for good.
         place.ledger.raise_watermark(_newest_arrival(batch, new), place.name)
     return change
@@ -383,11 +381,13 @@ def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
     rejects = batch.rejects(place)
     if landed is not None:
         landed = _in_time(place, "labels", landed, "label_time", rejects)
+    written: list[str] = []
     for _ in range(_ATTEMPTS):
         seen = _seen(place)
         reopened = place.ledger.reopened_days(place.name, "labels")
         waiting = _waiting_labels(place) if reopened or landed is not None else None
-        moved = _moved_labels(place, [*reopened])
+        # What an overtaken attempt has written may be of events that moved since.
+        moved = _moved_labels(place, [*reopened, *written])
         labels = _together(landed, _others(waiting, landed), _others(moved, landed))
         matched = unmatched = None
         if labels is not None:
@@ -403,9 +403,11 @@ def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Tak
             sort_by=["event_id", "known_at", "label_time", "label"],
             key="event_id",
             rejects=rejects,
+            reopening=partial(_versions_changed, place),
         )
         if matched is not None:
             _reopen_for_labels(place, matched, moved)
+            written = _days_in(matched, written)
         left = merge_labels(None, unmatched, place.spec) if unmatched is not None else None
         if left is None or _keep_waiting(place, waiting, left.table, seen):
             place.ledger.close_days(place.name, reopened, "labels")
@@ -447,6 +449,7 @@ def _add_reference(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> _
         sort_by=[*reference.keys, *([] if static else ["ref_time"]), "arrived_at"],
         key=", ".join(reference.keys),
         rejects=rejects,
+        reopening=(lambda _: None) if static else partial(_versions_changed, place),
     )
     if new is not None and not static:
         _reopen(place, "tiles", _days_of(new["known_at"]))
@@ -646,13 +649,14 @@ def _merge_into(
     sort_by: Sequence[str],
     key: str,
     rejects: Sequence[pa.Table],
+    reopening: Callable[[Merged], None],
     quarantine_days: Sequence[str] = (),
-    displacing: Callable[[Merged], None] = lambda _: None,
 ) -> _Change:
     """Merge new rows, if there are any, into `days` of a table; keep what is rejected.
 
-    days: as `Lake.update` takes them. key: what tells the rows apart, for people. quarantine_days: to
-    account for besides those of the rejected rows. displacing: told before rows that stood are displaced.
+    days: as `Lake.update` takes them. key: what tells the rows apart, for people. reopening: reopens what was
+    made of rows that stood; before the commit and after it, as in `_reopen_for_events`. quarantine_days: to
+    account for besides those of the rejected rows.
     """
     from mlops_pipelines.ingest.intake import conflict_with, landed_names
     from mlops_pipelines.ingest.quarantine import quarantine_canonical, together
@@ -672,14 +676,15 @@ def _merge_into(
         )
         # Durable before the commit: a row that is displaced is nowhere else any more.
         quarantine = _quarantine(place, rejected, quarantine_days)
-        if merged.displaced.num_rows:
-            displacing(merged)
+        reopening(merged)
         return merged.table
 
     if new is not None:
         written = place.lake.update(
             name, days, change, sort_by=sort_by, unhashed=PROVENANCE, provenance=passed
         )
+        if merged is not None:
+            reopening(merged)
         return _Change(written, quarantine, rejected, merged)
     quarantine = _quarantine(place, rejected, quarantine_days)
     if not place.lake.exists(name):
@@ -830,11 +835,26 @@ def _days_to_merge(
 
 
 def _events_moved(place: PipelineHome, merged: Merged) -> None:
-    """Reopen what was made of events that no longer stand, or stand on another day."""
-    _reopen(place, "tiles", _days_of(merged.displaced["known_at"]))
-    stand = set(zip(*(merged.replacing[name].to_pylist() for name in ("event_id", "day")), strict=True))
-    stood = zip(*(merged.displaced[name].to_pylist() for name in ("event_id", "day")), strict=True)
-    _reopen(place, "labels", {day for event_id, day in stood if (event_id, day) not in stand})
+    """Reopen what was made of events that no longer stand, or stand on another day, or from another moment.
+
+    Labels are counted under their event's keys, on the days on which they became known.
+    """
+    gone = _together(merged.displaced, merged.overtaken)
+    if gone is None or not gone.num_rows:
+        return
+    _reopen(place, "tiles", _days_of(gone["known_at"]))
+    stand, stood = (
+        set(zip(*(rows[name].to_pylist() for name in ("event_id", "day", "known_at")), strict=True))
+        for rows in (merged.replacing, gone)
+    )
+    _reopen(place, "labels", {day for _, day, _ in stood - stand})
+    if merged.displaced.num_rows:
+        _reopen(place, "tiles", _days_of(_labels_on(place, merged.displaced)))
+
+
+def _versions_changed(place: PipelineHome, merged: Merged) -> None:
+    """Reopen the tiles of versions that stand no more, or may not be the first of their fact any more."""
+    _reopen(place, "tiles", {*_days_of(merged.overtaken["known_at"]), *_days_of(merged.later["known_at"])})
 
 
 # --- labels and the events they are of -------------------------------------------------------------
@@ -850,19 +870,36 @@ def _merge_labels(
 
 
 def _moved_labels(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
-    """Labels of these days whose event is, by now, one of another day; None if there is none."""
+    """Labels of these days whose event is, by now, of another day, or known from another moment on.
+
+    None if there is none.
+    """
     import pyarrow.compute as pc
 
-    from mlops_pipelines.ingest.intake import days_of_events
+    from mlops_pipelines.ingest.intake import beside_events
 
     if not days or not place.lake.exists("labels"):
         return None
     labels = place.lake.read("labels", days=days)
     if not labels.num_rows:
         return None
-    found = days_of_events(labels, _events_of(place, labels, ()), place.spec)
-    stays = pc.fill_null(pc.equal(found, labels["day"]), False)
+    found = beside_events(labels, _events_of(place, labels, ()), place.spec)
+    stays = pc.and_(
+        *(pc.fill_null(pc.equal(found[name], labels[name]), False) for name in ("day", "known_at"))
+    )
     return None if pc.all(stays).as_py() else labels.filter(pc.invert(stays))
+
+
+def _labels_on(place: PipelineHome, events: pa.Table) -> pa.ChunkedArray:
+    """Knowledge times of the labels that stand on these events."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not place.lake.exists("labels"):
+        return pa.chunked_array([], pa.timestamp("us", tz="UTC"))
+    labels = place.lake.read("labels", columns=["event_id", "known_at"], days=_days_in(events))
+    mine = pc.is_in(labels["event_id"], value_set=events["event_id"].combine_chunks())
+    return labels.filter(mine)["known_at"]
 
 
 def _awaited(place: PipelineHome, events: pa.Table) -> pa.Table:
@@ -900,8 +937,8 @@ def _seen(place: PipelineHome) -> tuple[int | None, int | None]:
 def _keep_waiting(
     place: PipelineHome, before: pa.Table | None, left: pa.Table, seen: tuple[int | None, int | None]
 ) -> bool:
-    """Let the labels that are left be all that wait. Whether they are: not if another run changed events,
-    or what waits, after they were `seen`.
+    """Let the labels that are left be all that wait. Whether they are, and the others are where they belong:
+    not if another run changed events, or what waits, after they were `seen`.
 
     Events that are taken in look for labels that wait after their commit, and labels for events after
     theirs: whoever is second finds the other.
@@ -921,20 +958,21 @@ def _keep_waiting(
             )
         except _OvertakenError:
             return False
-    return not left.num_rows or place.lake.version("events") == events
+    return place.lake.version("events") == events
 
 
 def _events_of(place: PipelineHome, labels: pa.Table | None, days: Sequence[str]) -> pa.Table:
-    """event_id, day and event_time of the events of `days`, and of all that the labels may be of.
+    """event_id, day and times of the events of `days`, and of all that the labels may be of.
 
     Mostly these are recent ones; how far back others may be depends on how long ids are unique.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from mlops_pipelines.ingest.intake import LABEL_BEFORE, days_of_events
+    from mlops_pipelines.ingest.intake import LABEL_BEFORE, beside_events
 
-    kinds = {"event_id": pa.string(), "day": pa.string(), "event_time": pa.timestamp("us", tz="UTC")}
+    moment = pa.timestamp("us", tz="UTC")
+    kinds = {"event_id": pa.string(), "day": pa.string(), "event_time": moment, "known_at": moment}
     if not place.lake.exists("events"):
         return pa.schema(kinds).empty_table()
 
@@ -952,7 +990,7 @@ def _events_of(place: PipelineHome, labels: pa.Table | None, days: Sequence[str]
     events = read(labels, place.spec.labels.matures_after)
     if labels is None:
         return events
-    left = labels.filter(pc.is_null(days_of_events(labels, events, place.spec)))
+    left = labels.filter(pc.is_null(beside_events(labels, events, place.spec)["day"]))
     if not left.num_rows:
         return events
     others = read(left, place.spec.ids_unique_within, but=pc.unique(events["day"]).to_pylist())
@@ -982,9 +1020,10 @@ def _reopen_for_events(place: PipelineHome, events: pa.Table) -> None:
 def _reopen_for_labels(place: PipelineHome, matched: pa.Table, moved: pa.Table | None) -> None:
     """To be done before labels are committed and again afterwards, as with events.
 
-    moved: those that stood on another day.
+    moved: those that stood on another day, or were known from another moment on.
     """
-    _reopen(place, "tiles", _days_of(matched["known_at"]))
+    known = [rows["known_at"] for rows in (matched, moved) if rows is not None]
+    _reopen(place, "tiles", {day for times in known for day in _days_of(times)})
     _reopen(place, "monitor", _days_in(matched, _days_in(moved)))
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mlops_pipelines import scoring
+from mlops_pipelines.features.tiles import compute_tiles, tile_schema
+from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import rejects, taking
 from mlops_pipelines.ingest.contract import Contract
+from mlops_pipelines.lake import content_hash
 from mlops_pipelines.spec import PipelineSpec
 from mlops_pipelines.spec_loading import LoadedSpec
 
@@ -40,6 +45,9 @@ CONTRACT = Contract.model_validate(
         "labels": {
             "columns": {"event_id": TEXT, "ended_at": TIME, "late": {"type": "bool"}, "arrived_at": TIME}
         },
+        "references": {
+            "weather": {"columns": {"size": INT, "seen_at": TIME, "wind": INT, "arrived_at": TIME}}
+        },
         "reject_share_halts": 1.0,
     }
 )  # fmt: skip
@@ -50,7 +58,12 @@ SCHEMAS = {
     "labels": pa.schema(
         {"event_id": pa.string(), "ended_at": MOMENT, "late": pa.bool_(), "arrived_at": MOMENT}
     ),
+    "weather": pa.schema({"size": pa.int64(), "seen_at": MOMENT, "wind": pa.int64(), "arrived_at": MOMENT}),
 }
+VIEWS = [
+    {"name": f"by_{of}", "key": "size", "of": of, "aggregate": {column: ["sum", "count"]}, "windows": ["1d"]}
+    for of, column in (("labels", "late"), ("events", "size"), ("weather", "wind"))
+]
 
 
 def pipeline(*, produced: bool) -> LoadedSpec:
@@ -64,8 +77,14 @@ def pipeline(*, produced: bool) -> LoadedSpec:
                 "landing": "landing/labels", "value": "late", "time": "ended_at", "arrived": "arrived_at",
                 "matures_after": "1d",
             },
+            "references": {
+                "weather": {
+                    "landing": "landing/weather", "keys": ["size"], "time": "seen_at",
+                    "arrived": "arrived_at", "publish_lag": "1h",
+                }
+            },
             "lateness": "5d",
-            "features": {},
+            "features": {"views": VIEWS},
         }
     )  # fmt: skip
     return LoadedSpec(spec, CONTRACT, None)  # type: ignore[arg-type]
@@ -101,18 +120,50 @@ def taken_in(empty: Path, loaded: LoadedSpec, waves: list[Wave]) -> dict[str, An
             table = pa.Table.from_pylist(rows, schema=SCHEMAS[stream])
             pq.write_table(table, folder / f"{number}-{position}.parquet")
         taking.register_landed(place)
-        for taken in (taking.take_events(place, []), taking.take_labels(place, [])):
+        take = (taking.take_events, taking.take_labels, partial(taking.take_reference, name="weather"))
+        for taken in (one(place, days=[]) for one in take):
             assert taken.adds_up, taken.sum_sentence
             assert not taken.refused
+        make_tiles(place)
     found = said(place)
+    labels_are_known_once_their_events_are(place)
+    assert found["tiles"] == tiles_of_all_days(place)
     shutil.rmtree(path)
     return found
 
 
+def make_tiles(place: PipelineHome) -> None:
+    """Of the days that are reopened, as a run makes them."""
+    reopened = place.ledger.reopened_days(place.name, "tiles")
+    scoring.write_tiles(place, [*reopened])
+    place.ledger.close_days(place.name, reopened, "tiles")
+
+
+def tiles_of_all_days(place: PipelineHome) -> dict[str, str]:
+    """Hashes of the tiles of each view as the tables that stand give them."""
+    versions = scoring.source_versions(place)
+    days = [f"{T0 + day * DAY:%Y-%m-%d}" for day in range(-31, 31)]
+    return {
+        view.name: content_hash(compute_tiles(view, place.lake, days, versions), sort_by=["day"])
+        for view in compile_views(place.spec, place.contract)
+    }
+
+
+def labels_are_known_once_their_events_are(place: PipelineHome) -> None:
+    """Nobody could have told what a label is of before its event was there."""
+    if not place.lake.exists("labels"):
+        return
+    events = place.lake.read("events", columns=["day", "event_id", "known_at"]).to_pylist()
+    known = {(event["day"], event["event_id"]): event["known_at"] for event in events}
+    for label in place.lake.read("labels").to_pylist():
+        own = max(label["ended_at"], label["arrived_at"])
+        assert label["known_at"] == max(own, known[label["day"], label["event_id"]])
+
+
 def said(place: PipelineHome) -> dict[str, Any]:
-    """Hashes of the tables by day, what is in the quarantine, and what is open for the stages after."""
+    """Hashes of the tables by day, and of the tiles, and what is in the quarantine."""
     orders = {"events": ["event_id"], "labels": ["event_id", "known_at", "label_time", "label"],
-              "labels_unmatched": ["event_id", "known_at"]}  # fmt: skip
+              "labels_unmatched": ["event_id", "known_at"], "weather": ["size", "ref_time"]}  # fmt: skip
     hashes = {
         name: place.lake.hashes(name, sort_by=order, unhashed=taking.PROVENANCE)
         for name, order in orders.items()
@@ -125,7 +176,15 @@ def said(place: PipelineHome) -> dict[str, Any]:
         kept = {name: value for name, value in values.items() if name not in ("arrived_at", "made_at")}
         codes = ",".join(reason["code"] for reason in json.loads(row["reasons"]))
         quarantined[row["stream"], codes].add(json.dumps(kept, sort_keys=True))
-    return {**hashes, "quarantine": dict(quarantined)}
+    tiles = {
+        view.name: content_hash(
+            place.lake.read(table) if place.lake.exists(table) else tile_schema(view).empty_table(),
+            sort_by=["day"],
+        )
+        for view in compile_views(place.spec, place.contract)
+        for table in [tile_table(view)]
+    }
+    return {**hashes, "quarantine": dict(quarantined), "tiles": tiles}
 
 
 EVENT = st.fixed_dictionaries(
@@ -142,12 +201,21 @@ LABEL = st.fixed_dictionaries(
         "event_id": st.sampled_from(["a", "b", "c"]),
         "ended_at": st.sampled_from([T0 + HOUR, T0 + DAY, T0 + 8 * DAY + HOUR, T0 + 12 * DAY]),
         "late": st.booleans(),
-        "arrived_at": st.sampled_from([T0 + 3 * DAY, T0 + 4 * DAY, T0 + 9 * DAY]),
+        "arrived_at": st.sampled_from([T0 + 2 * DAY, T0 + 3 * DAY, T0 + 4 * DAY, T0 + 9 * DAY]),
+    }
+)
+WEATHER = st.fixed_dictionaries(
+    {
+        "size": st.sampled_from([1, 2]),
+        "seen_at": st.sampled_from([T0, T0 + HOUR]),
+        "wind": st.sampled_from([3, 4]),
+        "arrived_at": st.sampled_from([T0, T0 + DAY, T0 + 2 * DAY, T0 + 9 * DAY]),
     }
 )
 FILE: SearchStrategy[Landed] = st.one_of(
     st.tuples(st.just("events"), st.lists(EVENT, min_size=1, max_size=4)),
     st.tuples(st.just("labels"), st.lists(LABEL, min_size=1, max_size=3)),
+    st.tuples(st.just("weather"), st.lists(WEATHER, min_size=1, max_size=3)),
 )
 
 
@@ -157,10 +225,16 @@ def event(at: datetime, size: int, made: int = 0, arrived: int = 0) -> Row:
             "arrived_at": T0 + 3 * DAY + arrived * HOUR}  # fmt: skip
 
 
-LABELLED: Landed = (
-    "labels",
-    [{"event_id": "a", "ended_at": T0 + HOUR, "late": True, "arrived_at": T0 + 3 * DAY}],
-)
+def label(late: bool, arrived: float) -> Row:
+    """Of the event `a`; days after T0."""
+    return {"event_id": "a", "ended_at": T0 + HOUR, "late": late, "arrived_at": T0 + arrived * DAY}
+
+
+def weather(wind: int, arrived: float) -> Row:
+    return {"size": 1, "seen_at": T0, "wind": wind, "arrived_at": T0 + arrived * DAY}
+
+
+LABELLED: Landed = ("labels", [label(True, 3)])
 
 
 @pytest.mark.proof
@@ -199,6 +273,16 @@ LABELLED: Landed = (
     False,
     None,
 )
+# A label, and its correction, that came before their event.
+@example([("labels", [label(True, 1), label(False, 2)]), ("events", [event(T0, 1, arrived=2)])], False, None)
+# An event of the same day in whose place one stands that was produced first, and came a day later.
+@example([("events", [event(T0, 1, made=1)]), LABELLED, ("events", [event(T0, 2, arrived=24)])], True, None)
+# One that says the same, and was produced first, or came first.
+@example([("events", [event(T0, 1, made=1)]), LABELLED, ("events", [event(T0, 1, arrived=24)])], True, None)
+@example([("events", [event(T0, 1, arrived=24)]), LABELLED, ("events", [event(T0, 1)])], False, None)
+# What is corrected lands after its correction; what came first after what came again.
+@example([("events", [event(T0, 1)])] + [("labels", [label(n > 4, n)]) for n in (6, 5, 4)], False, None)
+@example([("weather", [weather(3 + (n > 1), n)]) for n in (3, 2, 1)], False, None)
 def test_rows_are_the_same_however_they_are_cut_and_whenever_they_come(
     empty: Path, files: list[Landed], produced: bool, random: Any
 ) -> None:

@@ -264,6 +264,20 @@ def test_texts_may_be_held_in_any_way() -> None:
     assert merged.duplicates == 1
 
 
+def test_what_stood_and_what_became_known_later_are_told_apart() -> None:
+    row = {"event_id": "a", "ended_at": T0, "late": True, "arrived_at": T0 + 2 * HOUR}
+    corrected = row | {"late": False, "arrived_at": T0 + 3 * HOUR}
+    other = row | {"event_id": "b"}
+    standing = labels_of(row, corrected, other, other | {"late": False}, digest="1")
+    again = merge_labels(standing, labels_of(row | {"arrived_at": T0 + 4 * HOUR}, digest="2"), SPEC)
+    assert (again.overtaken.num_rows, again.later.num_rows, again.duplicates) == (0, 0, 1)
+    before = merge_labels(standing, labels_of(corrected | {"arrived_at": T0 + HOUR}, digest="2"), SPEC)
+    assert before.overtaken["known_at"].to_pylist() == [T0 + 3 * HOUR]
+    assert before.replacing["known_at"].to_pylist() == [T0 + 2 * HOUR, T0 + HOUR]
+    assert before.later["known_at"].to_pylist() == [T0 + 2 * HOUR]
+    assert set(before.shared["event_id"].to_pylist()) == {"a"}
+
+
 def labels_of(*rows: dict[str, Any], digest: str = "digest") -> pa.Table:
     return canonical_labels(some_labels(*rows), FileOrigin(digest, T0), SPEC)
 
@@ -303,11 +317,12 @@ def test_of_a_timed_reference_revisions_stand_side_by_side() -> None:
     assert (merged.accepted, merged.duplicates, merged.conflicting) == (3, 1, 0)
 
 
-def happened(*events: tuple[str, datetime]) -> pa.Table:
+def happened(*events: tuple[str, datetime], known_after: timedelta = timedelta(0)) -> pa.Table:
     """Events by id and time."""
     days = [time.date().isoformat() for _, time in events]
-    columns = {"event_id": pa.string(), "day": pa.string(), "event_time": US}
-    values = [[event_id for event_id, _ in events], days, [time for _, time in events]]
+    columns = {"event_id": pa.string(), "day": pa.string(), "event_time": US, "known_at": US}
+    times = [time for _, time in events]
+    values = [[event_id for event_id, _ in events], days, times, [time + known_after for time in times]]
     return pa.table({name: pa.array(v, columns[name]) for name, v in zip(columns, values, strict=True)})
 
 
@@ -321,6 +336,31 @@ def test_labels_get_the_day_of_their_event_or_wait() -> None:
     again, still = match_labels(unmatched, happened(("x", T0)), SPEC)
     assert (again["day"].to_pylist(), still.num_rows) == (["2013-01-01"], 0)
     assert again.schema == matched.schema == unmatched.schema
+
+
+def test_a_label_is_known_no_earlier_than_its_event() -> None:
+    row = {"event_id": "x", "late": True}
+    labels = labels_of(
+        *({**row, "ended_at": T0 + at * HOUR, "arrived_at": T0 + 2 * HOUR} for at in (0, 2, 4)),
+    )
+
+    def known(labels: pa.Table, events: pa.Table) -> list[float]:
+        return [(at - T0) / HOUR for at in match_labels(labels, events, SPEC)[0]["known_at"].to_pylist()]
+
+    assert known(labels, happened(("x", T0), known_after=3 * HOUR)) == [3, 3, 4]
+    matched, _ = match_labels(labels, happened(("x", T0), known_after=9 * HOUR), SPEC)
+    assert matched["known_at"].to_pylist() == [T0 + 9 * HOUR] * 3
+    # It is worked out anew from what the label itself says, not from when its event was known before.
+    assert known(matched, happened(("x", T0), known_after=HOUR)) == [2, 2, 4]
+    _, waiting = match_labels(matched, happened(), SPEC)
+    assert waiting.equals(match_labels(labels, happened(), SPEC)[1])
+
+
+def test_a_label_of_an_event_that_is_announced_ahead_is_known_once_it_happens() -> None:
+    event = {"event_id": "x", "at": T0 + 5 * HOUR, "size": 1, "arrived_at": T0}
+    label = {"event_id": "x", "ended_at": T0 + HOUR, "late": True, "arrived_at": T0 + HOUR}
+    matched, _ = match_labels(labels_of(label), events_of(event), SPEC)
+    assert matched["known_at"].to_pylist() == [T0 + 5 * HOUR]
 
 
 @pytest.mark.parametrize(

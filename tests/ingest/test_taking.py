@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from mlops_pipelines.ledger.landing import Stage
+
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
 SECOND = datetime(2013, 1, 2, tzinfo=UTC)
 THIRD = datetime(2013, 1, 3, tzinfo=UTC)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -81,9 +85,9 @@ def changed(rows: pa.Table, column: str, first: Any) -> pa.Table:
     return rows.set_column(index, column, values)
 
 
-def an_hour_later(rows: pa.Table) -> pa.Table:
-    """The rows as they would have arrived an hour later."""
-    arrived = pc.add(rows["arrived_at"], pa.scalar(timedelta(hours=1), pa.duration("us")))
+def later(rows: pa.Table, *, hours: int) -> pa.Table:
+    """The rows as they would have arrived so many hours later."""
+    arrived = pc.add(rows["arrived_at"], pa.scalar(timedelta(hours=hours), pa.duration("us")))
     return rows.set_column(rows.schema.get_field_index("arrived_at"), "arrived_at", arrived)
 
 
@@ -281,7 +285,7 @@ def test_a_row_that_another_contradicts_counts_as_quarantined(place: PipelineHom
     rows = Flights().rows("events", FIRST, SECOND).slice(0, 10)
     land_table(place, "events", "first.parquet", rows)
     taking.take_events(place, [])
-    land_table(place, "events", "again.parquet", an_hour_later(changed(rows, "distance", 1)))
+    land_table(place, "events", "again.parquet", later(changed(rows, "distance", 1), hours=1))
     taken = taking.take_events(place, ["2013-01-01"])
     assert counts(taken) == [(10, 0, 1, 9)]
     assert taken.adds_up
@@ -296,7 +300,7 @@ def test_rows_of_a_reference_add_up(place: PipelineHome) -> None:
     land_table(place, "planes", "corrected.parquet", changed(planes, "seats", 77))
     second = taking.take_reference(place, "planes", [])
     assert counts(second) == [(5, 1, 0, 4)]
-    land_table(place, "planes", "contradicted.parquet", an_hour_later(changed(planes, "seats", 78)))
+    land_table(place, "planes", "contradicted.parquet", later(changed(planes, "seats", 78), hours=1))
     third = taking.take_reference(place, "planes", [])
     assert counts(third) == [(5, 0, 1, 4)]
     assert first.adds_up
@@ -421,6 +425,128 @@ def test_a_label_without_an_event_costs_later_runs_nothing(place: PipelineHome) 
     assert place.lake.read("labels_unmatched")["event_id"].to_pylist() == ["of no event"]
 
 
+def one_with_its_label() -> tuple[pa.Table, pa.Table]:
+    """An event of the first day, and its label, which is known before midnight."""
+    events, labels = Flights().rows("events", FIRST, SECOND), Flights().rows("labels", FIRST, SECOND)
+    label = labels.slice(0, 1)
+    return events.filter(pc.equal(events["event_id"], label["event_id"][0])), label
+
+
+def known(place: PipelineHome, table: str) -> datetime:
+    """When the table's only row became known."""
+    (moment,) = place.lake.read(table, columns=["known_at"])["known_at"].to_pylist()
+    assert isinstance(moment, datetime)
+    return moment
+
+
+def reopened(place: PipelineHome, stage: Stage) -> set[str]:
+    """Days that are open for a stage, which are closed by this."""
+    days = place.ledger.reopened_days(place.name, stage)
+    place.ledger.close_days(place.name, days, stage)
+    return {*days}
+
+
+def test_a_label_that_landed_before_its_event_is_known_once_its_event_is(place: PipelineHome) -> None:
+    event, label = one_with_its_label()
+    land_table(place, "labels", "early.parquet", label)
+    taking.take_labels(place, [])
+    own = known(place, "labels_unmatched")
+    assert own < SECOND
+    assert reopened(place, "tiles") == set()
+    land_table(place, "events", "late.parquet", later(event, hours=48))
+    taking.take_events(place, [])
+    taking.take_labels(place, [])
+    assert known(place, "labels") == known(place, "events") == event["arrived_at"][0].as_py() + 2 * DAY > own
+    assert place.lake.read("labels")["arrived_at"].to_pylist() == label["arrived_at"].to_pylist()
+    assert reopened(place, "tiles") == {"2013-01-03"}
+
+
+@pytest.mark.parametrize("dest", [None, "XXX"], ids=["says the same", "says something else"])
+def test_a_label_is_known_anew_when_another_row_of_its_event_takes_the_place_of_the_first(
+    place: PipelineHome, dest: str | None
+) -> None:
+    event, label = one_with_its_label()
+    land_table(place, "events", "late.parquet", later(event, hours=48))
+    land_table(place, "labels", "label.parquet", label)
+    taking.take_events(place, [])
+    taking.take_labels(place, [])
+    assert reopened(place, "tiles") == {"2013-01-03"}
+    assert reopened(place, "labels") == set()
+    land_table(place, "events", "first.parquet", changed(event, "dest", dest) if dest else event)
+    taking.take_events(place, [])
+    assert reopened(place, "tiles") == {"2013-01-01", "2013-01-03"}
+    assert {*place.ledger.reopened_days(place.name, "labels")} == {"2013-01-01"}
+    taking.take_labels(place, [])
+    assert known(place, "labels") == max(label["arrived_at"][0].as_py(), label["landed_at"][0].as_py())
+    assert reopened(place, "tiles") == {"2013-01-01", "2013-01-03"}
+
+
+def test_tiles_are_made_anew_of_labels_whose_event_says_something_else_by_now(place: PipelineHome) -> None:
+    """Labels are counted under keys of their events. When both became known, has not changed."""
+    event, label = one_with_its_label()
+    land_table(place, "events", "event.parquet", event)
+    land_table(place, "labels", "label.parquet", later(label, hours=24))
+    taking.take_events(place, [])
+    taking.take_labels(place, [])
+    assert reopened(place, "tiles") == {"2013-01-01", "2013-01-02"}
+    land_table(place, "events", "before.parquet", later(changed(event, "dest", "XXX"), hours=-1))
+    taking.take_events(place, [])
+    assert reopened(place, "tiles") == {"2013-01-01", "2013-01-02"}
+
+
+@pytest.mark.parametrize("stream", ["labels", "weather"])
+def test_tiles_are_made_anew_of_a_version_that_is_not_the_first_any_more(
+    place: PipelineHome, stream: str
+) -> None:
+    """What was corrected lands after its correction, and what was said first after it was said again."""
+    event, label = one_with_its_label()
+    if stream == "labels":
+        row, value, take = label, "arr_delay", taking.take_labels
+        land_table(place, "events", "event.parquet", event)
+        taking.take_events(place, [])
+    else:
+        row, value = Flights().rows("weather", FIRST, SECOND).slice(0, 1), "temp"
+        take = partial(taking.take_reference, name="weather")
+    reopened(place, "tiles")
+    corrected = later(changed(row, value, 7), hours=48)
+    land_table(place, stream, "correction.parquet", corrected)
+    take(place, days=[])
+    assert reopened(place, "tiles") == {"2013-01-03"}
+    land_table(place, stream, "again.parquet", later(row, hours=24))
+    take(place, days=[])
+    assert reopened(place, "tiles") == {"2013-01-02", "2013-01-03"}
+    land_table(place, stream, "first.parquet", row)
+    take(place, days=[])
+    assert reopened(place, "tiles") == {"2013-01-01", "2013-01-02", "2013-01-03"}
+    land_table(place, stream, "once more.parquet", later(row, hours=72))
+    take(place, days=[])
+    assert reopened(place, "tiles") == {"2013-01-04"}
+
+
+def test_a_run_whose_event_moves_while_others_match_its_label_leaves_none_behind(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what a run reads of the events and what it writes of the labels, two others do all of it."""
+    event, label = one_with_its_label()
+    land_table(place, "events", "event.parquet", event)
+    taking.take_events(place, [])
+    land_table(place, "labels", "label.parquet", label)
+    land_table(place, "events", "moved.parquet", later(shifted(event, days=1), hours=-48))
+    reopen, overtaken = taking._reopen_for_labels, []
+
+    def overtake(*given: Any) -> None:
+        reopen(*given)
+        if not overtaken:
+            overtaken.append(True)
+            taking.take_events(place, [])
+            taking.take_labels(place, [])
+
+    monkeypatch.setattr(taking, "_reopen_for_labels", overtake)
+    taking.take_labels(place, [])
+    assert place.lake.read("events")["day"].to_pylist() == ["2013-01-02"]
+    assert place.lake.read("labels")["day"].to_pylist() == ["2013-01-02"]
+
+
 @pytest.mark.proof
 def test_streams_may_land_in_any_order(
     tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
@@ -521,7 +647,7 @@ def test_an_id_that_comes_again_on_another_day_is_a_conflict_of_which_both_rows_
     taking.take_events(place, [])
     before = hashes(place, "events")
     (time,) = {place.spec.events.time}
-    moved = changed(an_hour_later(rows), time, rows[time][0].as_py() + timedelta(days=1)).slice(0, 1)
+    moved = changed(later(rows, hours=1), time, rows[time][0].as_py() + timedelta(days=1)).slice(0, 1)
     land_table(place, "events", "again.parquet", moved)
     taken = taking.take_events(place, [])
     assert counts(taken) == [(1, 0, 1, 0)]
