@@ -6,7 +6,7 @@ import json
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.views import tile_table
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import redis
     from feast.infra.registry.sql import SqlRegistry
-    from filelock import FileLock
 
     from mlops_pipelines.features.views import CompiledView, FeatureColumn
 
@@ -183,31 +182,30 @@ class FeatureStore:
                 entity_key_serialization_version=3,
             )
         )
-        with self._locked():
-            _ = store.registry  # Made on first use, which two processes must not do at once.
+        # Made on first use, which two processes must not do at once. A lock of its own: who only reads does
+        # not wait for a write under way.
+        with self._locked("registry"):
+            _ = store.registry
+            if not self._redis:
+                _let_read_while_written(self.folder / "online.db")
         return store
 
     @property
     def _registry(self) -> SqlRegistry:
         return cast("SqlRegistry", self._feast.registry)
 
-    @cached_property
-    def _lock(self) -> FileLock:
-        from filelock import FileLock
+    @contextmanager
+    def _locked(self, what: Literal["online", "registry"] = "online") -> Iterator[None]:
+        from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "online.lock", timeout=_LOCK_SECONDS)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        from filelock import Timeout
-
+        path = self.folder / f"{what}.lock"
         try:
-            with self._lock:
+            with FileLock(path, timeout=_LOCK_SECONDS):
                 yield
         except Timeout as error:
             raise TransientError(
-                f"Another process has held the online store in {self.folder} for {_LOCK_SECONDS:.0f} s."
+                f"Another process has held the lock {path} for {_LOCK_SECONDS:.0f} s."
             ) from error
 
     def _require_applied(self, view: CompiledView) -> None:
@@ -304,6 +302,15 @@ class _Redis:
 
     def set(self, key: str, value: Any) -> None:
         self._client.set(f"{self._prefix}:{key}", json.dumps(value))
+
+
+def _let_read_while_written(path: Path) -> None:
+    """A write-ahead log for the SQLite file, once: without it, readers wait for a large write, and fail."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _hours_key(view: CompiledView) -> str:

@@ -329,6 +329,30 @@ def test_a_redis_server_that_is_away_may_be_asked_again(lake: Lake, made: Path, 
         assert "s3cret" not in str(away.value)
 
 
+def test_a_reader_is_not_held_up_by_a_write_under_way(
+    store: FeatureStore, tmp_path: Path, online: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many keys that SQLite has begun to write its file before the transaction ends."""
+    keys = {"shop": [f"shop {n}" for n in range(3000)], "lane": [1] * 3000}
+    rows = pa.table(keys | {column.name: [1.0] * 3000 for column in LANE.columns})
+    store.write_online(LANE, rows, at(30))
+    reader = FeatureStore(tmp_path / "feast", SPEC.name, online)
+    write, seen = store._feast.provider.online_write_batch, []
+
+    def and_read(config: Any, table: Any, data: list[Any], progress: Any) -> None:
+        def then_read() -> Iterator[Any]:
+            yield from data
+            seen.append(reader.read_online(LANE, pa.table({"shop": ["shop 7"], "lane": [1]})))
+
+        write(config, table, then_read(), progress)
+
+    monkeypatch.setattr(store._feast.provider, "online_write_batch", and_read)
+    store.write_online(LANE, rows.set_column(2, rows.column_names[2], pa.array([2.0] * 3000)), at(31))
+    (during,) = seen
+    assert during[2].to_pylist() == [1.0]
+    assert reader.read_online(LANE, during.select(["shop", "lane"]))[2].to_pylist() == [2.0]
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:6379", "http://localhost", "redis://", "redis://:a,b@localhost/0"]
 )
