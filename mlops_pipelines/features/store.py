@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,7 +13,7 @@ from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.views import tile_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import feast
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     import redis
     from feast.infra.registry.sql import SqlRegistry
 
-    from mlops_pipelines.features.views import CompiledView, FeatureColumn
+    from mlops_pipelines.features.views import CompiledView, Kind
 
 _LOCK_SECONDS = 60.0
 # SQLite takes a limited number of parameters in one statement.
 _KEYS_A_READ = 2000
 _APPLIED = "applied_views"
+# Where Feast's values lie, by type of a key and kind of a feature.
+_FIELDS = {"string": "string_val", "int": "int64_val", "number": "double_val", "category": "string_val"}
 
 
 class FeatureStore:
@@ -48,6 +51,9 @@ class FeatureStore:
         self.project = project
         self._lake = lake
         self._redis = _Redis(online, project) if online else None
+        self._written: set[str] = set()
+        self._known: set[str] = set()
+        self._layouts: dict[str, _Layout] = {}
 
     def apply(self, views: Sequence[CompiledView]) -> bool:
         """Registers the views and makes their online tables; False if they are registered already.
@@ -102,27 +108,20 @@ class FeatureStore:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self.written_as_of(view) is None:
-            raise TerminalError(
-                f"The online store of {self.project} has no values of the view {view.id}.",
-                remedy="materialize feature_tiles first",
-            )
+        self._require_written(view)
         self._know(view.id)
+        layout = self._layouts.get(view.id) or self._layouts.setdefault(view.id, _Layout.of(view))
         keys = keys.select(list(view.keys))
         with self._reached():
-            found = [
-                self._read(view, keys.slice(at, _KEYS_A_READ)) for at in range(0, keys.num_rows, _KEYS_A_READ)
+            parts = [
+                self._read(layout, keys.slice(at, _KEYS_A_READ))
+                for at in range(0, keys.num_rows, _KEYS_A_READ)
             ]
-        columns = {name: keys[name] for name in view.keys}
-        keyless = pa.chunked_array([_any_null(keys)])
-        counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
-        for column in view.columns:
-            values = pa.array([value for part in found for value in part[column.name]], _arrow_type(column))
-            if column.name in counts:
-                # Keys that never had a fact were never written; that there are none is known all the same.
-                values = values.fill_null(0.0)
-            columns[column.name] = pc.if_else(keyless, pa.scalar(None, values.type), values)
-        return pa.table(columns)
+        features = parts[0] if len(parts) == 1 else layout.joined(parts)
+        if any(column.null_count for column in keys.columns):
+            keyless = _any_null(keys)
+            features = [pc.if_else(keyless, pa.scalar(None, one.type), one) for one in features]
+        return pa.table([*keys.columns, *features], layout.names)
 
     def historical(
         self, features: Sequence[str], rows: pa.Table | pd.DataFrame, *, full_names: bool = False
@@ -138,25 +137,44 @@ class FeatureStore:
         )
         return job.to_arrow()
 
+    def _require_written(self, view: CompiledView) -> None:
+        """Asks a Redis server every time: it may lose its values. A file keeps what was written once."""
+        if view.id in self._written:
+            return
+        if self.written_as_of(view) is None:
+            raise TerminalError(
+                f"The online store of {self.project} has no values of the view {view.id}.",
+                remedy="materialize feature_tiles first",
+            )
+        if self._redis is None:
+            self._written.add(view.id)
+
     def _know(self, view_id: str) -> None:
-        """Looks into the registry again if another process has registered the view since."""
+        """Looks into the registry again if another process has registered the view since.
+
+        Once a view is known nothing is looked up: it never changes, and Feast takes a millisecond for it.
+        """
         from feast.errors import FeatureViewNotFoundException
 
+        if view_id in self._known:
+            return
         try:
             self._registry.get_feature_view(view_id, self.project, allow_cache=True)
         except FeatureViewNotFoundException:
             self._registry.refresh(self.project)
+            self._registry.get_feature_view(view_id, self.project, allow_cache=True)
+        self._known.add(view_id)
 
-    def _read(self, view: CompiledView, keys: pa.Table) -> dict[str, list[Any]]:
-        """Values by feature; a null key is read as a placeholder, and blanked by the caller."""
-        placeholders = {"string": "", "int": 0}
+    def _read(self, layout: _Layout, keys: pa.Table) -> list[pa.Array]:
+        """The features of each key; those of a null key are of a placeholder, and blanked by the caller."""
         entities = {
-            name: keys[name].fill_null(placeholders[type_]).to_pylist()
-            for name, type_ in zip(view.keys, view.key_types, strict=True)
+            name: keys[name].fill_null(placeholder).to_pylist()
+            for name, placeholder in layout.placeholders.items()
         }
-        features = [f"{view.id}:{column.name}" for column in view.columns]
-        answer: dict[str, list[Any]] = self._feast.get_online_features(features, entities).to_dict()
-        return answer
+        # Not by its `to_dict`, which tries every kind of value on every one.
+        answer = self._feast.get_online_features(layout.asked, entities).proto
+        vectors = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
+        return layout.columns(vectors, keys.num_rows)
 
     @cached_property
     def _feast(self) -> feast.FeatureStore:
@@ -253,6 +271,57 @@ class FeatureStore:
 
     def _set_metadata(self, key: str, value: Any) -> None:
         self._registry.set_project_metadata(self.project, key, json.dumps(value))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a read of a view asks Feast for, and what the answer becomes; made once, so that a read is quick.
+
+    placeholders: by key column, what is asked for where it is null. asked: the features as Feast names them.
+    kinds: by feature. absent: by feature, its value for a key that was never written: a count is 0. places:
+    of each feature, its kind and its number among those of the kind.
+    """
+
+    placeholders: dict[str, str | int]
+    asked: list[str]
+    kinds: dict[str, Kind]
+    absent: dict[str, float | None]
+    places: list[tuple[Kind, int]]
+    names: list[str]
+
+    @classmethod
+    def of(cls, view: CompiledView) -> _Layout:
+        types: dict[str, str | int] = {"string": "", "int": 0}
+        counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
+        kinds = {column.name: column.kind for column in view.columns}
+        order = list(kinds.values())
+        return cls(
+            placeholders={key: types[type_] for key, type_ in zip(view.keys, view.key_types, strict=True)},
+            asked=[f"{view.id}:{name}" for name in kinds],
+            kinds=kinds,
+            # There are no facts, and that is known.
+            absent={name: 0.0 if name in counts else None for name in kinds},
+            places=[(kind, order[:position].count(kind)) for position, kind in enumerate(order)],
+            names=[*view.keys, *kinds],
+        )
+
+    def columns(self, vectors: Mapping[str, Any], rows: int) -> list[pa.Array]:
+        """Feast's vectors by feature as arrays: slices of one for each kind, as many take their time."""
+        import pyarrow as pa
+
+        flat: dict[Kind, list[Any]] = {"number": [], "category": []}
+        for name, kind in self.kinds.items():
+            field, absent = _FIELDS[kind], self.absent[name]
+            flat[kind] += [getattr(v, field) if v.HasField(field) else absent for v in vectors[name].values]
+        whole = {kind: pa.array(values, _arrow_type(kind)) for kind, values in flat.items()}
+        return [whole[kind].slice(place * rows, rows) for kind, place in self.places]
+
+    def joined(self, parts: Sequence[list[pa.Array]]) -> list[pa.Array]:
+        """Columns of several reads, or of none."""
+        import pyarrow as pa
+
+        empty = [pa.array([], _arrow_type(kind)) for kind in self.kinds.values()]
+        return [pa.concat_arrays(column) for column in zip(empty, *parts, strict=True)]
 
 
 class _Redis:
@@ -352,11 +421,10 @@ def _protos(view: CompiledView, rows: pa.Table, as_of: datetime) -> list[tuple[A
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    fields = {"string": "string_val", "int": "int64_val", "number": "double_val", "category": "string_val"}
     nothing = Value()
 
     def values(column: str, kind: str) -> list[Any]:
-        field = fields[kind]
+        field = _FIELDS[kind]
         return [nothing if v is None else Value(**{field: v}) for v in rows[column].to_pylist()]
 
     keys = [values(key, type_) for key, type_ in zip(view.keys, view.key_types, strict=True)]
@@ -372,13 +440,10 @@ def _any_null(keys: pa.Table) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    missing = np.zeros(keys.num_rows, dtype=bool)
-    for column in keys.columns:
-        missing |= column.is_null().to_numpy()
-    return pa.array(missing)
+    return pa.array(np.logical_or.reduce([column.is_null().to_numpy() for column in keys.columns]))
 
 
-def _arrow_type(column: FeatureColumn) -> pa.DataType:
+def _arrow_type(kind: Kind) -> pa.DataType:
     import pyarrow as pa
 
-    return pa.float64() if column.kind == "number" else pa.string()
+    return pa.float64() if kind == "number" else pa.string()
