@@ -26,23 +26,30 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class _Placed:
-    """Tiles sorted by key and hour, with what places a probe among them.
+    """Tiles sorted by key and hour, with what places the probes among them.
 
-    places: one whole number a tile for its key and hour. ends: the same for each probe's last full hour,
-    so that the tiles of w hours are those with ends - w <= place < ends. keyless: probes without a key.
+    places: one whole number a tile for its key and hour. ends: the same for each last full hour that is asked
+    for, sorted, each once: the tiles of its w hours are those with end - w <= place < end. asks: for each
+    probe the position of its end. keyless: probes without a key.
     """
 
     tiles: pa.Table
     places: NDArray[np.int64]
     ends: NDArray[np.int64]
+    asks: NDArray[np.int64]
     keyless: NDArray[np.bool_]
 
-    def reach(self, window: timedelta) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """First tile of each probe's window, and the tile after its last."""
+    def before(self, window: timedelta) -> NDArray[np.int64]:
+        """How many tiles lie before the window of each end."""
         import numpy as np
 
-        low = np.searchsorted(self.places, self.ends - window // _HOUR)
-        return low, np.searchsorted(self.places, self.ends)
+        return np.searchsorted(self.places, self.ends - window // _HOUR)
+
+    def told(self, values: NDArray[np.float64], known: NDArray[np.bool_]) -> pa.Array:
+        """What each probe gets of one value an end; null where it is not known, and without a key."""
+        import pyarrow as pa
+
+        return pa.array(values[self.asks], pa.float64(), mask=self.keyless | ~known[self.asks])
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,12 @@ def window_values(
     """
     placed = _place(view, lake, probes, versions)
     totals = {partial.column: _totals(partial, placed.tiles) for partial in view.partials}
-    reaches = {window: placed.reach(window) for window in {feature.window for feature in view.windowed}}
+    low = {window: placed.before(window) for window in {feature.window for feature in view.windowed}}
+    high = placed.before(timedelta(0))
     return {
         feature.name: _distinct(feature, placed)
         if feature.aggregate == "distinct"
-        else _aggregate(feature, placed, totals[feature.column], *reaches[feature.window])
+        else _aggregate(feature, placed, totals[feature.column], low[feature.window], high)
         for feature in view.windowed
     }
 
@@ -89,8 +97,9 @@ def _place(view: CompiledView, lake: Lake, probes: Probes, versions: Mapping[str
     stretch = last - first + 1
     places = tile_codes * stretch + (floor_hour(microseconds(tiles["hour"])) - first)
     order = np.argsort(places, kind="stable")
-    ends = codes * stretch + (hours - first)
-    return _Placed(tiles.take(pa.array(order)), places[order], ends, codes < 0)
+    # Many probes ask for the same, and what is sorted is found sooner.
+    ends, asks = np.unique(codes * stretch + (hours - first), return_inverse=True)
+    return _Placed(tiles.take(pa.array(order)), places[order], ends, asks, codes < 0)
 
 
 def _totals(partial: Partial, tiles: pa.Table) -> _Totals:
@@ -125,14 +134,12 @@ def _aggregate(
     high: NDArray[np.int64],
 ) -> pa.Array:
     import numpy as np
-    import pyarrow as pa
 
     if feature.aggregate == "std":
-        values, known = _deviations(totals, low, high)
-        return pa.array(values, pa.float64(), mask=placed.keyless | ~known)
+        return placed.told(*_deviations(totals, low, high))
     count = (totals.counts[high] - totals.counts[low]).astype(np.float64)
     if feature.aggregate == "count":
-        return pa.array(count, pa.float64(), mask=placed.keyless)
+        return placed.told(count, np.ones_like(count, dtype=bool))
     if totals.sums is not None and feature.aggregate in ("sum", "mean"):
         values = (totals.sums[high] - totals.sums[low]).astype(np.float64) / totals.scale
         if feature.aggregate == "mean":
@@ -140,7 +147,7 @@ def _aggregate(
     else:
         column = placed.tiles[f"{feature.column}__{feature.aggregate}"]
         values = _extremes(column, low, high, least=feature.aggregate == "min")
-    return pa.array(values, pa.float64(), mask=placed.keyless | (count == 0))
+    return placed.told(values, count > 0)
 
 
 def _deviations(
@@ -170,7 +177,6 @@ def _distinct(feature: WindowFeature, placed: _Placed) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    ends, which = np.unique(placed.ends, return_inverse=True)
     values = pa.table({"place": placed.places, "listed": placed.tiles[f"{feature.column}__distinct"]})
     hours = feature.window // _HOUR
     query = f"""
@@ -186,9 +192,9 @@ def _distinct(feature: WindowFeature, placed: _Placed) -> pa.Array:
     """  # noqa: S608 - a whole number
     with sql_session() as connection:
         connection.register("held", values)
-        connection.register("asked", pa.table({"place": ends}))
+        connection.register("asked", pa.table({"place": placed.ends}))
         found = connection.sql(query).to_arrow_table()["different"].to_numpy()
-    return pa.array(found[which].astype(np.float64), pa.float64(), mask=placed.keyless)
+    return placed.told(found.astype(np.float64), np.ones_like(found, dtype=bool))
 
 
 def _extremes(
