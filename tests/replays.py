@@ -1,4 +1,4 @@
-"""Replays of the small pipeline in processes of their own, killed or interrupted at a chosen step."""
+"""Replays in processes of their own, killed or interrupted at a chosen step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.cli import ended_by_signals
 from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home
+from mlops_pipelines.spec_loading import load_pipeline
 from tests.small_flights import NAME, loaded
 
 if TYPE_CHECKING:
@@ -52,11 +53,16 @@ class Kill:
         return f"{self.by.name} {'after' if self.after else 'before'} {self.method.strip('_')} {self.nth}"
 
 
-def replay(home: Path, until: date, step: timedelta, kill: Kill | None = None) -> int | None:
-    """Replay in another process; its exit code (-9 if it was killed, 130 if it was interrupted)."""
+def replay(
+    home: Path, until: date, step: timedelta, kill: Kill | None = None, *, pipeline: str = NAME
+) -> int | None:
+    """Replay in another process; its exit code (-9 if it was killed, 130 if it was interrupted).
+
+    pipeline: the small one, or one that ships.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
-    process = context.Process(target=_replay, args=(home, until, step, kill))
+    process = context.Process(target=_replay, args=(home, until, step, kill, pipeline))
     process.start()
     process.join()
     return process.exitcode
@@ -95,13 +101,22 @@ def fingerprint(home: Path) -> dict[str, Any]:
     }
 
 
-def _replay(home: Path, until: date, step: timedelta, kill: Kill | None) -> None:
+def _replay(home: Path, until: date, step: timedelta, kill: Kill | None, pipeline: str) -> None:
+    from mlops_pipelines.replay import MODULE
     from mlops_pipelines.replay import replay as drive
 
     if kill is not None:
         _arm(kill)
     with ended_by_signals():
-        drive(loaded(), home, until, step, progress=_Unwatched(), module="tests.small_flights.definitions")
+        small = pipeline == NAME
+        drive(
+            loaded() if small else load_pipeline(pipeline),
+            home,
+            until,
+            step,
+            progress=_Unwatched(),
+            module="tests.small_flights.definitions" if small else MODULE,
+        )
 
 
 def _arm(kill: Kill) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +16,15 @@ from click.testing import CliRunner
 from mlops_pipelines import cli_features
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.views import compile_views, tile_table
+from mlops_pipelines.home import Home
+from mlops_pipelines.spec_loading import load_pipeline
 from tests.loop import advance, at, copy_of, small_home
+from tests.replays import replay
+
+from .world import floor_hour
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlops_pipelines.home import PipelineHome
@@ -39,7 +47,34 @@ def place(lived: Path, tmp_path: Path) -> PipelineHome:
     return copy_of(lived, tmp_path / "home")
 
 
-def alter(place: PipelineHome) -> None:
+@pytest.fixture
+def replayed(full: bool, lived: Path, tmp_path: Path) -> PipelineHome:
+    """At full size the flights of three months, replayed by the real sensors and runs; else the four days."""
+    if not full:
+        return copy_of(lived, tmp_path / "home")
+    assert replay(tmp_path, date(2013, 3, 31), timedelta(days=7), pipeline="flight_delays") == 0
+    return Home.open(tmp_path).pipeline(load_pipeline("flight_delays"))
+
+
+@dataclass(frozen=True)
+class Altered:
+    """The tile of which a bit was flipped. features: those that are made of the sum that it is in."""
+
+    key: dict[str, Any]
+    hour: datetime
+    features: dict[str, timedelta]
+
+    def seen_by(self, events: pa.Table) -> int:
+        """How many of the events have the key, and the tile's hour in a window."""
+        longest = max(self.features.values())
+        return sum(
+            all(event[name] == value for name, value in self.key.items())
+            and self.hour < floor_hour(event["decision_time"]) <= self.hour + longest
+            for event in events.select([*self.key, "decision_time"]).to_pylist()
+        )
+
+
+def alter(place: PipelineHome) -> Altered:
     """Flip one bit: of the sum in the first day's tile of the first view that has most values."""
     view = next(view for view in compile_views(place.spec, place.contract) if view.windowed)
     path = place.path / place.lake.files(tile_table(view))[0]
@@ -48,8 +83,14 @@ def alter(place: PipelineHome) -> None:
     counts = rows[f"{column}__count"].to_pylist()
     index = rows.schema.get_field_index(f"{column}__sum")
     sums = rows[index].to_pylist()
-    sums[counts.index(max(counts))] ^= 1
+    chosen = counts.index(max(counts))
+    sums[chosen] ^= 1
     pq.write_table(rows.set_column(index, rows.schema.field(index), pa.array(sums, pa.int64())), path)
+    return Altered(
+        key={name: rows[name][chosen].as_py() for name in view.keys},
+        hour=rows["hour"][chosen].as_py(),
+        features={one.name: one.window for one in view.windowed if one.column == column},
+    )
 
 
 def test_every_logged_vector_is_the_one_that_its_facts_give(place: PipelineHome) -> None:
@@ -59,6 +100,30 @@ def test_every_logged_vector_is_the_one_that_its_facts_give(place: PipelineHome)
     assert found.holds
     few = parity(place, ["2013-01-03"])
     assert 0 < few.compared < found.compared
+
+
+@pytest.mark.proof
+def test_replayed_vectors_are_recomputed_until_one_bit_of_a_tile_is_flipped(
+    replayed: PipelineHome, sample_size: Callable[[str, int], None]
+) -> None:
+    place = replayed
+    logged = place.lake.read("examples", columns=["event_id"]).num_rows
+    found = parity(place.loaded, place.lake)
+    assert (found.compared, found.differ, found.other_versions) == (logged, 0, 0)
+    altered = alter(place)
+    after = parity(place.loaded, place.lake)
+    # Every vector that saw the tile, and no other.
+    seen = altered.seen_by(place.lake.read("events"))
+    assert (after.compared, after.differ) == (logged, seen)
+    assert not after.holds
+    for one in after.differences:
+        assert one.feature in altered.features
+        assert one.key == altered.key
+        assert one.logged != one.recomputed
+    sample_size("vectors that were logged", logged)
+    sample_size("vectors that were made again and compared", found.compared)
+    sample_size("vectors that differ", found.differ)
+    sample_size("vectors that differ once one bit of one tile is flipped", after.differ)
 
 
 def test_what_came_later_changes_no_vector_that_was_logged(place: PipelineHome) -> None:
