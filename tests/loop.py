@@ -28,7 +28,7 @@ def small_home(path: Path) -> PipelineHome:
     """The small pipeline's place in a new home whose clock stands at the first moment of the data."""
     place = Home.create(path).pipeline(loaded())
     place.prepare()
-    _move(place, FIRST)
+    move(place, FIRST)
     # The registry's tables take seconds to make: copies of this home find them there.
     assert place.home.registry.alias(place.name, "champion") is None
     return place
@@ -65,7 +65,7 @@ def advance(
     for stream in place.streams:
         rows = Flights().rows(stream, since, until)
         land(place, stream, f"{since:%d%H}-{until:%d%H}", keep(rows) if stream == of else rows)
-    _move(place, until)
+    move(place, until)
     serve(place)
 
 
@@ -116,6 +116,7 @@ def finish(place: PipelineHome, run_id: str) -> Outcome:
     return retraining.conclude(place, run_id=run_id)
 
 
-def _move(place: PipelineHome, to: datetime) -> None:
+def move(place: PipelineHome, to: datetime) -> None:
+    """Move the home's clock."""
     place.ledger.begin_advance(to)
     place.ledger.finish_advance()
