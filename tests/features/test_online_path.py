@@ -344,7 +344,7 @@ def compared(lived: Lived, store: str) -> Compared:
         table.filter(pc.is_in(table["event_id"], value_set=online["event_id"].combine_chunks())).sort_by(
             "event_id"
         )
-        for table in (place.lake.read("examples"), decided_at_the_hour(place))
+        for table in (place.lake.read(place.features.examples), decided_at_the_hour(place))
     )
     assert logged["event_id"].equals(online["event_id"])
     windows = [one.name for view in views_of(place) for one in view.windowed]
