@@ -38,7 +38,8 @@ class FeatureStore:
     folder: holds `registry.db` and, without `online`, `online.db`, made on first use. online: URL of a Redis
     server for the values, such as redis://host:6379/0. lake: folder of the tables, to read vectors as of any
     moment through Feast. Feast is loaded on first use too (seconds), and one
-    Feast store is kept open. Values are written as of an hour, and an hour never overwrites a later one;
+    Feast store is kept open; for Feast's own command line there is a folder PROJECT with the registry's
+    address. Values are written as of an hour, and an hour never overwrites a later one;
     the same hour is written again. Feast's stores differ in that (SQLite overwrites always, Redis skips
     equal times), so the hour is kept beside the values and the stores are told to overwrite: in the
     registry, and on Redis with the values, so that it is lost with them.
@@ -67,6 +68,7 @@ class FeatureStore:
             applied = set(self._metadata(_APPLIED, []))
             new = [view for view in views if view.id not in applied]
             self._feast.apply([part for view in new for part in _definitions(view)])
+            self._write_repo()
             self._set_metadata(_APPLIED, sorted(applied | set(wanted)))
         return True
 
@@ -188,8 +190,7 @@ class FeatureStore:
                 project=self.project,
                 provider="local",
                 registry={
-                    "registry_type": "sql",
-                    "path": f"sqlite:///{self.folder / 'registry.db'}",
+                    **self._registry_settings,
                     # For ever: a registered view never changes, and `_know` looks again for a new one.
                     "cache_ttl_seconds": 0,
                 },
@@ -225,6 +226,20 @@ class FeatureStore:
             raise TransientError(
                 f"Another process has held the lock {path} for {_LOCK_SECONDS:.0f} s."
             ) from error
+
+    def _write_repo(self) -> None:
+        """A folder for Feast's own command line and UI: the registry alone, and so without a password."""
+        import yaml
+
+        repo = self.folder / self.project
+        repo.mkdir(parents=True, exist_ok=True)
+        settings = {"project": self.project, "provider": "local", "registry": self._registry_settings}
+        text = yaml.safe_dump({**settings, "entity_key_serialization_version": 3}, sort_keys=False)
+        (repo / "feature_store.yaml").write_text(text, encoding="utf-8")
+
+    @property
+    def _registry_settings(self) -> dict[str, str]:
+        return {"registry_type": "sql", "path": f"sqlite:///{self.folder.absolute() / 'registry.db'}"}
 
     def _require_applied(self, view: CompiledView) -> None:
         if view.id not in self._metadata(_APPLIED, []):

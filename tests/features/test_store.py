@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from shutil import copytree
 from typing import TYPE_CHECKING, Any
 
+import feast
 import pyarrow as pa
 import pytest
 import redis
@@ -376,3 +377,12 @@ def test_a_reader_falls_back_to_tiles_only_if_told_to_and_says_so(
     assert instead.values.equals(here.values)
     assert "cannot be reached" in caplog.text
     assert "computed from tiles" in caplog.text
+
+
+def test_feasts_own_command_line_opens_on_the_registry_and_finds_no_password(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "feast", "orders", "redis://user:hidden@127.0.0.1:1/0")
+    store.apply(COMPILED)
+    repo = tmp_path / "feast" / "orders"
+    opened = feast.FeatureStore(repo_path=str(repo))
+    assert {view.name for view in opened.list_feature_views()} == {view.id for view in COMPILED}
+    assert "hidden" not in (repo / "feature_store.yaml").read_text()
