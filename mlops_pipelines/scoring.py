@@ -144,11 +144,13 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     now = place.clock.now()
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
     written: dict[str, list[Written]] = {}
-    for features in use.sets:
-        for part in range(0, len(wanted), DAYS_AT_ONCE):
-            made = _make_examples(place, features, wanted[part : part + DAYS_AT_ONCE], now)
-            written.setdefault(features.version, []).extend(made)
-    return Examples(_as_one(written, place.features.version), _missing_by_day(place, wanted))
+    missing: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for start in range(0, len(wanted), DAYS_AT_ONCE):
+        part = wanted[start : start + DAYS_AT_ONCE]
+        for features in use.sets:
+            written.setdefault(features.version, []).extend(_make_examples(place, features, part, now))
+        missing |= _missing_by_day(place, part)
+    return Examples(_as_one(written, place.features.version), missing)
 
 
 def _make_examples(
