@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # Example counts come from the profile, so that one test serves `make test` and `make verify`.
 settings.register_profile(
@@ -55,6 +56,16 @@ def sample_size(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
         request.node.user_properties.append((SAMPLE_SIZE, f"{name} = {n:,}"))
 
     return say
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which nothing has happened, to be copied."""
+    from mlops_pipelines.home import Home
+
+    path = tmp_path_factory.mktemp("homes") / "empty"
+    Home.create(path)
+    return path
 
 
 @pytest.fixture(autouse=True, scope="session")

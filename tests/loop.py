@@ -87,6 +87,13 @@ def take_all(place: PipelineHome) -> None:
     taking.take_labels(place, [])
 
 
+def make_tiles(place: PipelineHome) -> None:
+    """Tiles of the days that are reopened, in the lake alone."""
+    reopened = place.ledger.reopened_days(place.name, "tiles")
+    scoring.write_tiles(place, [*reopened])
+    place.ledger.close_days(place.name, reopened, "tiles")
+
+
 def serve(place: PipelineHome) -> None:
     """What an ingest run and a labels run do, but for the reports."""
     take_all(place)

@@ -21,6 +21,8 @@ def test_features_come_in_declared_order_with_their_kinds() -> None:
     columns = feature_set(make_spec(VIEWS[2:]), CONTRACT).columns
     assert [(column.name, column.kind) for column in columns] == [
         ("hour", "number"),
+        ("local", "number"),
+        ("weekday", "number"),
         ("kind", "category"),
         ("sky_wind_mean_3h", "number"),
         ("sky_wind_max_3h", "number"),

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
@@ -28,6 +31,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START = datetime(2024, 3, 4, tzinfo=UTC)
+# Where worlds start: an ordinary week, shortly before a 29th of February, and before clocks in New York go
+# forward, and back.
+STARTS = [
+    START,
+    *(datetime(year, 2, 28, 20, tzinfo=UTC) for year in (2012, 2016)),
+    *(datetime(2013, month, day, 4, tzinfo=UTC) for month, day in ((3, 10), (11, 3))),
+]
+NEW_YORK = ZoneInfo("America/New_York")
 HOUR = timedelta(hours=1)
 MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -52,7 +63,13 @@ def make_spec(
     from_event: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> PipelineSpec:
-    expressions = {"hour": "extract(hour from placed_at)", "kind": "kind"}
+    local = "timezone('America/New_York', placed_at)"
+    expressions = {
+        "hour": "extract(hour from placed_at)",
+        "local": f"60 * hour({local}) + minute({local})",
+        "weekday": f"isodow({local})",
+        "kind": "kind",
+    }
     return PipelineSpec.model_validate(
         {
             "name": "orders",
@@ -133,17 +150,23 @@ class Shop:
 
 @dataclass(frozen=True)
 class World:
-    """Every fact that ever becomes known."""
+    """Every fact that ever becomes known. `known` of an outcome: when it would be by itself."""
 
     orders: list[Order] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     weather: list[Weather] = field(default_factory=list)
     shops: list[Shop] = field(default_factory=list)
 
+    @cached_property
+    def told(self) -> list[Outcome]:
+        """The outcomes as they are known: of an order that is there, and not before the order itself."""
+        known = {o.id: o.known for o in self.orders}
+        return [replace(x, known=max(x.known, known[x.id])) for x in self.outcomes if x.id in known]
+
     def known_before(self, moment: datetime) -> World:
         return World(
             [o for o in self.orders if o.known < moment],
-            [o for o in self.outcomes if o.known < moment],
+            [x for x in self.told if x.known < moment],
             [w for w in self.weather if w.known < moment],
             self.shops,
         )
@@ -185,12 +208,12 @@ def write(lake: Lake, world: World) -> None:
         "express": [o.express for o in world.orders],
     })  # fmt: skip
     _replace(lake, "labels", ("event_id", "known_at", "label_time", "label", "delay"), {
-        "day": [day_by_id[o.id] for o in world.outcomes],
-        "event_id": [o.id for o in world.outcomes],
-        "label": [o.late for o in world.outcomes],
-        "label_time": [o.time for o in world.outcomes],
-        "known_at": [o.known for o in world.outcomes],
-        "delay": [o.delay for o in world.outcomes],
+        "day": [day_by_id[x.id] for x in world.told],
+        "event_id": [x.id for x in world.told],
+        "label": [x.late for x in world.told],
+        "label_time": [x.time for x in world.told],
+        "known_at": [x.known for x in world.told],
+        "delay": [x.delay for x in world.told],
     })  # fmt: skip
     _replace(lake, "weather", ("station", "ref_time", "known_at", "wind", "sky"), {
         "day": [day_of(w.time) for w in world.weather],
@@ -249,7 +272,7 @@ def examples_of(
     """Examples of all orders by id, from a lake that holds the whole world."""
     lake = Lake(root)
     write(lake, world)
-    times = [first, *(o.known for o in world.orders), *(o.known for o in world.outcomes)]
+    times = [first, *(o.known for o in world.orders), *(x.known for x in world.told)]
     times += [o.decided for o in world.orders] + [w.known for w in world.weather]
     versions = write_tiles(lake, spec, days_between(min(times), last or max(times)))
     return by_id(compute_examples(feature_set(spec, CONTRACT), lake, lake.read("events"), versions))
@@ -308,6 +331,26 @@ def random_world(seed: int, hours: int, size: int) -> World:
     return World(orders, list(dict.fromkeys(outcomes)), list(dict.fromkeys(weather)), shops)
 
 
+def moved(world: World, start: datetime) -> World:
+    """The world as it would be if it had started then."""
+    by = start - START
+
+    def later(facts: list[Any], *names: str) -> list[Any]:
+        return [replace(fact, **{name: getattr(fact, name) + by for name in names}) for fact in facts]
+
+    return World(
+        later(world.orders, "time", "decided", "known"),
+        later(world.outcomes, "time", "known"),
+        later(world.weather, "time", "known"),
+        world.shops,
+    )
+
+
+def bits(value: Any) -> Any:
+    """A value that equals another only if both are the same bits; 0.0 is -0.0, as the lake's hash has it."""
+    return struct.pack("d", value + 0.0) if isinstance(value, float) else value
+
+
 # What is true
 
 
@@ -317,14 +360,20 @@ def floor_hour(moment: datetime) -> datetime:
 
 def expected_vector(world: World, o: Order) -> dict[str, Any]:
     """The features of VIEWS and the default expressions, for one order."""
-    vector: dict[str, Any] = {"hour": float(o.time.hour), "kind": o.kind}
+    local = o.time.astimezone(NEW_YORK)
+    vector: dict[str, Any] = {
+        "hour": float(o.time.hour),
+        "local": float(60 * local.hour + local.minute),
+        "weekday": float(local.isoweekday()),
+        "kind": o.kind,
+    }
     return vector | _lane(world, o) | _shop(world, o) | _sky(world, o) | _place(world, o)
 
 
 def _lane(world: World, o: Order) -> dict[str, Any]:
     d, end = o.decided, floor_hour(o.decided)
     key_of = {x.id: (x.shop, x.lane) for x in world.orders}
-    mine = [x for x in sorted(world.outcomes, key=_current_order) if key_of[x.id] == (o.shop, o.lane)]
+    mine = [x for x in sorted(world.told, key=_current_order) if key_of[x.id] == (o.shop, o.lane)]
     first: dict[str, Outcome] = {}
     current: dict[str, Outcome] = {}
     for x in mine:

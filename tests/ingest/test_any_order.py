@@ -26,6 +26,7 @@ from mlops_pipelines.ingest.contract import Contract
 from mlops_pipelines.lake import content_hash
 from mlops_pipelines.spec import PipelineSpec
 from mlops_pipelines.spec_loading import LoadedSpec
+from tests.loop import make_tiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,13 +99,6 @@ Landed = tuple[str, list[Row]]
 Wave = list[Landed]
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("homes") / "empty"
-    Home.create(path)
-    return path
-
-
 NUMBERS = count()
 
 
@@ -131,15 +125,6 @@ def taken_in(empty: Path, loaded: LoadedSpec, waves: list[Wave]) -> dict[str, An
     assert found["tiles"] == tiles_of_all_days(place)
     shutil.rmtree(path)
     return found
-
-
-def make_tiles(place: PipelineHome) -> None:
-    """Of the days that are reopened, as a run makes them."""
-    reopened = place.ledger.reopened_days(place.name, "tiles")
-    use = sets_in_use(place)
-    scoring.write_tiles(place, use, [*reopened])
-    place.ledger.record_tiles_made(place.name, use.new)
-    place.ledger.close_days(place.name, reopened, "tiles")
 
 
 def tiles_of_all_days(place: PipelineHome) -> dict[str, str]:
@@ -278,10 +263,22 @@ LABELLED: Landed = ("labels", [label(True, 3)])
 )
 # A label, and its correction, that came before their event.
 @example([("labels", [label(True, 1), label(False, 2)]), ("events", [event(T0, 1, arrived=2)])], False, None)
-# An event of the same day in whose place one stands that was produced first, and came a day later.
+# An event of the same day in whose place one stands that was produced first, and came a day later; and one
+# whose label came to be known long after both.
 @example([("events", [event(T0, 1, made=1)]), LABELLED, ("events", [event(T0, 2, arrived=24)])], True, None)
+@example(
+    [("events", [event(T0, 1, made=1)]), ("labels", [label(True, 5)]), ("events", [event(T0, 2)])], True, None
+)
 # One that says the same, and was produced first, or came first.
-@example([("events", [event(T0, 1, made=1)]), LABELLED, ("events", [event(T0, 1, arrived=24)])], True, None)
+@example(
+    [
+        ("events", [event(T0, 1, made=1)]),
+        ("labels", [label(True, 3.6)]),
+        ("events", [event(T0, 1, arrived=42)]),
+    ],
+    True,
+    None,
+)
 @example([("events", [event(T0, 1, arrived=24)]), LABELLED, ("events", [event(T0, 1)])], False, None)
 # What is corrected lands after its correction; what came first after what came again.
 @example([("events", [event(T0, 1)])] + [("labels", [label(n > 4, n)]) for n in (6, 5, 4)], False, None)
