@@ -77,7 +77,9 @@ def write_waves(folder: Path) -> None:
 
 def _write_events(folder: Path, events: Sequence[pa.Table]) -> None:
     one, two, three = events
-    first = changed(one.slice(0, 10), "distance", -1)
+    # One is known a day after its label; what says the same, and came first, lands in the second wave.
+    slow = moved(one.slice(8, 1), hours=40)
+    first = changed(pa.concat_tables([one.slice(0, 8), slow, one.slice(9, 1)]), "distance", -1)
     _parquet(folder / "1/events" / DAYS[0] / "first.parquet", first)
     second = pa.concat_tables([two.slice(0, 10), one.slice(4, 3)])
     _parquet(folder / "1/events" / DAYS[1] / "second.parquet", second)
@@ -90,9 +92,9 @@ def _write_events(folder: Path, events: Sequence[pa.Table]) -> None:
     # Of the same id on another day: one that came later than what stands, and one that came before it.
     elsewhere = moved(two.slice(1, 1), hours=24, columns=["scheduled_departure", "arrived_at"])
     instead = moved(moved(one.slice(7, 1), hours=24, columns=["scheduled_departure"]), hours=-1)
-    third = pa.concat_tables([three.slice(0, 10), later, before, elsewhere, instead])
+    third = pa.concat_tables([three.slice(0, 10), later, before, elsewhere, instead, one.slice(8, 1)])
     _parquet(folder / "2/events" / DAYS[2] / "third.parquet", changed(third, "distance", -1))
-    late = pa.concat_tables([one.slice(10, 4), three.slice(5, 2)])
+    late = pa.concat_tables([moved(one.slice(10, 4), hours=40), three.slice(5, 2)])
     _text(folder / "2/events" / DAYS[2] / "late.jsonl.gz", _packed(late))
     _parquet(folder / "2/events" / DAYS[2] / "first again.parquet", first)
     _parquet(folder / "2/events" / DAYS[2] / "refused.parquet", pa.table({"nonsense": [1, 2]}))
@@ -110,7 +112,7 @@ def _write_labels(folder: Path, events: Sequence[pa.Table], labels: Sequence[pa.
     rest = pa.concat_tables([two.slice(3, 5), corrected, moved(orphan, hours=2), three.slice(4, 3)])
     _parquet(folder / "2/labels" / DAYS[2] / "rest.parquet", changed(rest, "arr_delay", 99999))
     _parquet(folder / "2/labels" / DAYS[2] / "early again.parquet", changed(early, "arr_delay", 99999))
-    # Its event is one of the late rows.
+    # Their events are the late rows, which become known a day after them.
     late = _labels_of(events[0].slice(10, 4))
     _text(folder / "1/labels" / DAYS[2] / "late.jsonl.gz", _packed(late))
 
