@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import retraining, scoring
+from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
@@ -90,7 +91,9 @@ def take_all(place: PipelineHome) -> None:
 def make_tiles(place: PipelineHome) -> None:
     """Tiles of the days that are reopened, in the lake alone."""
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    scoring.write_tiles(place, [*reopened])
+    use = sets_in_use(place)
+    scoring.write_tiles(place, use, [*reopened])
+    place.ledger.record_tiles_made(place.name, use.new)
     place.ledger.close_days(place.name, reopened, "tiles")
 
 

@@ -114,6 +114,6 @@ class Orders:
     def vectors(self) -> dict[str, dict[str, Any]]:
         """The examples of all orders that are there, by id."""
         place = self.place
-        versions = scoring.source_versions(place)
+        versions = scoring.source_versions(place, place.features.views)
         events = place.lake.read("events")
-        return by_id(compute_examples(place.spec, place.contract, place.lake, events, versions))
+        return by_id(compute_examples(place.features, place.lake, events, versions))

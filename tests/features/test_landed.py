@@ -14,13 +14,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 
 from .landed import Landed, Orders, pipeline, rows_of, said_once
 from .world import START, STARTS, World, bits, expected_vector, moved, order, random_world
 
 LOADED = pipeline()
-FEATURES = [column.name for column in feature_columns(LOADED.spec, LOADED.contract)]
+FEATURES = [column.name for column in feature_set(LOADED.spec, LOADED.contract).columns]
 TIMES = ["placed_at", "decided_at", "delivered_at", "observed_at", "arrived_at"]
 # The clocks of New York, with their two offsets; each of these for a whole year; and one with a half hour.
 ZONES = ["UTC", "America/New_York", "-05:00", "-04:00", "+05:30"]

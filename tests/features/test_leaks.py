@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlops_pipelines.features.views import feature_columns
+from mlops_pipelines.features.sets import feature_set
 
 from .landed import Landed, Orders, pipeline, rows_of, said_once
 from .world import (
@@ -52,7 +52,7 @@ VIEWS: list[dict[str, Any]] = [
      "aggregate": {"wind": ALL}, "last": ["sky"], "within": "4h"},
 ]  # fmt: skip
 SPEC = make_spec(VIEWS)
-FEATURES = [column.name for column in feature_columns(SPEC, CONTRACT)]
+FEATURES = [column.name for column in feature_set(SPEC, CONTRACT).columns]
 MOMENT = timedelta(microseconds=1)
 SHOPS = [Shop("a"), Shop("b")]
 

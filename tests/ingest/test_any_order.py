@@ -17,7 +17,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlops_pipelines import scoring
-from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.features.tiles import compute_tiles, tile_schema
 from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home, PipelineHome
