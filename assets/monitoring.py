@@ -18,7 +18,6 @@ from assets.stage import (
     table_preview,
 )
 from mlops_pipelines.features.parity import Parity, parity
-from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
@@ -79,8 +78,8 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb"},
         group="monitoring",
         logic=FEATURES_LOGIC,
-        config=feature_set(loaded.spec, loaded.contract).version,
-        deps=[stage.dep("examples"), stage.dep("feature_tiles")],
+        config=stage.features.version,
+        deps=[stage.dep("examples"), *(stage.dep(tiles) for tiles in stage.tiles)],
         columns=feature_health.COLUMNS,
     )
     checks = [

@@ -2,7 +2,6 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -16,7 +15,6 @@ from assets.stage import (
     table_preview,
 )
 from mlops_pipelines import scoring
-from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.resources import HomeResource
 
 TILES_LOGIC = 1
@@ -39,7 +37,7 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "duckdb", "feast"},
         group="features",
         logic=TILES_LOGIC,
-        config=[view.version for view in feature_set(spec, loaded.contract).views],
+        config=[view.version for view in stage.features.views if view.pipeline is None],
         deps=[stage.dep("events"), stage.dep("labels", back=spec.labels.matures_after), *references],
     )
 
@@ -55,16 +53,14 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
 
 def _examples(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
-    features = loaded.spec.features
-    longest = max((window for view in features.views for window in view.windows), default=timedelta(0))
     examples = stage.spec(
         "examples",
         description="Each event's feature vector as of its decision time, computed once.",
         kinds={"deltalake", "duckdb"},
         group="features",
         logic=EXAMPLES_LOGIC,
-        config=feature_set(loaded.spec, loaded.contract).version,
-        deps=[stage.dep("events"), stage.dep("feature_tiles", back=longest)],
+        config=stage.features.version,
+        deps=[stage.dep("events"), *(stage.dep(tiles, back=back) for tiles, back in stage.tiles.items())],
         columns=scoring.example_columns(loaded),
     )
     lineage = dg.TableColumnLineage(

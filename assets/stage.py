@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mlops_pipelines.errors import MlopsError, TransientError
+from mlops_pipelines.features.sets import features_of
+from mlops_pipelines.features.views import table_name
 from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.lake import Written
     from mlops_pipelines.spec_loading import LoadedSpec
 
@@ -37,7 +40,9 @@ class Stage:
         return self.loaded.spec.name
 
     def key(self, asset: str) -> dg.AssetKey:
-        return dg.AssetKey([self.name, asset])
+        """Key of an asset; `OWNER:ASSET` is one of another pipeline."""
+        pipeline, _, own = asset.rpartition(":")
+        return dg.AssetKey([pipeline or self.name, own])
 
     @cached_property
     def partitions(self) -> dg.DailyPartitionsDefinition:
@@ -47,6 +52,20 @@ class Stage:
             end_date=span.end.isoformat() if span.end else None,
             end_offset=0 if span.end else 1,  # today's partition exists from its first event on
         )
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        return features_of(self.loaded)
+
+    @property
+    def tiles(self) -> dict[str, timedelta]:
+        """The assets of the tiles that vectors are made of, its own and of other pipelines, each with the
+        longest window over them."""
+        longest = {"feature_tiles": timedelta(0)}
+        for view in self.features.views:
+            asset = table_name(view.pipeline, "feature_tiles")
+            longest[asset] = max(view.longest_window, longest.get(asset, timedelta(0)))
+        return longest
 
     def dep(self, asset: str, back: timedelta | None = None) -> dg.AssetDep:
         """Dependency on an asset; `back`: how far before its own partition it reads, if it does."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlops_pipelines.cli_options import DAY, home_option, json_option, place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
@@ -62,7 +63,7 @@ def features() -> None:
 @home_option
 @json_option
 def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
-    """Views with version, key, source and windows, and the tiles that were made of them.
+    """Views with version, key, source and windows, the tiles that were made of them, and who shares them.
 
     \b
     Examples:
@@ -86,7 +87,15 @@ def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
             f"{one['name']:<26} {one['version']:<9} {one['features']:>8} {tiles:>10} "
             f"{one['newest_tile'] or '':<11} {' '.join(one['feeds']):<14} "
             f"{', '.join(one['key'])} of {one['of']} {spans}".rstrip()
+            + _sharing(pipeline, one)
         )
+
+
+def _sharing(pipeline: str, one: Mapping[str, Any]) -> str:
+    """Whose a view that `listed` gives is, and who uses it, unless it is this pipeline's alone."""
+    if (one["pipeline"], one["used_by"]) == (pipeline, [pipeline]):
+        return ""
+    return f"; of {one['pipeline']}, used by {', '.join(one['used_by'])}"
 
 
 @features.command()

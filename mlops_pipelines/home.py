@@ -215,9 +215,9 @@ class PipelineHome:
     @cached_property
     def features(self) -> FeatureSet:
         """The features as the YAML declares them."""
-        from mlops_pipelines.features.sets import feature_set
+        from mlops_pipelines.features.sets import features_of
 
-        return feature_set(self.spec, self.contract)
+        return features_of(self.loaded)
 
     @cached_property
     def store(self) -> FeatureStore:

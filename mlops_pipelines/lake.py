@@ -101,6 +101,10 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def of(self, pipeline: str | None) -> Lake:
+        """The lake of another pipeline of the home (`HOME/pipelines/NAME/lake`); this one for None."""
+        return self if pipeline is None else Lake(self.root.parent.parent / pipeline / self.root.name)
+
     def exists(self, name: str) -> bool:
         """Whether there is such a table."""
         return _first_commit(self._path(name)).exists()

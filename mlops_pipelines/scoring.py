@@ -13,9 +13,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.features.in_use import set_of, sets_in_use, vectors
-from mlops_pipelines.features.sets import feature_set
-from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.features.facts import newest_versions
+from mlops_pipelines.features.in_use import set_of, sets_in_use, vectors, without_tiles
+from mlops_pipelines.features.sets import features_of
+from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.features.in_use import InUse
     from mlops_pipelines.features.sets import FeatureSet
-    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
@@ -79,7 +79,7 @@ class Scored:
 
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns of the examples: name to type."""
-    made = feature_set(loaded.spec, loaded.contract).columns
+    made = features_of(loaded).columns
     features = {one.name: "float" if one.kind == "number" else "string" for one in made}
     keys = {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp"}
     return {**keys, **features, "view_versions": "string"}
@@ -88,24 +88,29 @@ def example_columns(loaded: LoadedSpec) -> dict[str, str]:
 def reopened_days(place: PipelineHome) -> list[str]:
     """Partitions whose tiles, examples or scores are to be looked at again now.
 
-    All of them where features are defined otherwise than they were, or a model begins to need others.
+    All of them where features are defined otherwise than they were, or a model begins to need others. What
+    is to be scored waits for views of other pipelines, until these have made their tiles.
     """
     ledger, now = place.ledger, place.clock.now()
-    sets_in_use(place)
-    days = {*ledger.reopened_days(place.name, "tiles"), *ledger.reopened_days(place.name, "score", by=now)}
+    use = sets_in_use(place)
+    days = {*ledger.reopened_days(place.name, "tiles")}
+    if without_tiles(place, use.lent):
+        days |= {*place.lake.days("events")[-1:]}  # whatever day is asked for, it is made for all
+    if not without_tiles(place, [view for view in use.views if view.pipeline]):
+        days |= {*ledger.reopened_days(place.name, "score", by=now)}
     return sorted({place.partition_of(day) for day in days})
 
 
 def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
     """Tiles of every view in use for `days` (of knowledge time), in the lake and in the online store.
 
-    Of a view that begins to be used, those of all that is known.
+    Of a view that begins to be used, those of all that is known. What other pipelines use of this one is
+    made here too, and nothing of theirs.
     """
     use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
     written = write_tiles(place, use, sorted({*days, *reopened}))
-    keys, as_of = _write_online(place, _views(use.sets))
-    place.ledger.record_tiles_made(place.name, use.new)
+    keys, as_of = _write_online(place, use)
     place.ledger.close_days(place.name, reopened, "tiles")
     return Tiles(written, keys, as_of)
 
@@ -115,31 +120,33 @@ def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Wr
     from mlops_pipelines.features.tiles import compute_tiles
 
     written: dict[str, list[Written]] = {}
-    old = {view.id for one in use.sets if one.version not in use.new for view in one.views}
-    for view in _views(use.sets):
-        if not view.windowed:
-            continue
-        versions = source_versions(place, [view])
-        made = days if view.id in old else sorted({*days, *known_days(place, view.source)})
+    windowed = {view.id: view for view in use.made if view.windowed}
+    kept = place.ledger.kept_tiles(place.name)
+    # Before anything is made: what is not in use any more falls behind with this run.
+    place.ledger.record_kept_tiles(place.name, kept & {*windowed})
+    for view in windowed.values():
+        versions = newest_versions(place.lake, [view])
+        made = days if view.id in kept else sorted({*days, *known_days(place, view.source)})
         tiles = compute_tiles(view, place.lake, made, versions)
         written[view.id] = place.lake.replace(
             tile_table(view), tiles, days=made, sort_by=["hour", *view.keys], provenance=versions
         )
+    place.ledger.record_kept_tiles(place.name, windowed)
     return _by_day(sorted({*days, *(one.day for ones in written.values() for one in ones)}), written)
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     """The vector of every event of `days` that has none and whose decision time has come, by each set in use.
 
-    Raises what `compute_examples` raises, and TerminalError while a set in use has no tiles yet.
+    Raises what `compute_examples` raises, and TerminalError while a view in use has no tiles yet.
     """
     use = sets_in_use(place)
-    without = [one.version for one in use.sets if one.version in use.new and one.windowed]
-    if without and place.lake.exists("events"):
+    lacking = without_tiles(place, use.views) if place.lake.exists("events") else {}
+    for owner, views in lacking.items():
         raise TerminalError(
-            f"The features {', '.join(without)} of {place.name} have no tiles yet.",
+            f"The views {', '.join(views)} of {owner} have no tiles yet.",
             expected="the tiles of all that is known, before an example is made of them",
-            remedy=f"materialize {place.name}/feature_tiles first, in the same run",
+            remedy=f"materialize {owner}/feature_tiles first{', in the same run' * (owner == place.name)}",
         )
     now = place.clock.now()
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
@@ -160,7 +167,7 @@ def _make_examples(
 
     lake = place.lake
     # Before anything is read: an example names the versions it was made of.
-    versions = source_versions(place, features.views)
+    versions = newest_versions(lake, features.views)
     fresh = _rows_not_in(place, "events", features.examples, days, version=versions["events"])
     if fresh is None:
         return []
@@ -274,14 +281,6 @@ def prediction_id(event_id: str, model_hash: str) -> str:
     return hashlib.sha256(f"{event_id}\n{model_hash}".encode()).hexdigest()[:16]
 
 
-def source_versions(place: PipelineHome, views: Sequence[CompiledView]) -> dict[str, int | None]:
-    """Newest version of every table that these views, and events, are made of; None where there is none."""
-    # Labels first: no label may be pinned without its event.
-    sources = sorted({"events", *(view.source for view in views)}, key=lambda name: (name != "labels", name))
-    tables = [*sources, *(tile_table(view) for view in views if view.windowed)]
-    return {table: place.lake.version(table) for table in tables}
-
-
 def known_days(place: PipelineHome, source: str) -> list[str]:
     """All days, from the first to the last, on which something became known in a table."""
     span = place.lake.span(source, "known_at")
@@ -292,14 +291,20 @@ def known_days(place: PipelineHome, source: str) -> list[str]:
 
 
 def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
-    """Source columns (asset, column) of each feature, those of its key first."""
-    features = feature_set(loaded.spec, loaded.contract)
+    """Source columns (table, column) of each feature, those of its key first.
+
+    Tables of another pipeline are named as `table_name` does.
+    """
+    features = features_of(loaded)
     sources = {name: [("events", column) for column in one.columns] for name, one in features.own.items()}
     for view in features.views:
         keys = [("events", key) for key in view.keys]
+        if view.pipeline and view.source in ("events", "labels"):
+            keys += [(table_name(view.pipeline, "events"), key) for key in view.keys]
+        source = table_name(view.pipeline, view.source)
         columns = [(one.name, one.column) for one in view.windowed]
         columns += [(one.name, one.column) for one in view.last]
-        sources |= {name: [*keys, (view.source, column)] for name, column in columns}
+        sources |= {name: [*keys, (source, column)] for name, column in columns}
     return sources
 
 
@@ -364,20 +369,16 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
     )
 
 
-def _views(sets: Sequence[FeatureSet]) -> list[CompiledView]:
-    """The views of some sets, each once."""
-    return list({view.id: view for one in sets for view in one.views}.values())
-
-
-def _write_online(place: PipelineHome, views: Sequence[CompiledView]) -> tuple[int, datetime]:
+def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
     """Bring the online store to the last full hour of the home's clock."""
     from mlops_pipelines.features.online import online_rows
 
     as_of = place.clock.now().replace(minute=0, second=0, microsecond=0)
-    place.store.apply(views)
+    # Those of other pipelines as well: Feast then finds all of this one's views in its project.
+    place.store.apply(list({view.id: view for view in (*use.views, *use.made)}.values()))
     keys = 0
-    for view in views:
-        versions = source_versions(place, [view])
+    for view in use.made:
+        versions = newest_versions(place.lake, [view])
         if versions[view.source] is None:
             continue
         rows = online_rows(view, place.lake, as_of, place.store.written_as_of(view), versions)

@@ -45,6 +45,8 @@ _PERSISTS_PATTERN = r"^([0-9]{1,4}) of ([0-9]{1,4})$"
 _DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _FOLDER_PATTERN = rf"{_PART}(/{_PART})*"
+_NEAR_FILE_PATTERN = rf"(\.\./)*({_PART}/)*[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml"
+_NEAR_FOLDER_PATTERN = rf"\.|\.\.(/\.\.)*|(\.\./)*{_FOLDER_PATTERN}"
 _URL_PATTERN = rf"[a-z][a-z0-9+.-]*://(({_PART}(:[0-9]{{1,5}})?)(/{_PART})*|(/{_PART})+)"
 
 
@@ -179,6 +181,15 @@ def _written(kind: str, pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example], "$comment": kind})
 
 
+def _relative(kind: str, pattern: str, example: str) -> tuple[Any, ...]:
+    def check(value: str) -> str:
+        if not _matched(pattern, value):
+            raise ValueError(f"{value!r} is not a {kind} relative to this file's folder, such as {example}")
+        return value
+
+    return AfterValidator(check), _written(kind, rf"^({pattern})$", example)
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
@@ -227,6 +238,8 @@ LandingFolder = Annotated[
     _written("folder or URL", rf"^({_FOLDER_PATTERN}|{_URL_PATTERN})$", "landing/events"),
 ]
 FileName = Annotated[str, *_text("file", r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$")]
+SharedFile = Annotated[str, *_relative("file", _NEAR_FILE_PATTERN, "../shared/carriers.yaml")]
+NearFolder = Annotated[str, *_relative("folder", _NEAR_FOLDER_PATTERN, "../flight_delays")]
 Owner = Annotated[str, *_text("owner", r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 Dotted = Annotated[str, *_text("module:Class", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Expression = Annotated[
@@ -390,6 +403,13 @@ class PythonFeature(Model):
     type: Literal["number", "category"] = Field(default="number", description="What its values are.")
 
 
+class Shared(Model):
+    file: SharedFile = Field(description="The file, relative to this one's folder.")
+    views: tuple[Name, ...] | None = Field(
+        default=None, min_length=1, description="Which of its views; by default all."
+    )
+
+
 class Features(Model):
     from_event: dict[Name, Expression] = Field(
         default_factory=dict,
@@ -401,6 +421,9 @@ class Features(Model):
     )
     views: tuple[View, ...] = Field(
         default=(), description="Features looked up by key as of the decision time."
+    )
+    shared: tuple[Shared, ...] = Field(
+        default=(), description="Views that stand in a file of their own, for several pipelines."
     )
     max_skew: float = Field(
         default=0.05,
@@ -571,7 +594,32 @@ class Replay(Model):
     )
 
 
-class PipelineSpec(Model):
+class Document(Model):
+    """What a file holds as a whole: its errors are in plain words, whoever validates it."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # Whoever validates (Dagster does, before the cross-checks run) gets the same sentences.
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                cls.__name__, in_plain_words(error, cls, value)
+            ) from None
+
+
+class SharedViews(Document):
+    """A file of views for several pipelines."""
+
+    pipeline: NearFolder = Field(
+        description="Folder, relative to the file's, of the pipeline whose events, labels and references the "
+        "views are of; it makes their tiles."
+    )
+    views: tuple[View, ...] = Field(min_length=1, description="As `features.views`.")
+
+
+class PipelineSpec(Document):
     """One model kept fresh: the attributes of a `LearningLoop`."""
 
     name: Name = Field(description="Name of the pipeline; prefix of its assets, jobs and sensors.")
@@ -608,14 +656,3 @@ class PipelineSpec(Model):
         Not less than labels take, and a day: so no label can be of two events.
         """
         return max(self.lateness, self.labels.matures_after + timedelta(days=1))
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # Whoever validates (Dagster does, before the cross-checks run) gets the same sentences.
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise ValidationError.from_exception_data(
-                cls.__name__, in_plain_words(error, cls, value)
-            ) from None

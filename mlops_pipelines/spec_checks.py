@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import lightgbm_params
-from mlops_pipelines.spec import TILE, format_duration
+from mlops_pipelines.spec import TILE, Features, format_duration
 from mlops_pipelines.spec_wording import alternatives
 from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.ingest.contract import ColumnRule, Contract
     from mlops_pipelines.spec import PipelineSpec, Reference, View
     from mlops_pipelines.yaml_source import Place
@@ -71,6 +72,36 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_training(spec)
     yield from _check_gates(spec, contract)
     yield from _check_triggers(spec)
+
+
+def check_shared_views(views: tuple[View, ...], spec: PipelineSpec, contract: Contract) -> Findings:
+    """What is wrong with the views of a shared file; paths below the file.
+
+    spec, contract: of the pipeline that they are of: they are checked like its own.
+    """
+    owner = spec.model_copy(update={"features": Features(views=views)})
+    for found in (*_check_views(owner, contract), *_check_feature_names(owner)):
+        yield replace(found, place=found.place[1:])
+
+
+def check_used_views(
+    used: Sequence[tuple[Place, CompiledView]], spec: PipelineSpec, contract: Contract
+) -> Findings:
+    """What is wrong between the views that a pipeline uses of shared files and its own features and events.
+
+    used: each with the path that names it.
+    """
+    first: dict[str, Place] = {
+        view.name: ("features", "views", index) for index, view in enumerate(spec.features.views)
+    }
+    for place, view in used:
+        if view.name in first:
+            other = ".".join(map(str, first[view.name]))
+            yield Finding(place, f"{view.name} is the name of the view at {other} too")
+        first.setdefault(view.name, place)
+        if view.pipeline is not None:
+            yield from _check_looked_up(place, view, spec, contract)
+    yield from _check_feature_names(spec, used)
 
 
 def expression_columns(spec: PipelineSpec, contract: Contract) -> dict[str, str]:
@@ -260,7 +291,8 @@ def _module_exists(module: str) -> bool:
 
 
 def _check_expressions(spec: PipelineSpec, contract: Contract) -> Findings:
-    if not (spec.features.from_event or spec.features.from_python or spec.features.views):
+    features = spec.features
+    if not (features.from_event or features.from_python or features.views or features.shared):
         yield Finding(("features",), "there are none; a model needs at least one", at_key=True)
     judged = judge_expressions(spec.features.from_event, expression_columns(spec, contract))
     for name, verdict in judged.items():
@@ -294,6 +326,22 @@ def _check_views(spec: PipelineSpec, contract: Contract) -> Findings:
         yield from _check_keys(place, view, spec, contract)
         yield from _check_shape(place, view, spec)
         yield from _check_view_columns(place, view, spec, contract)
+
+
+def _check_looked_up(place: Place, view: CompiledView, spec: PipelineSpec, contract: Contract) -> Findings:
+    """Whether the events of a pipeline have the keys of a view of another one."""
+    rules = contract.events.columns
+    what = f"{view.name} of {view.pipeline} is looked up by {', '.join(view.keys)}"
+    for key, kind in zip(view.keys, view.key_types, strict=True):
+        if key not in rules:
+            allowed = alternatives(key, list(rules))
+            yield Finding(place, f"{what}; {key} is not a column of the events here{allowed}")
+        elif rules[key].type != kind:
+            yield Finding(
+                place, f"{what}; {key} is a {rules[key].type} here and a {kind} there: they never match"
+            )
+        elif key == spec.events.id:
+            yield Finding(place, f"{what}; {key} names a single event here")
 
 
 def _check_keys(place: Place, view: View, spec: PipelineSpec, contract: Contract) -> Findings:
@@ -373,17 +421,19 @@ def _check_view_columns(place: Place, view: View, spec: PipelineSpec, contract: 
         yield from _role((*place, "last", index), column, rules, _FEATURE_TYPES, nullable=True)
 
 
-def _check_feature_names(spec: PipelineSpec) -> Findings:
+def _check_feature_names(spec: PipelineSpec, used: Sequence[tuple[Place, CompiledView]] = ()) -> Findings:
     # Without their case: DuckDB, which computes the features, does not look at it.
     taken = dict.fromkeys(_EXAMPLE_COLUMNS, "a column of the examples")
-    for place, name in _feature_names(spec):
+    for place, name in _feature_names(spec, used):
         if name.casefold() in taken:
             yield Finding(place, f"{name} is also the name of {taken[name.casefold()]}", at_key=True)
         else:
             taken[name.casefold()] = f"a feature of {'.'.join(str(step) for step in place)}"
 
 
-def _feature_names(spec: PipelineSpec) -> Iterator[tuple[Place, str]]:
+def _feature_names(
+    spec: PipelineSpec, used: Sequence[tuple[Place, CompiledView]]
+) -> Iterator[tuple[Place, str]]:
     for name in spec.features.from_event:
         yield ("features", "from_event", name), name
     for name in spec.features.from_python:
@@ -391,6 +441,9 @@ def _feature_names(spec: PipelineSpec) -> Iterator[tuple[Place, str]]:
     for index, view in enumerate(spec.features.views):
         for name in view.feature_names:
             yield ("features", "views", index), name
+    for place, shared in used:
+        for column in shared.columns:
+            yield place, column.name
 
 
 # Learning

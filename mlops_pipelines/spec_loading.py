@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from mlops_pipelines.errors import UserError
+from mlops_pipelines.features.views import compile_view
 from mlops_pipelines.ingest.contract import load_contract
-from mlops_pipelines.spec import PipelineSpec, format_duration
-from mlops_pipelines.spec_checks import cross_check
+from mlops_pipelines.spec import PipelineSpec, SharedViews, format_duration
+from mlops_pipelines.spec_checks import check_shared_views, check_used_views, cross_check
 from mlops_pipelines.spec_wording import alternatives, shown
 from mlops_pipelines.yaml_source import read_yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.ingest.contract import Contract
-    from mlops_pipelines.yaml_source import Problem, YamlSource
+    from mlops_pipelines.spec_checks import Findings
+    from mlops_pipelines.yaml_source import Place, Problem, YamlSource
 
 PIPELINES = Path(__file__).parent / "pipelines"
 COMPONENT_TYPE = "mlops_pipelines.LearningLoop"
@@ -32,19 +36,32 @@ _FILE_KEYS = ("type", "attributes", "requirements", "post_processing")
 
 @dataclass(frozen=True)
 class LoadedSpec:
-    """A pipeline as its folder declares it: checked, with its contract. path: its `defs.yaml`."""
+    """A pipeline as its folder declares it: checked, with its contract. path: its `defs.yaml`.
+
+    shared: the views it uses of shared files. owners: the other pipelines whose views these are, by name,
+    without what they use themselves.
+    """
 
     spec: PipelineSpec
     contract: Contract
     path: Path
+    shared: tuple[CompiledView, ...] = ()
+    owners: Mapping[str, LoadedSpec] = field(default_factory=dict)
 
 
 def load_spec(path: Path) -> LoadedSpec:
-    """The pipeline of a `defs.yaml`, with the contract it names.
+    """The pipeline of a `defs.yaml`, with the contract and the shared views it names.
 
-    Raises one UserError that lists every problem as `FILE:LINE:COL path.to.field: what is wrong`.
+    Raises one UserError that lists every problem as `FILE:LINE:COL path.to.field: what is wrong`: those of
+    shared views when there are no others.
     """
     source = read_yaml(path)
+    return _with_shared_views(source, _load_alone(source))
+
+
+def _load_alone(source: YamlSource) -> LoadedSpec:
+    """The pipeline without shared views. Raises as `load_spec` does."""
+    path = source.path
     if not isinstance(source.data, dict):
         text = f"a mapping with type and attributes is needed, not {shown(source.data)}"
         raise _refusal(path, [source.problem((), text)])
@@ -54,13 +71,96 @@ def load_spec(path: Path) -> LoadedSpec:
     except ValidationError as error:
         raise _refusal(path, [*problems, *_shape_problems(source, error)]) from None
     contract = _contract(source, spec, problems)
-    problems += [
-        source.problem(("attributes", *found.place), found.text, at_key=found.at_key)
-        for found in cross_check(spec, contract)
-    ]
+    problems += _located(source, cross_check(spec, contract))
     if problems:
         raise _refusal(path, problems)
     return LoadedSpec(spec, contract, path)
+
+
+# Shared views
+
+
+def _with_shared_views(source: YamlSource, user: LoadedSpec) -> LoadedSpec:
+    """The pipeline with the views that it names of shared files. Raises UserError with every problem."""
+    used: list[tuple[Place, CompiledView]] = []
+    owners: dict[str, LoadedSpec] = {}
+    problems: list[Problem] = []
+    elsewhere: list[str] = []
+    for index, shared in enumerate(user.spec.features.shared):
+        place: Place = ("features", "shared", index)
+        try:
+            views, owner = _load_shared(_beside(user.path, shared.file), user)
+        except UserError as error:
+            text = f"{shared.file} cannot be used"
+            problems.append(source.problem(("attributes", *place, "file"), text))
+            elsewhere.append(error.message)
+            continue
+        if owner.path != user.path:
+            owners[owner.spec.name] = owner
+        for position, name in enumerate(shared.views or views):
+            at = (*place, "views", position) if shared.views else place
+            if name in views:
+                used.append((at, views[name]))
+            else:
+                text = f"{name} is not a view of {shared.file}{alternatives(name, [*views])}"
+                problems.append(source.problem(("attributes", *at), text))
+    problems += _located(source, check_used_views(used, user.spec, user.contract))
+    if problems:
+        raise _refusal(user.path, problems, elsewhere)
+    return replace(user, shared=tuple(view for _, view in used), owners=owners)
+
+
+def _load_shared(path: Path, user: LoadedSpec) -> tuple[dict[str, CompiledView], LoadedSpec]:
+    """The views of a shared file by name, and the pipeline they are of.
+
+    Raises UserError that lists every problem of the file, or of that pipeline.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}")
+    source = read_yaml(path)
+    if not isinstance(source.data, dict):
+        text = f"a mapping with pipeline and views is needed, not {shown(source.data)}"
+        raise _refusal(path, [source.problem((), text)])
+    problems = [*source.repeated]
+    try:
+        shared = SharedViews.model_validate(source.data)
+    except ValidationError as error:
+        raise _refusal(path, [*problems, *_shape_problems(source, error, ())]) from None
+    try:
+        owner = _owner(_beside(path, shared.pipeline) / "defs.yaml", user)
+    except UserError as error:
+        found = source.problem(("pipeline",), f"{shared.pipeline} is no pipeline that can be loaded")
+        raise _refusal(path, [*problems, found], [error.message]) from error
+    problems += _located(source, check_shared_views(shared.views, owner.spec, owner.contract), ())
+    if problems:
+        raise _refusal(path, problems)
+    of = None if owner.path == user.path else owner.spec.name
+    compiled = (compile_view(view, owner.spec, owner.contract) for view in shared.views)
+    return {view.name: replace(view, pipeline=of) for view in compiled}, owner
+
+
+def _owner(defs: Path, user: LoadedSpec) -> LoadedSpec:
+    """The pipeline whose views a shared file holds. Raises UserError if it cannot be loaded."""
+    if defs == _beside(user.path, user.path.name):
+        return user
+    if not defs.is_file():
+        raise UserError(f"There is no file {defs}")
+    # Without what it uses itself of shared files: so no two of them can wait for each other.
+    owner = _load_alone(read_yaml(defs))
+    if owner.spec.name == user.spec.name:
+        raise UserError(f"Two pipelines are called {owner.spec.name}: {defs} and {user.path}")
+    return owner
+
+
+def _beside(path: Path, relative: str) -> Path:
+    """A path relative to the folder of a file, absolute and without steps upwards.
+
+    Raises UserError if it leads out of the folder of the pipelines from within.
+    """
+    found, home = (Path(os.path.abspath(one)) for one in (path.parent / relative, path))
+    if home.is_relative_to(PIPELINES) and not found.is_relative_to(PIPELINES):
+        raise UserError(f"{relative} leads out of {PIPELINES}")
+    return found
 
 
 def _contract(source: YamlSource, spec: PipelineSpec, problems: Sequence[Problem]) -> Contract:
@@ -146,14 +246,20 @@ def _as_json(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is no part of a spec")
 
 
-def _refusal(path: Path, problems: Sequence[Problem]) -> UserError:
-    return UserError(_listed(path, problems), remedy="docs/pipeline.md, which describes every field")
+def _refusal(path: Path, problems: Sequence[Problem], elsewhere: Sequence[str] = ()) -> UserError:
+    text = "\n".join([_listed(path, problems), *elsewhere])
+    return UserError(text, remedy="docs/pipeline.md, which describes every field")
 
 
 def _listed(path: Path, problems: Sequence[Problem]) -> str:
     listed = sorted(problems, key=lambda problem: (problem.line, problem.column))
     count = "1 problem" if len(listed) == 1 else f"{len(listed)} problems"
     return "\n".join([f"{path} has {count}:", *map(str, listed)])
+
+
+def _located(source: YamlSource, findings: Findings, below: Place = ("attributes",)) -> Iterator[Problem]:
+    for found in findings:
+        yield source.problem((*below, *found.place), found.text, at_key=found.at_key)
 
 
 def _file_problems(source: YamlSource) -> Iterator[Problem]:
@@ -172,9 +278,11 @@ def _file_problems(source: YamlSource) -> Iterator[Problem]:
             yield source.problem(place, f"{shown(text)}: templates are not resolved in a pipeline's YAML")
 
 
-def _shape_problems(source: YamlSource, error: ValidationError) -> Iterator[Problem]:
+def _shape_problems(
+    source: YamlSource, error: ValidationError, below: Place = ("attributes",)
+) -> Iterator[Problem]:
     for found in error.errors(include_url=False):
-        place = ("attributes", *found["loc"])
+        place = (*below, *found["loc"])
         text = found["msg"].removeprefix("Value error, ")
         # An unknown key is marked itself; everything else at its value.
         yield source.problem(place, text, at_key=text.startswith(f"{place[-1]} is not "))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from mlops_pipelines.spec_loading import LoadedSpec
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def copy_of(home: Path, to: Path) -> PipelineHome:
 def varied(place: PipelineHome, **changes: object) -> PipelineHome:
     """The same pipeline on the same home with other parts of its specification."""
     spec = place.spec.model_copy(update=changes)
-    return PipelineHome(place.home, LoadedSpec(spec, place.contract, place.loaded.path))
+    return PipelineHome(place.home, replace(place.loaded, spec=spec))
 
 
 def at(day: int) -> datetime:

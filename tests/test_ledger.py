@@ -858,7 +858,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(2,)]
+    assert dump(ledger)["ledger_schema"] == [(3,)]
     ledger.close()
 
 
@@ -884,7 +884,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what
     ledger.close()
     newer = Ledger(url)
     with pytest.raises(
-        TerminalError, match=rf"schema version {version}.*\nExpected: version 2.*\n.*{what_helps}"
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 3.*\n.*{what_helps}"
     ):
         newer.watermark()
     newer.close()

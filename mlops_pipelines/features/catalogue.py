@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.features.in_use import set_of, sets_in_use
-from mlops_pipelines.features.sets import feature_set
-from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.features.facts import newest_versions
+from mlops_pipelines.features.in_use import set_of, sets_in_use, users_of
+from mlops_pipelines.features.sets import features_of
+from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.intake import landed_names
-from mlops_pipelines.scoring import feature_sources, source_versions
+from mlops_pipelines.scoring import feature_sources
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_wording import alternatives
 
@@ -28,16 +29,20 @@ def listed(place: PipelineHome) -> list[dict[str, Any]]:
     Each with version (8 hex digits), key, of, windows, within and features (their number), and, of views
     with windows, tiles (rows) and newest_tile (the day of knowledge time, UTC; None without any). feeds: who
     is fed by it, of `yaml` (the next model), `champion`, `previous` and `late` (a former champion, whose
-    events may still arrive).
+    events may still arrive); nothing of this pipeline where only others use it. pipeline: the one whose
+    tables it is of and that makes its tiles. used_by: the pipelines of the home whose sets in use have it.
     """
-    fed = _fed(place)
+    fed, use = _fed(place), sets_in_use(place)
+    users = users_of(place.ledger)
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for features in sets_in_use(place).sets:
-        for one in _listed_of(place, features):
+    for features in use.sets:
+        for one in _listed_of(place, features, users):
             known = found.setdefault((one["name"], one["version"]), {**one, "feeds": []})
             known["feeds"] += [
                 who for who in fed.get(features.version, ["late"]) if who not in known["feeds"]
             ]
+    for view in use.lent:
+        found.setdefault((view.name, view.version), {**_view(place, view, users), "feeds": []})
     return list(found.values())
 
 
@@ -51,22 +56,28 @@ def _fed(place: PipelineHome) -> dict[str, list[str]]:
     return fed
 
 
-def _listed_of(place: PipelineHome, features: FeatureSet) -> list[dict[str, Any]]:
+def _listed_of(
+    place: PipelineHome, features: FeatureSet, users: Mapping[tuple[str, str], Sequence[str]]
+) -> list[dict[str, Any]]:
     own = {"from_event": features.from_event, "from_python": features.from_python}
     return [
         *(
             {"name": name, "version": features.view_versions[name], "key": ["event_id"], "of": "events",
-             "windows": [], "within": None, "features": len(names), "tiles": None, "newest_tile": None}
+             "windows": [], "within": None, "features": len(names), "tiles": None, "newest_tile": None,
+             "pipeline": place.name, "used_by": [place.name]}
             for name, names in own.items()
             if names
         ),
-        *(_view(place, view) for view in features.views),
+        *(_view(place, view, users) for view in features.views),
     ]  # fmt: skip
 
 
-def _view(place: PipelineHome, view: CompiledView) -> dict[str, Any]:
+def _view(
+    place: PipelineHome, view: CompiledView, users: Mapping[tuple[str, str], Sequence[str]]
+) -> dict[str, Any]:
     windows = sorted({feature.window for feature in view.windowed})
-    tiles = place.lake.row_counts(tile_table(view)) if view.windowed else {}
+    tiles = place.lake.of(view.pipeline).row_counts(tile_table(view)) if view.windowed else {}
+    owner = view.owner(place.name)
     return {
         "name": view.name,
         "version": view.version,
@@ -77,6 +88,8 @@ def _view(place: PipelineHome, view: CompiledView) -> dict[str, Any]:
         "features": len(view.columns),
         "tiles": sum(tiles.values()) if view.windowed else None,
         "newest_tile": max((day for day, rows in tiles.items() if rows), default=None),
+        "pipeline": owner,
+        "used_by": list(users[owner, view.at_owner.id]),
     }
 
 
@@ -85,7 +98,7 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
 
     Each with its kind (number or category) and how it is made. Raises UserError if there is none.
     """
-    features = feature_set(loaded.spec, loaded.contract)
+    features = features_of(loaded)
     kinds = {column.name: column.kind for column in features.columns}
     made: dict[str, dict[str, str]] = {
         "from_event": {name: one.sql for name, one in features.from_event.items()},
@@ -95,14 +108,15 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
     }
     for view in features.views:
         key = ", ".join(view.keys)
+        source = table_name(view.pipeline, view.source)
         made[view.name] = {
             **{
-                one.name: f"{one.aggregate} of {view.source}.{one.column} "
+                one.name: f"{one.aggregate} of {source}.{one.column} "
                 f"over {format_duration(one.window)} by {key}"
                 for one in view.windowed
             },
             **{
-                one.name: f"last known {view.source}.{one.column} by {key}"
+                one.name: f"last known {source}.{one.column} by {key}"
                 + (f", at most {format_duration(view.within)} old" if view.within else "")
                 for one in view.last
             },
@@ -146,7 +160,7 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
     except pa.ArrowInvalid as error:
         raise UserError(f"{', '.join(key)} is no key of {name}.", expected="its types") from error
     hour = place.clock.now().replace(minute=0, second=0, microsecond=0)
-    otherwise = Tiles(place.lake, source_versions(place, [view]), hour) if fallback else None
+    otherwise = Tiles(place.lake, newest_versions(place.lake, [view]), hour) if fallback else None
     found = read_features(view, keys, place.store, otherwise)
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
     return {"values": values, "as_of": found.as_of.isoformat(), "source": found.source}
@@ -155,6 +169,7 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
 def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[dict[str, str]]]:
     """By feature, by default of all: each column it is made of, as it lands and in the table it is read from.
 
+    Tables of another pipeline are named `OWNER:TABLE`.
     Raises UserError if there is no such feature.
     """
     sources: Mapping[str, Sequence[tuple[str, str]]] = feature_sources(loaded)
@@ -173,8 +188,10 @@ def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[di
     }
 
 
-def _landed(loaded: LoadedSpec, table: str, column: str) -> str:
+def _landed(loaded: LoadedSpec, name: str, column: str) -> str:
     """The name under which a column of a table lands."""
+    pipeline, _, table = name.rpartition(":")
+    loaded = loaded.owners[pipeline] if pipeline else loaded
     spec = loaded.spec
     roles = {
         "events": {

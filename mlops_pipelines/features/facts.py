@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.coding import codes_of, shared_codes
+from mlops_pipelines.features.views import table_name, tile_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     import numpy as np
@@ -55,6 +56,28 @@ def pinned(versions: Mapping[str, int | None], table: str) -> int | None:
             expected=f"one of it beside those of {', '.join(sorted(versions)) or 'no table'}",
         )
     return versions[table]
+
+
+def newest_versions(lake: Lake, views: Iterable[CompiledView]) -> dict[str, int | None]:
+    """Newest version of every table that views, and events, are made of; None where there is none.
+
+    lake: of the pipeline that uses the views. Tables of another are named as `table_name` does.
+    """
+    wanted: set[tuple[str | None, str]] = {(None, "events")}
+    for view in views:
+        tables = ["events", view.source, *([tile_table(view)] if view.windowed else [])]
+        wanted |= {(view.pipeline, table) for table in tables}
+    # Labels first: no label may be pinned without its event.
+    in_order = sorted(wanted, key=lambda one: (one[1] != "labels", "/" in one[1], one[0] or "", one[1]))
+    return {table_name(of, table): lake.of(of).version(table) for of, table in in_order}
+
+
+def versions_at(pipeline: str | None, versions: Mapping[str, int | None]) -> Mapping[str, int | None]:
+    """Of pinned versions those of the tables of one pipeline, by their names there."""
+    prefix = table_name(pipeline, "")
+    if not prefix:
+        return versions
+    return {name.removeprefix(prefix): at for name, at in versions.items() if name.startswith(prefix)}
 
 
 def known_facts(

@@ -1,7 +1,7 @@
 """Which feature sets vectors are made by: that of the YAML, and those of the models that still count on them.
 
 A changed definition is another set, beside the old one. The champion is fed by the set it was trained on,
-and so is the one before it, which may have to come back.
+and so is the one before it, which may have to come back. A pipeline also makes what others use of its views.
 """
 
 from __future__ import annotations
@@ -14,21 +14,33 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.sets import FeatureSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
 
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.ledger import Promotion, Reign
+    from mlops_pipelines.ledger import KnownSet, Ledger, Promotion, Reign
 
 
 @dataclass(frozen=True)
 class InUse:
-    """sets: those in use, that of the YAML first. new: versions whose tiles are not made yet."""
+    """sets: those in use, that of the YAML first. lent: this pipeline's views that others use, as its own."""
 
     sets: tuple[FeatureSet, ...]
-    new: frozenset[str]
+    lent: tuple[CompiledView, ...]
+
+    @property
+    def views(self) -> tuple[CompiledView, ...]:
+        """All views of the sets, each once, in their order."""
+        return tuple({view.id: view for one in self.sets for view in one.views}.values())
+
+    @property
+    def made(self) -> tuple[CompiledView, ...]:
+        """The views of this pipeline that are in use, its own and lent ones: it makes their values."""
+        own = [view for view in self.views if view.pipeline is None]
+        return tuple({view.id: view for view in (*own, *self.lent)}.values())
 
 
 def wanted_sets(
@@ -49,7 +61,7 @@ def sets_in_use(place: PipelineHome) -> InUse:
     """The sets in use now; where that is not what the ledger has, it is recorded.
 
     A set that begins to be used reopens the days of all events, so that each gets its vector by it too.
-    Raises TerminalError where one reads columns that are not taken in any more.
+    Raises TerminalError where one, or a view that is lent, reads columns that are not taken in any more.
     """
     ledger, now, current = place.ledger, place.clock.now(), place.features
     retrain = ledger.in_flight(place.name)
@@ -68,8 +80,48 @@ def sets_in_use(place: PipelineHome) -> InUse:
     others = [one for one in known if one.state != "retired" and one.version != current.version]
     sets = (current, *(_set_of(one.definition) for one in others))
     for one in sets[1:]:
-        _check_sources(place, one)
-    return InUse(sets, frozenset(one.version for one in known if one.state == "new"))
+        what = f"A model in use was trained on the features {one.version} of {place.name}, which read"
+        _check_taken_in(place, one.read_columns(), what)
+    lent = _lent(place)
+    for view, users in lent.items():
+        what = f"The view {view.id} of {place.name}, which is in use by {' and '.join(users)}, reads"
+        _check_taken_in(place, FeatureSet({}, {}, (view,)).read_columns(), what)
+    return InUse(sets, tuple(lent))
+
+
+def without_tiles(place: PipelineHome, views: Iterable[CompiledView]) -> dict[str, list[str]]:
+    """Of views that a pipeline uses or lends those whose tiles are not all there: ids by their pipeline."""
+    wanted: dict[str, set[str]] = {}
+    for view in views:
+        if view.windowed:
+            wanted.setdefault(view.owner(place.name), set()).add(view.at_owner.id)
+    lacking = {owner: sorted(ids - place.ledger.kept_tiles(owner)) for owner, ids in wanted.items()}
+    return {owner: ids for owner, ids in lacking.items() if ids}
+
+
+def users_of(ledger: Ledger) -> dict[tuple[str, str], list[str]]:
+    """Who uses a view, by the pipeline it is of and its id there: the pipelines whose sets in use have it."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for known, features in _all_in_use(ledger):
+        for view in features.views:
+            found.setdefault((view.owner(known.pipeline), view.at_owner.id), set()).add(known.pipeline)
+    return {view: sorted(users) for view, users in found.items()}
+
+
+def _lent(place: PipelineHome) -> dict[CompiledView, list[str]]:
+    """The views that sets in use of other pipelines have of this one, as its own, with these pipelines."""
+    lent: dict[CompiledView, set[str]] = {}
+    for known, features in _all_in_use(place.ledger):
+        for view in features.views:
+            if view.pipeline == place.name:
+                lent.setdefault(view.at_owner, set()).add(known.pipeline)
+    return {view: sorted(users) for view, users in lent.items()}
+
+
+def _all_in_use(ledger: Ledger) -> Iterator[tuple[KnownSet, FeatureSet]]:
+    for one in ledger.feature_sets():
+        if one.state != "retired":
+            yield one, _set_of(one.definition)
 
 
 def known_set(place: PipelineHome, version: str) -> FeatureSet:
@@ -106,7 +158,8 @@ def vectors(
     return compute_examples(features, place.lake, events, versions, sensitive=sensitive)
 
 
-def _check_sources(place: PipelineHome, features: FeatureSet) -> None:
+def _check_taken_in(place: PipelineHome, read: Mapping[str, set[str]], what: str) -> None:
+    """Whether the columns of these tables are still taken in. what: the error's sentence up to them."""
     from mlops_pipelines.ingest import taking
 
     taken = {
@@ -114,12 +167,12 @@ def _check_sources(place: PipelineHome, features: FeatureSet) -> None:
         "labels": taking.label_columns(place.loaded),
         **{name: taking.reference_columns(place.loaded, name) for name in place.spec.references},
     }
-    for table, columns in features.read_columns().items():
+    for table, columns in read.items():
         lacking = sorted(columns - set(taken.get(table, ())))
         if lacking:
             raise TerminalError(
-                f"A model in use was trained on the features {features.version} of {place.name}, which read "
-                f"{', '.join(f'{table}.{column}' for column in lacking)}; that is not taken in any more.",
+                f"{what} {', '.join(f'{table}.{column}' for column in lacking)}; "
+                "that is not taken in any more.",
                 expected="what a model in use reads stays in the contract and in the YAML until it has been "
                 "replaced, and so has the one before it",
                 remedy="put it back; add and retrain first, remove afterwards",

@@ -15,8 +15,9 @@ from feast.repo_config import FeastConfigBaseModel
 
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.coding import microseconds
+from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.point_in_time import Probes, view_values
-from mlops_pipelines.features.views import CompiledView, tile_table
+from mlops_pipelines.features.views import CompiledView
 from mlops_pipelines.ingest.values import is_text
 from mlops_pipelines.lake import Lake
 
@@ -80,7 +81,7 @@ class LakeOfflineStore(OfflineStore):
                 probes = Probes(
                     [_key(rows, *key) for key in zip(view.keys, view.key_types, strict=True)], at, ids
                 )
-                values = view_values(view, lake, probes, _versions(view, lake))
+                values = view_values(view, lake, probes, newest_versions(lake, [view]))
                 columns |= {
                     f"{name}__{feature}" if full_feature_names else feature: values[feature]
                     for feature in wanted.get(name, ())
@@ -140,12 +141,6 @@ def _compiled(view: Any) -> CompiledView:
             remedy="materialize feature_tiles",
         )
     return CompiledView.from_json(text)
-
-
-def _versions(view: CompiledView, lake: Lake) -> dict[str, int | None]:
-    # Labels first: no label may be pinned without its event.
-    tables = [view.source, "events", *([tile_table(view)] if view.windowed else [])]
-    return {table: lake.version(table) for table in tables}
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:

@@ -176,11 +176,11 @@ def _told(contract: Contract, made: _Made, row: pa.Table, feature: str | None) -
     if feature is None or found < 0:
         return Difference(day, event_id, None, {}, None, None)
     hidden = contract.sensitive_columns("events")
-    keys = next(
-        (view.keys for view in made.features.views if feature in {one.name for one in view.columns}), ()
-    )
+    view = next((view for view in made.features.views if feature in {one.name for one in view.columns}), None)
+    keys = view.keys if view else ()
     key = {name: MASKED if name in hidden else made.events[name][found].as_py() for name in keys}
     values = [row[feature][0].as_py(), made.examples[feature][found].as_py()]
-    if hidden and any(isinstance(value, str) for value in values):
+    # What another pipeline calls sensitive is not known here.
+    if (hidden or (view and view.pipeline)) and any(isinstance(value, str) for value in values):
         values = [MASKED, MASKED]
     return Difference(day, event_id, feature, key, *values)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.features.coding import microseconds
 from mlops_pipelines.features.expressions import evaluate_expressions
+from mlops_pipelines.features.facts import versions_at
 from mlops_pipelines.features.functions import evaluate_functions
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def compute_examples(
 def view_values(
     view: CompiledView, lake: Lake, probes: Probes, versions: Mapping[str, int | None]
 ) -> dict[str, pa.Array]:
-    """The view's features for each probe, in the order of `view.columns`."""
+    """The view's features for each probe, in the order of `view.columns`.
+
+    lake, versions: of the pipeline that uses the view; those of its owner are found by them.
+    """
     import pyarrow as pa
 
     from mlops_pipelines.features.last_values import last_values
@@ -92,6 +96,7 @@ def view_values(
     if not len(probes.at):
         types = {"number": pa.float64(), "category": pa.string()}
         return {column.name: pa.array([], types[column.kind]) for column in view.columns}
+    lake, versions = lake.of(view.pipeline), versions_at(view.pipeline, versions)
     return {
         **(window_values(view, lake, probes, versions) if view.windowed else {}),
         **(last_values(view, lake, probes, versions) if view.last else {}),

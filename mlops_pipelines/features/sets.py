@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.errors import UserError
+from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.views import (
     LOGIC_VERSION,
     CompiledView,
@@ -19,13 +19,17 @@ from mlops_pipelines.features.views import (
     Kind,
     compile_views,
     hash8,
+    table_name,
 )
 from mlops_pipelines.spec_checks import expression_columns
 from mlops_pipelines.sql_expressions import judge_expressions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.spec import PipelineSpec
+    from mlops_pipelines.spec_loading import LoadedSpec
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ class FeatureSet:
 
     @cached_property
     def view_versions(self) -> dict[str, str]:
-        """Hash (8 hex digits) of each view's definition by name, of the expressions as `from_event`, and of
-        the functions, with the files that hold them, as `from_python` where there are any."""
+        """Hash (8 hex digits) of each view's definition by name (`OWNER:NAME` if it is of another pipeline),
+        of the expressions as `from_event`, and of the functions, with the files that hold them, as
+        `from_python` where there are any."""
         expressions = {name: [one.sql, one.kind] for name, one in self.from_event.items()}
         functions = [
             [name, one.function, one.kind, one.columns, one.source] for name, one in self.from_python.items()
@@ -87,7 +92,7 @@ class FeatureSet:
         return {
             "from_event": hash8([LOGIC_VERSION, expressions]),
             **({"from_python": hash8([LOGIC_VERSION, functions])} if functions else {}),
-            **{view.name: view.version for view in self.views},
+            **{table_name(view.pipeline, view.name): view.version for view in self.views},
         }
 
     @cached_property
@@ -114,11 +119,13 @@ class FeatureSet:
         return tuple(view for view in self.views if view.windowed)
 
     def read_columns(self) -> dict[str, set[str]]:
-        """By table, the columns that the features read."""
+        """By table of the pipeline, the columns that the features read."""
         own = {column for one in self.own.values() for column in one.columns}
         found: dict[str, set[str]] = {"events": own}
         for view in self.views:
             found["events"] |= set(view.keys)
+            if view.pipeline is not None:
+                continue
             source = found.setdefault(view.source, set())
             source |= {one.column for one in view.partials} | {one.column for one in view.last}
             source |= set() if view.source == "labels" else set(view.source_keys)
@@ -130,20 +137,28 @@ def set_version(view_versions: Mapping[str, str]) -> str:
     return hash8(dict(view_versions))
 
 
-def feature_set(spec: PipelineSpec, contract: Contract) -> FeatureSet:
-    """The features as the pipeline declares them now.
+def features_of(loaded: LoadedSpec) -> FeatureSet:
+    """The features as a pipeline declares them now, with its shared views. Raises as `feature_set` does."""
+    return feature_set(loaded.spec, loaded.contract, loaded.shared)
 
-    Raises UserError for an expression that is refused, TerminalError for a function that is not there.
+
+def feature_set(spec: PipelineSpec, contract: Contract, shared: Sequence[CompiledView] = ()) -> FeatureSet:
+    """The features of a spec, and of the shared views that it names.
+
+    Raises UserError for an expression that is refused, TerminalError for a function that is not there, and
+    for shared views that are not given.
     """
     from mlops_pipelines.features.functions import source_hash
 
+    if spec.features.shared and not shared:
+        raise TerminalError(f"The shared views of {spec.name} are missing.", expected="them beside its spec")
     return FeatureSet(
         from_event=_expressions(spec, contract),
         from_python={
             name: Function(one.function, one.type, tuple(one.columns), source_hash(one.function))
             for name, one in spec.features.from_python.items()
         },
-        views=compile_views(spec, contract),
+        views=(*compile_views(spec, contract), *shared),
     )
 
 

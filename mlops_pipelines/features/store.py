@@ -51,10 +51,12 @@ class FeatureStore:
         self.folder = folder
         self.project = project
         self._lake = lake
+        self._online = online
         self._redis = _Redis(online, project) if online else None
         self._written: set[str] = set()
         self._known: set[str] = set()
         self._layouts: dict[str, _Layout] = {}
+        self._owners: dict[str, FeatureStore] = {}
 
     def apply(self, views: Sequence[CompiledView]) -> bool:
         """Registers the views and makes their online tables; False if they are registered already.
@@ -74,6 +76,8 @@ class FeatureStore:
 
     def written_as_of(self, view: CompiledView) -> datetime | None:
         """The hour (UTC) the view's values were last written for, completely; None if they never were."""
+        if view.pipeline:
+            return self._of(view.pipeline).written_as_of(view.at_owner)
         written = self._hours(view)["written"]
         return None if written is None else datetime.fromisoformat(written)
 
@@ -104,12 +108,15 @@ class FeatureStore:
 
         keys: a table with the view's key columns. The values are those an event decided at
         `written_as_of` would get: float64 and string, null where missing; a key without facts counts 0.
+        Those of a view of another pipeline are read in that one's project, where they were written.
         Raises TerminalError for a view that was never written, TransientError if the Redis server cannot be
         reached.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if view.pipeline:
+            return self._of(view.pipeline).read_online(view.at_owner, keys)
         self._require_written(view)
         self._know(view.id)
         layout = self._layouts.get(view.id) or self._layouts.setdefault(view.id, _Layout.of(view))
@@ -139,6 +146,12 @@ class FeatureStore:
         )
         return job.to_arrow()
 
+    def _of(self, pipeline: str) -> FeatureStore:
+        """The store of another pipeline of the home."""
+        if pipeline not in self._owners:
+            self._owners[pipeline] = FeatureStore(self.folder, pipeline, self._online)
+        return self._owners[pipeline]
+
     def _require_written(self, view: CompiledView) -> None:
         """Asks a Redis server every time: it may lose its values. A file keeps what was written once."""
         if view.id in self._written:
@@ -146,7 +159,7 @@ class FeatureStore:
         if self.written_as_of(view) is None:
             raise TerminalError(
                 f"The online store of {self.project} has no values of the view {view.id}.",
-                remedy="materialize feature_tiles first",
+                remedy=f"materialize {self.project}/feature_tiles first",
             )
         if self._redis is None:
             self._written.add(view.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -80,6 +80,8 @@ class CompiledView:
     source: the table of the facts; source_keys: its key columns, in the order of `keys` (for labels: the
     event columns, joined by event id). within: how old, by its own time, a last value may be; None only
     for a static reference. max_age: how old the newest of it may be at a decision, no part of the version.
+    pipeline: the one whose tables it is of and that makes its tiles, where that is another one; no part of
+    the version either.
     """
 
     name: str
@@ -94,6 +96,7 @@ class CompiledView:
     last: tuple[LastFeature, ...]
     within: timedelta | None
     max_age: timedelta
+    pipeline: str | None = None
 
     def to_json(self) -> str:
         """All of it, to be computed again where the pipeline's files are not, or say otherwise by now."""
@@ -110,8 +113,18 @@ class CompiledView:
 
     @property
     def id(self) -> str:
-        """Name that changes with the definition: `carrier_lateness__1a2b3c4d`."""
-        return f"{self.name}__{self.version}"
+        """Name that changes with the definition: `carrier_lateness__1a2b3c4d`; `OWNER__...` if it is of
+        another pipeline."""
+        return "__".join([*([self.pipeline] if self.pipeline else []), self.name, self.version])
+
+    @property
+    def at_owner(self) -> CompiledView:
+        """The view as the pipeline has it whose tables it is of."""
+        return replace(self, pipeline=None)
+
+    def owner(self, pipeline: str) -> str:
+        """The pipeline whose tables it is of; `pipeline`: that which uses it."""
+        return self.pipeline or pipeline
 
     @property
     def longest_window(self) -> timedelta:
@@ -128,8 +141,13 @@ class CompiledView:
 
 
 def tile_table(view: CompiledView) -> str:
-    """Name of the view's tile table; a changed definition has another."""
-    return f"feature_tiles/{view.id}"
+    """Name of the view's tile table, at its owner; a changed definition has another."""
+    return f"feature_tiles/{view.at_owner.id}"
+
+
+def table_name(pipeline: str | None, table: str) -> str:
+    """How a table is called among those of several pipelines: `flight_delays:labels`; plain if its own."""
+    return table if pipeline is None else f"{pipeline}:{table}"
 
 
 def compile_views(spec: PipelineSpec, contract: Contract) -> tuple[CompiledView, ...]:

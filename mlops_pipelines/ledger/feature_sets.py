@@ -1,4 +1,5 @@
-"""Feature sets: every definition a pipeline's vectors were made by, and which of them are in use."""
+"""Feature sets: every definition a pipeline's vectors were made by, which of them are in use, and which
+tiles are kept for them."""
 
 from __future__ import annotations
 
@@ -10,20 +11,20 @@ import sqlalchemy as sa
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.landing import Landing, reopen
 from mlops_pipelines.ledger.store import insert_new
-from mlops_pipelines.ledger.tables import feature_sets, promotions, retrains
+from mlops_pipelines.ledger.tables import feature_sets, kept_tiles, promotions, retrains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-# A set begins as new: its tiles are to be made for all that is known. Then it is in use, until it retires.
-SetState = Literal["new", "in_use", "retired"]
+SetState = Literal["in_use", "retired"]
 
 
 @dataclass(frozen=True)
 class KnownSet:
     """A feature set. version: 8 hex digits. definition: JSON, as `FeatureSet.to_json` writes it."""
 
+    pipeline: str
     version: str
     definition: str
     state: SetState
@@ -51,12 +52,12 @@ class FeatureSets(Landing):
         with self._reading() as connection:
             return [Reign(*row) for row in connection.execute(query).all()]
 
-    def feature_sets(self, pipeline: str) -> list[KnownSet]:
-        """All sets of a pipeline, in the order they were first used."""
+    def feature_sets(self, pipeline: str | None = None) -> list[KnownSet]:
+        """All sets of a pipeline, or of every one, in the order they were first used."""
         columns = feature_sets.c
-        query = sa.select(columns.version, columns.definition, columns.state).where(
-            columns.pipeline == pipeline
-        )
+        query = sa.select(columns.pipeline, columns.version, columns.definition, columns.state)
+        if pipeline is not None:
+            query = query.where(columns.pipeline == pipeline)
         with self._reading() as connection:
             return [KnownSet(*row) for row in connection.execute(query.order_by(columns.seq)).all()]
 
@@ -91,7 +92,7 @@ class FeatureSets(Landing):
             over = [
                 version for version, state in states.items() if state != "retired" and version not in wanted
             ]
-            for versions, state in ((begun, "new"), (over, "retired")):
+            for versions, state in ((begun, "in_use"), (over, "retired")):
                 connection.execute(
                     feature_sets.update()
                     .where(mine, feature_sets.c.version.in_(versions))
@@ -101,16 +102,18 @@ class FeatureSets(Landing):
                 reopen(connection, pipeline, days, "score", at)
             return begun
 
-    def record_tiles_made(self, pipeline: str, versions: Iterable[str]) -> None:
-        """Record that new sets have the tiles of all that is known. Those that retired meanwhile stay so."""
-        columns = feature_sets.c
+    def kept_tiles(self, pipeline: str) -> frozenset[str]:
+        """Ids of the views of a pipeline whose tiles are all there: `record_kept_tiles` said so last."""
+        query = sa.select(kept_tiles.c.view).where(kept_tiles.c.pipeline == pipeline)
+        with self._reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def record_kept_tiles(self, pipeline: str, views: Iterable[str]) -> None:
+        """Record that the tiles of just these views are all there."""
+        views = frozenset(views)
+        if views == self.kept_tiles(pipeline):
+            return
         with self._writing() as connection:
-            connection.execute(
-                feature_sets.update()
-                .where(
-                    columns.pipeline == pipeline,
-                    columns.version.in_(sorted(versions)),
-                    columns.state == "new",
-                )
-                .values(state="in_use")
-            )
+            connection.execute(kept_tiles.delete().where(kept_tiles.c.pipeline == pipeline))
+            for view in sorted(views):
+                connection.execute(kept_tiles.insert().values(pipeline=pipeline, view=view))

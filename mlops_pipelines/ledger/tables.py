@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -128,8 +128,17 @@ feature_sets = sa.Table(
     sa.Column("definition", sa.Text, nullable=False),
     sa.Column("state", sa.String, nullable=False),
     _recorded_at(),
-    _one_of("state", "new", "in_use", "retired"),
+    _one_of("state", "in_use", "retired"),
     sa.UniqueConstraint("pipeline", "version"),
+)
+
+# Views whose tiles are all there: made for all that is known, and by every run since.
+kept_tiles = sa.Table(
+    "kept_tiles",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("view", sa.String, primary_key=True),
+    _recorded_at(),
 )
 
 retrains = sa.Table(

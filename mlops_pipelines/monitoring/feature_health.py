@@ -13,11 +13,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
-from mlops_pipelines.features.facts import KNOWN_AT
+from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
 from mlops_pipelines.features.in_use import sets_in_use, vectors
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.monitoring.reports import closed_days, table_of
-from mlops_pipelines.scoring import source_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -249,7 +248,7 @@ def _fresh(place: PipelineHome, features: FeatureSet, logged: pa.Table) -> pa.Ta
     """The vectors of the same events from all that is there now, by event; without events that are gone."""
     import pyarrow.compute as pc
 
-    versions = source_versions(place, features.views)
+    versions = newest_versions(place.lake, features.views)
     days = sorted(logged["day"].unique().to_pylist())
     events = place.lake.read("events", days=days, version=versions["events"])
     events = events.filter(pc.is_in(events["event_id"], value_set=logged["event_id"].combine_chunks()))
@@ -271,12 +270,14 @@ def _ages_of(
 
     decisions = microseconds(rows["decision_time"])
     table, column = (tile_table(view), "hour") if view.windowed else (view.source, KNOWN_AT)
-    version = versions.get(table)
+    version = versions_at(view.pipeline, versions).get(table)
     if view.static or version is None:
         return np.full(rows.num_rows, np.nan)
     # What is older than that is stale, however old it is.
     since, until = moment(int(decisions.min())) - view.max_age - 2 * _HOUR, moment(int(decisions.max()))
-    read = place.lake.read(table, columns=[column], version=version, where=(column, since, until))
+    read = place.lake.of(view.pipeline).read(
+        table, columns=[column], version=version, where=(column, since, until)
+    )
     known = np.unique(microseconds(read[column]))
     # A tile is known, and read, when its hour is over.
     return ages(decisions, known + HOUR_US if view.windowed else known)

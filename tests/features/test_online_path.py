@@ -24,6 +24,7 @@ import pytest
 
 from mlops_pipelines import scoring
 from mlops_pipelines.clock import FixedClock
+from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.point_in_time import compute_examples
 from mlops_pipelines.features.store import FeatureStore
 from mlops_pipelines.features.views import compile_views
@@ -376,7 +377,7 @@ def decided(place: PipelineHome, at: np.ndarray[Any, Any]) -> pa.Table:
     index = events.schema.get_field_index("decision_time")
     field_ = events.schema.field(index)
     events = events.set_column(index, field_, pa.array(at).cast(field_.type))
-    versions = scoring.source_versions(place, place.features.views)
+    versions = newest_versions(place.lake, place.features.views)
     return compute_examples(place.features, place.lake, events, versions)
 
 

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlops_pipelines import scoring
+from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.tiles import compute_tiles, tile_schema
 from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home, PipelineHome
@@ -128,7 +129,7 @@ def taken_in(empty: Path, loaded: LoadedSpec, waves: list[Wave]) -> dict[str, An
 
 def tiles_of_all_days(place: PipelineHome) -> dict[str, str]:
     """Hashes of the tiles of each view as the tables that stand give them."""
-    versions = scoring.source_versions(place, place.features.views)
+    versions = newest_versions(place.lake, place.features.views)
     days = [f"{T0 + day * DAY:%Y-%m-%d}" for day in range(-31, 31)]
     return {
         view.name: content_hash(compute_tiles(view, place.lake, days, versions), sort_by=["day"])
