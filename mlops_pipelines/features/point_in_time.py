@@ -11,7 +11,7 @@ Missing is null, never zero. In a window without a value `count` is 0 (that is w
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.features.coding import microseconds
@@ -96,7 +96,9 @@ def view_values(
     if not len(probes.at):
         types = {"number": pa.float64(), "category": pa.string()}
         return {column.name: pa.array([], types[column.kind]) for column in view.columns}
-    lake, versions = lake.of(view.pipeline), versions_at(view.pipeline, versions)
+    if view.pipeline:
+        lake, versions = lake.of(view.pipeline), versions_at(view.pipeline, versions)
+        probes = replace(probes, event_ids=None)  # those of its events are of others
     return {
         **(window_values(view, lake, probes, versions) if view.windowed else {}),
         **(last_values(view, lake, probes, versions) if view.last else {}),

@@ -130,6 +130,30 @@ def test_parity_tells_a_vector_that_is_not_what_the_other_pipelines_tables_give(
     assert "carrier" in found.differences[0].key
 
 
+def test_an_event_of_another_pipeline_is_never_taken_for_ones_own_for_its_id(tmp_path: Path) -> None:
+    pipelines = write(tmp_path / "pipelines")
+    last = "  - {name: newest, key: carrier, of: events, last: [distance], within: 1d}\n"
+    file = pipelines / "shared" / "carriers.yaml"
+    file.write_text(SHARED + last)
+    defs = pipelines / "bookings" / "defs.yaml"
+    defs.write_text(defs.read_text().replace("[carrier_lateness]", "[newest]"))
+    flights, bookings = new_home(tmp_path / "home", pipelines)
+    live(flights, bookings, at(2))
+    events = flights.lake.read("events").to_pylist()
+    found = bookings.lake.read(bookings.features.examples).to_pylist()
+    assert {one["event_id"] for one in found} == {one["event_id"] for one in events}
+    carrier = {one["event_id"]: one["carrier"] for one in events}
+    for booking in found[:300]:
+        seen = [
+            one
+            for one in events
+            if one["carrier"] == carrier[booking["event_id"]]
+            and max(one["known_at"], one["event_time"]) <= booking["decision_time"]
+        ]
+        newest = max(seen, key=lambda one: (one["event_time"], one["known_at"], one["event_id"]))
+        assert booking["newest_distance_last"] == newest["distance"]
+
+
 def test_the_health_of_a_shared_view_is_told_by_the_tiles_that_were_there(both: Both) -> None:
     theirs, mine = (
         next(one for one in report_features(place, ["2013-01-03"]).views if one.view == VIEW)
