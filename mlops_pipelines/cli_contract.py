@@ -138,18 +138,22 @@ def diff(old: Path, new: Path, pipeline: str | None, home: Path | None, as_json:
 
 def _dependents(loaded: LoadedSpec, home: Path | None) -> Callable[[str, Sequence[str]], Iterable[str]]:
     """What reads some columns of a stream; the champion too, where there is a home."""
+    from mlops_pipelines.features.in_use import lent_views
     from mlops_pipelines.home import Home
     from mlops_pipelines.ingest.contract_changes import dependents_of, dependents_on, features_of
     from mlops_pipelines.retraining import champion_features
 
-    found = dependents_of(loaded.spec, loaded.contract)
-    version, features = "", set[str]()
+    version, features, views = "", set[str](), {view.id: view for view in loaded.shared}
     if home is not None or Home.is_at(home_path(None)):
-        version, features = champion_features(Home.open(home_path(home)).pipeline(loaded))
+        place = Home.open(home_path(home)).pipeline(loaded)
+        version, features = champion_features(place)
+        views |= {view.id: view for view in lent_views(place)}
+    shared = [*views.values()]
+    found = dependents_of(loaded.spec, loaded.contract, shared)
 
     def dependents(stream: str, columns: Sequence[str]) -> Iterator[str]:
         yield from dependents_on(found, stream, columns)
-        read = features & set(features_of(loaded.spec, loaded.contract, stream, columns))
+        read = features & set(features_of(loaded.spec, loaded.contract, stream, columns, shared))
         if read:
             yield f"champion, version {version} ({len(read)} features)"
 

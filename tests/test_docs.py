@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mlops_pipelines.spec import PipelineSpec
+from mlops_pipelines.spec import PipelineSpec, SharedViews
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -68,6 +68,8 @@ def test_yaml_is_what_it_seems(snippet: Snippet) -> None:
     for document in yaml.safe_load_all(snippet.text):
         if isinstance(document, dict) and document.get("type") == "mlops_pipelines.LearningLoop":
             PipelineSpec.model_validate(document["attributes"])
+        if isinstance(document, dict) and set(document) == {"pipeline", "views"}:
+            SharedViews.model_validate(document)
 
 
 @written_in(*SHELL)

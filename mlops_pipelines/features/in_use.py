@@ -82,7 +82,7 @@ def sets_in_use(place: PipelineHome) -> InUse:
     for one in sets[1:]:
         what = f"A model in use was trained on the features {one.version} of {place.name}, which read"
         _check_taken_in(place, one.read_columns(), what)
-    lent = _lent(place)
+    lent = lent_views(place)
     for view, users in lent.items():
         what = f"The view {view.id} of {place.name}, which is in use by {' and '.join(users)}, reads"
         _check_taken_in(place, FeatureSet({}, {}, (view,)).read_columns(), what)
@@ -108,7 +108,7 @@ def users_of(ledger: Ledger) -> dict[tuple[str, str], list[str]]:
     return {view: sorted(users) for view, users in found.items()}
 
 
-def _lent(place: PipelineHome) -> dict[CompiledView, list[str]]:
+def lent_views(place: PipelineHome) -> dict[CompiledView, list[str]]:
     """The views that sets in use of other pipelines have of this one, as its own, with these pipelines."""
     lent: dict[CompiledView, set[str]] = {}
     for known, features in _all_in_use(place.ledger):

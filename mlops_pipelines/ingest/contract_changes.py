@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.features.views import compile_views
 from mlops_pipelines.spec import format_size
 from mlops_pipelines.spec_checks import columns_by_feature
 from mlops_pipelines.sql_expressions import judge_expressions
@@ -13,6 +14,7 @@ from mlops_pipelines.sql_expressions import judge_expressions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.ingest.contract import ColumnRule, Contract, StreamRules
     from mlops_pipelines.spec import Model, PipelineSpec
 
@@ -67,8 +69,13 @@ def changes(
     ]
 
 
-def dependents_of(spec: PipelineSpec, contract: Contract) -> dict[tuple[str, str], tuple[str, ...]]:
-    """What of a pipeline reads each column: its roles, features, views and gates, by stream and column."""
+def dependents_of(
+    spec: PipelineSpec, contract: Contract, shared: Sequence[CompiledView] = ()
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What of a pipeline reads each column: its roles, features, views and gates, by stream and column.
+
+    shared: views besides those of the spec, which it uses or others use of it.
+    """
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for stream, roles in _roles(spec).items():
         for role, column in roles.items():
@@ -77,11 +84,10 @@ def dependents_of(spec: PipelineSpec, contract: Contract) -> dict[tuple[str, str
     for name, own in columns_by_feature(spec, contract).items():
         for column in own:
             found["events", column].append(f"feature {name}")
-    for view in spec.features.views:
-        words = f"view {view.name} ({len(view.feature_names)} features)"
-        columns = [("events", key) for key in view.keys]
-        columns += [(view.of, column) for column in (*view.aggregate, *view.last)]
-        for place in dict.fromkeys(columns):
+    for view in (*compile_views(spec, contract), *shared):
+        words = f"view {view.name} ({len(view.columns)} features)"
+        read = _read_by(view, spec).values()
+        for place in dict.fromkeys(place for places in read for place in places):
             found[place].append(words)
     for column in spec.gates.slices.by if spec.gates.slices else ():
         found["events", column].append("gate slices")
@@ -105,7 +111,11 @@ def dependents_on(
 
 
 def features_of(
-    spec: PipelineSpec, contract: Contract, stream: str, columns: Sequence[str]
+    spec: PipelineSpec,
+    contract: Contract,
+    stream: str,
+    columns: Sequence[str],
+    shared: Sequence[CompiledView] = (),
 ) -> tuple[str, ...]:
     """Features that are computed from any of the columns, be it as value or as key.
 
@@ -117,14 +127,29 @@ def features_of(
         for name, own in columns_by_feature(spec, contract).items()
         if everything or (stream == "events" and not set(columns).isdisjoint(own))
     ]
-    for view in spec.features.views:
-        by_key = stream == "events" and not set(columns).isdisjoint(view.keys)
-        if everything or by_key or (not columns and view.of == stream):
-            names += view.feature_names
-        elif view.of == stream:
-            starts = tuple(f"{view.name}_{column}_" for column in columns)
-            names += [name for name in view.feature_names if name.startswith(starts)]
+    for view in (*compile_views(spec, contract), *shared):
+        names += [
+            name
+            for name, places in _read_by(view, spec).items()
+            if everything or any(of == stream and (not columns or one in columns) for of, one in places)
+        ]
     return tuple(dict.fromkeys(names))
+
+
+def _read_by(view: CompiledView, spec: PipelineSpec) -> dict[str, list[tuple[str, str]]]:
+    """By feature, the columns of this pipeline's contract that it is made of, with their streams."""
+    keys = [("events", key) for key in view.keys]
+    if view.pipeline is not None:
+        return {one.name: keys for one in view.columns}
+    names = {
+        "labels": {"label": spec.labels.value, "event_id": spec.labels.id or spec.events.id},
+        "events": {"event_id": spec.events.id},
+    }.get(view.source, {})
+    columns = {
+        **{one.name: one.column for one in view.windowed},
+        **{one.name: one.column for one in view.last},
+    }
+    return {name: [*keys, (view.source, names.get(of) or of)] for name, of in columns.items()}
 
 
 def _roles(spec: PipelineSpec) -> dict[str, dict[str, str | None]]:

@@ -22,21 +22,20 @@ from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import compile_views, tile_table
-from mlops_pipelines.home import Home
+from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Features, SharedViews
 from mlops_pipelines.spec_loading import load_spec
-from tests.loop import at, serve, take_all, varied
+from tests.loop import at, serve, take_all
 from tests.shared_views import SHARED, VIEW, fly, live, new_home, places, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_pipelines.features.views import CompiledView
-    from mlops_pipelines.home import PipelineHome
 
-Both = tuple["PipelineHome", "PipelineHome"]
+Both = tuple[PipelineHome, PipelineHome]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +62,13 @@ def both(lived: Path, root: Path, tmp_path: Path) -> Both:
 def view_of(place: PipelineHome) -> CompiledView:
     (view,) = (view for view in place.features.views if view.name == VIEW)
     return view
+
+
+def without_shared(place: PipelineHome) -> PipelineHome:
+    """The same pipeline on the same home, that uses no shared file."""
+    features = place.spec.features.model_copy(update={"shared": ()})
+    spec = place.spec.model_copy(update={"features": features})
+    return PipelineHome(place.home, replace(place.loaded, spec=spec, shared=()))
 
 
 def columns_of(place: PipelineHome) -> list[str]:
@@ -217,13 +223,7 @@ def test_a_definition_that_only_another_pipeline_uses_is_made_for_it(both: Both,
 
 def test_a_view_that_is_used_again_gets_the_tiles_it_missed(both: Both, tmp_path: Path) -> None:
     flights, bookings = both
-    alone = varied(flights, features=flights.spec.features.model_copy(update={"shared": ()}))
-    alone = type(flights)(flights.home, replace(alone.loaded, shared=()))
-    features = bookings.spec.features.model_copy(update={"shared": ()})
-    without = type(bookings)(
-        bookings.home,
-        replace(bookings.loaded, spec=bookings.spec.model_copy(update={"features": features}), shared=()),
-    )
+    alone, without = map(without_shared, both)
     live(alone, without, at(5))
     live(alone, without, at(6))
     table = tile_table(view_of(flights))
@@ -242,11 +242,8 @@ def test_what_another_pipeline_uses_may_not_leave_the_contract(both: Both) -> No
     flights, _ = both
     columns = {name: rule for name, rule in flights.contract.labels.columns.items() if name != "arr_delay"}
     labels = flights.contract.labels.model_copy(update={"columns": columns})
-    spec = flights.spec.model_copy(
-        update={"features": flights.spec.features.model_copy(update={"shared": ()})}
-    )
     contract = flights.contract.model_copy(update={"labels": labels})
-    lacking = type(flights)(flights.home, replace(flights.loaded, spec=spec, contract=contract, shared=()))
+    lacking = PipelineHome(flights.home, replace(without_shared(flights).loaded, contract=contract))
     with pytest.raises(
         TerminalError, match=r"in use by bookings, reads labels\.arr_delay; that is not taken"
     ):
@@ -311,6 +308,27 @@ def test_it_says_how_it_is_made_and_of_which_landed_columns(both: Both) -> None:
     assert [one["landed"] for one in made] == [
         "events.carrier", "flights:events.carrier", "flights:labels.late",
     ]  # fmt: skip
+
+
+def test_a_change_of_the_contract_names_it_where_it_is_used_and_where_it_is_made(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights, bookings = both
+
+    def readers(place: PipelineHome, old: str, new: str) -> list[str]:
+        monkeypatch.setattr("mlops_pipelines.spec_loading.load_pipeline", lambda name: place.loaded)
+        contract = place.loaded.path.parent / "contract.yaml"
+        changed = tmp_path / "changed.yaml"
+        changed.write_text(contract.read_text().replace(old, new))
+        words = ["contract", "diff", contract, changed, "--pipeline", place.name, "--home", place.home.path]
+        (found,) = json.loads(CliRunner().invoke(main, [*map(str, words), "--json"]).output)
+        dependents: list[str] = found["dependents"]
+        return dependents
+
+    words = f"view {VIEW} (5 features)"
+    assert readers(bookings, "carrier: {type: string", "carrier: {type: int") == [words]
+    for place in (flights, without_shared(flights)):
+        assert readers(place, "arr_delay: {type: int", "arr_delay: {type: float") == [words]
 
 
 def test_both_load_together_and_examples_depend_on_the_other_pipelines_tiles(root: Path) -> None:
