@@ -91,9 +91,7 @@ def take_all(place: PipelineHome) -> None:
 def make_tiles(place: PipelineHome) -> None:
     """Tiles of the days that are reopened, in the lake alone."""
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    use = sets_in_use(place)
-    scoring.write_tiles(place, use, [*reopened])
-    place.ledger.record_tiles_made(place.name, use.new)
+    scoring.write_tiles(place, sets_in_use(place), [*reopened])
     place.ledger.close_days(place.name, reopened, "tiles")
 
 

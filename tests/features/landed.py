@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines import scoring
+from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.point_in_time import compute_examples
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
@@ -114,6 +114,6 @@ class Orders:
     def vectors(self) -> dict[str, dict[str, Any]]:
         """The examples of all orders that are there, by id."""
         place = self.place
-        versions = scoring.source_versions(place, place.features.views)
+        versions = newest_versions(place.lake, place.features.views)
         events = place.lake.read("events")
         return by_id(compute_examples(place.features, place.lake, events, versions))

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlops_pipelines import scoring
 from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.tiles import compute_tiles, tile_schema
 from mlops_pipelines.features.views import compile_views, tile_table
