@@ -65,13 +65,9 @@ def sets_in_use(place: PipelineHome) -> InUse:
     """
     ledger, now, current = place.ledger, place.clock.now(), place.features
     retrain = ledger.in_flight(place.name)
-    in_flight = {retrain.feature_set} - {None} if retrain else set()
-    wanted = wanted_sets(
-        current.version,
-        ledger.reigns(place.name),
-        [version for version in in_flight if version],
-        now - place.spec.lateness,
-    )
+    in_flight = [retrain.feature_set] if retrain and retrain.feature_set else []
+    since = now - place.spec.lateness
+    wanted = wanted_sets(current.version, ledger.reigns(place.name), in_flight, since)
     known = ledger.feature_sets(place.name)
     if wanted != {one.version for one in known if one.state != "retired"}:
         definitions = {current.version: current.to_json()}
