@@ -852,6 +852,16 @@ def test_everything_is_there_after_the_ledger_is_opened_again(ledger: Ledger, tm
     again.close()
 
 
+def test_views_whose_tiles_are_kept_are_those_recorded_last(ledger: Ledger) -> None:
+    assert ledger.kept_tiles(P) == frozenset()
+    ledger.record_kept_tiles(P, ["a__1", "b__1"])
+    ledger.record_kept_tiles("other", ["a__1"])
+    ledger.record_kept_tiles(P, ["b__1", "c__1"])
+    assert ledger.kept_tiles(P) == {"b__1", "c__1"}
+    ledger.record_kept_tiles(P, [])
+    assert (ledger.kept_tiles(P), ledger.kept_tiles("other")) == (frozenset(), {"a__1"})
+
+
 def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{path}")

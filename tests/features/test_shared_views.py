@@ -238,6 +238,22 @@ def test_a_view_that_is_used_again_gets_the_tiles_it_missed(both: Both, tmp_path
     assert vectors(bookings).num_rows > 4000
 
 
+def test_a_run_that_dies_while_it_makes_tiles_leaves_the_view_to_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights, bookings = new_home(tmp_path / "home", write(tmp_path / "pipelines", uses_itself=False))
+    fly(flights, bookings, at(3))
+    sets_in_use(bookings)
+    with monkeypatch.context() as dying:
+        dying.setattr(type(flights.lake), "replace", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scoring.make_tiles(flights, ["2013-01-01"])
+    assert scoring.reopened_days(flights) == ["2013-01-02"]
+    scoring.make_tiles(flights, ["2013-01-02"])
+    assert flights.lake.days(tile_table(view_of(bookings)))[0] == "2013-01-01"
+    assert scoring.reopened_days(flights) == []
+
+
 def test_what_another_pipeline_uses_may_not_leave_the_contract(both: Both) -> None:
     flights, _ = both
     columns = {name: rule for name, rule in flights.contract.labels.columns.items() if name != "arr_delay"}
