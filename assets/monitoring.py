@@ -115,17 +115,24 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             found = parity(place, sorted({*partition_days(context), *by_day}))
         yield _parity(found, spec.key)
-        yield _warning(
-            spec.key, CHECK_SKEW, made.within_skew, made.skew_sentence,
-            [{"day": one.day, "feature": one.feature, "skew": f"{one.skew:.4f}",
-              "differ": f"{one.differ:.1%}"} for one in made.features if one.skew][:MOST_SHOWN],
-        )  # fmt: skip
-        yield _warning(
-            spec.key, CHECK_FRESHNESS, not made.stale_views,
-            f"{len(made.stale_views)} views were too old at more than "
+        skewed = [
+            {"day": one.day, "feature": one.feature, "skew": f"{one.skew:.4f}", "differ": f"{one.differ:.1%}"}
+            for one in made.features
+            if one.skew
+        ]
+        skew = {
+            "sentence": made.skew_sentence,
+            "worst": max((one.skew for one in made.features), default=0.0),
+            "features": table_preview(skewed[:MOST_SHOWN]),
+        }
+        yield _warning(spec.key, CHECK_SKEW, made.within_skew, skew)
+        freshness = {
+            "sentence": f"{len(made.stale_views)} views were too old at more than "
             f"{feature_health.STALE_SHARE:.0%} of a day's decisions",
-            [_of_view(one) for one in made.stale_views],
-        )  # fmt: skip
+            "worst": max((one.stale or 0.0 for one in made.views), default=0.0),
+            "views": table_preview([_of_view(one) for one in made.stale_views]),
+        }
+        yield _warning(spec.key, CHECK_FRESHNESS, not made.stale_views, freshness)
 
     return feature_report
 
@@ -164,15 +171,13 @@ def _parity(found: Parity, key: dg.AssetKey) -> dg.AssetCheckResult:
     )
 
 
-def _warning(
-    key: dg.AssetKey, name: str, passed: bool, sentence: str, rows: Sequence[dict[str, Any]]
-) -> dg.AssetCheckResult:
+def _warning(key: dg.AssetKey, name: str, passed: bool, found: dict[str, Any]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=name,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"sentence": sentence, "found": table_preview(rows)},
+        metadata=found,
     )
 
 
