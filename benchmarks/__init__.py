@@ -8,7 +8,8 @@ prepares, yields a `Pair`, and cleans up:
         with TemporaryDirectory() as folder:
             yield Pair(seconds(lambda: ...), seconds(lambda: ...))
 
-A measure returns a cost, the lower the better; `bound` is the most `ours / against` may be.
+A measure returns a cost, the lower the better; `bound` is the most `ours / against` may be, `at_most` the
+most `ours` may be by itself.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ class Row:
     """A declared benchmark.
 
     name: `area.what`. against: what the peer or floor is. unit: of both figures. bound: highest
-    ratio that holds, None for a row that only informs. repeats: measurements of each, of which the
-    median counts.
+    ratio that holds. at_most: highest figure of ours that holds. A row with neither only informs. repeats:
+    measurements of each, of which the median counts.
     """
 
     name: str
     against: str
     unit: str
     bound: float | None
+    at_most: float | None
     repeats: int
     prepare: Callable[[], AbstractContextManager[Pair]]
 
@@ -50,7 +52,13 @@ ROWS: dict[str, Row] = {}
 
 
 def row(
-    name: str, *, against: str, unit: str = "s", bound: float | None = None, repeats: int = 5
+    name: str,
+    *,
+    against: str,
+    unit: str = "s",
+    bound: float | None = None,
+    at_most: float | None = None,
+    repeats: int = 5,
 ) -> Callable[[Callable[[], Iterator[Pair]]], Callable[[], Iterator[Pair]]]:
     """Declare a row. Raises ValueError for a name that is taken or lies in another area's module."""
 
@@ -58,7 +66,7 @@ def row(
         area = function.__module__.rpartition(".")[2]
         if not name.startswith(f"{area}.") or name in ROWS:
             raise ValueError(f"{name!r} is taken, or not of the form {area}.WHAT")
-        ROWS[name] = Row(name, against, unit, bound, repeats, contextmanager(function))
+        ROWS[name] = Row(name, against, unit, bound, at_most, repeats, contextmanager(function))
         return function
 
     return declare

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import benchmarks
-from benchmarks import Measure, Pair, run
+from benchmarks import Measure, Pair, run, sensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,22 @@ def test_results_have_their_seven_fields_and_bounds_are_judged(
     assert (told["bound"], told["holds"]) == (None, True)
     del rows["test_benchmarks.slow"]
     assert run.run(list(rows.values()), tmp_path / "results.json") == 0
+
+
+def test_ours_may_be_bounded_by_itself(
+    rows: dict[str, benchmarks.Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, ours in (("test_benchmarks.quick", 4.0), ("test_benchmarks.slow", 6.0)):
+
+        @benchmarks.row(name, against="a floor", unit="ms", at_most=4.0, repeats=1)
+        def measured(ours: float = ours) -> Iterator[Pair]:
+            yield Pair(lambda: ours, lambda: 2.0)
+
+    quick, slow = (run.measure(row) for row in rows.values())
+    assert (quick.ratio, quick.bound, quick.holds) == (2.0, 2.0, True)
+    assert (slow.ratio, slow.bound, slow.holds) == (3.0, 2.0, False)
+    run.show([quick, slow])
+    assert capsys.readouterr().out.count("4 ms │") >= 2
 
 
 def test_measurements_interleave_and_the_median_counts(rows: dict[str, benchmarks.Row]) -> None:
@@ -112,3 +128,33 @@ def test_ingest_is_benchmarked_for_time_memory_and_long_histories() -> None:
 
 def test_loading_the_definitions_is_benchmarked_against_importing_dagster() -> None:
     assert benchmarks.ROWS["main.load_definitions"].bound == 2.0
+
+
+def test_features_are_benchmarked_for_time_of_making_and_reading_and_for_growth() -> None:
+    rows = {name: row for name, row in benchmarks.ROWS.items() if name.startswith("features.")}
+    assert {name: row.bound for name, row in rows.items() if row.bound is not None} == {
+        "features.pit_vs_feast": 1 / 8,
+        "features.pit_vs_duckdb": 1.5,
+        "features.day_growth": 1.3,
+    }
+    assert {name: (row.at_most, row.unit) for name, row in rows.items() if row.at_most is not None} == {
+        "features.year": (10.0, "s"),
+        "features.online_sqlite": (1.0, "ms"),
+        "features.online_redis": (1.5, "ms"),
+    }
+    works = ("day_of_tiles", "thousand_examples", "hour_online", "read_online")
+    growth = {f"features.{larger}_x10.{work}" for larger in ("keys", "history") for work in works}
+    assert {name for name in rows if "_x10." in name} == growth
+
+
+def test_a_home_of_sensors_grows_by_a_day_at_a_time(tmp_path: Path) -> None:
+    place = sensors.home(tmp_path)
+    sensors.grow(place, sensors=3, days=4)
+    assert sensors.days_done(place) == 4
+    sensors.add_facts(place, 3, 4)
+    sensors.make_tiles(place, sensors.day_of(4))
+    assert sensors.days_done(place) == 5
+    events = place.lake.read("events", days=[sensors.day_of(4)])
+    examples = sensors.examples_of(place, events)
+    assert examples.num_rows == 3 * sensors.EVENTS_OF_A_SENSOR
+    assert max(examples["lateness_late_count_3d"].to_pylist()) > 1
