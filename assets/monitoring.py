@@ -3,7 +3,7 @@
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
