@@ -174,7 +174,7 @@ LANDS_FIRST = World(
 
 
 @pytest.mark.proof
-@settings(max_examples=max(5, settings().max_examples // 5))
+@settings(max_examples=max(5, settings().max_examples // 10))
 @given(twins(), st.randoms(use_true_random=False))
 @example(Twins(at(30), World([order("asks", 30)]), LANDS_FIRST, World()), None)
 def test_what_arrives_after_a_decision_changes_no_vector_that_is_made_again(

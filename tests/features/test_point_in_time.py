@@ -56,7 +56,7 @@ SPEC = make_spec()
 FEATURES = [column.name for column in feature_set(SPEC, CONTRACT).columns]
 LANE, SHOP, SKY, PLACE = VIEWS
 # A seed drives many choices at once: shrinking it finds nothing simpler, and a world takes a second.
-WORLDS = settings(max_examples=max(5, settings().max_examples // 5), deadline=None, phases=[Phase.generate])
+WORLDS = settings(max_examples=max(5, settings().max_examples // 10), deadline=None, phases=[Phase.generate])
 
 
 def vector_of(example: dict[str, Any]) -> dict[str, Any]:
