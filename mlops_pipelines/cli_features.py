@@ -192,7 +192,7 @@ def lineage(pipeline: str, feature: str | None, as_json: bool) -> None:
 def read(
     pipeline: str, view: str, key: tuple[str, ...], *, fallback: bool, home: Path | None, as_json: bool
 ) -> None:
-    """A view's values of one KEY in the online store, which an event decided now would see.
+    """A view's values of one KEY in the online store: what an event decided when they were written would see.
 
     KEY has a value for each key column, in their order.
 

@@ -370,10 +370,10 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
 
 
 def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
-    """Bring the online store to the last full hour of the home's clock."""
+    """Bring the online store to the moment of the home's clock."""
     from mlops_pipelines.features.online import online_rows
 
-    as_of = place.clock.now().replace(minute=0, second=0, microsecond=0)
+    as_of = place.clock.now()
     # Those of other pipelines as well: Feast then finds all of this one's views in its project.
     place.store.apply(list({view.id: view for view in (*use.views, *use.made)}.values()))
     keys = 0

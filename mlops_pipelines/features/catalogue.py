@@ -136,8 +136,8 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
 def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: bool) -> dict[str, Any]:
     """A view's values of one key in the online store: `values` by feature, `as_of` (UTC) and `source`.
 
-    key: a text for each key column. fallback: as `read_features` takes it, as of the last full hour of the
-    home's clock. Raises UserError for a view that is not there and a key that is none of it.
+    key: a text for each key column. fallback: as `read_features` takes it, as of the moment of the home's
+    clock. Raises UserError for a view that is not there and a key that is none of it.
     """
     import pyarrow as pa
 
@@ -159,8 +159,8 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"{', '.join(key)} is no key of {name}.", expected="its types") from error
-    hour = place.clock.now().replace(minute=0, second=0, microsecond=0)
-    otherwise = Tiles(place.lake, newest_versions(place.lake, [view]), hour) if fallback else None
+    versions = newest_versions(place.lake, [view])
+    otherwise = Tiles(place.lake, versions, place.clock.now()) if fallback else None
     found = read_features(view, keys, place.store, otherwise)
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
     return {"values": values, "as_of": found.as_of.isoformat(), "source": found.source}

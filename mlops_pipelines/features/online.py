@@ -1,4 +1,4 @@
-"""What the online store holds: a view's values as of a full hour, of every key they may have changed for.
+"""What the online store holds: a view's values as of a moment, of every key they may have changed for.
 
 And how they are read: from the store, or, if told so, from the tiles while the store is away.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.errors import TransientError
 from mlops_pipelines.features.facts import key_columns, known_facts, static_facts
 from mlops_pipelines.features.point_in_time import Probes, view_values
 from mlops_pipelines.features.tiles import read_tiles
@@ -36,15 +36,12 @@ def online_rows(
 ) -> pa.Table:
     """The view's keys, sorted, with their values as of `as_of`: what an event decided then would see.
 
-    as_of: a full hour, UTC. since: the hour of the values that are there already, None for none. Left out
-    are keys whose values cannot have changed in between: those without a fact in any window of either
-    hour. A key whose windows have emptied is a row with nothing in it. A static reference gives all keys.
-    Raises TerminalError for an `as_of` that is no full hour.
+    as_of: UTC. since: as of when the values are that are there already, None for none. Left out are keys
+    whose values cannot have changed in between: those without a fact in any window of either moment. A key
+    whose windows have emptied is a row with nothing in it. A static reference gives all keys.
     """
     import pyarrow as pa
 
-    if as_of != as_of.replace(minute=0, second=0, microsecond=0):
-        raise TerminalError(f"Online values as of {as_of} were asked for.", expected="a full hour")
     parts = list(_keys(view, lake, versions, as_of, as_of if since is None else min(since, as_of)))
     keys = pa.concat_tables(parts).group_by(list(view.keys)).aggregate([])
     keys = keys.drop_null().sort_by([(key, "ascending") for key in view.keys])
@@ -61,7 +58,8 @@ def _keys(
     """Keys with a fact that a window, or a last value, saw at `since` or sees at `as_of`."""
     names = list(view.keys)
     if view.windowed:
-        yield read_tiles(view, lake, versions, since - view.longest_window, as_of).select(names)
+        first = since.replace(minute=0, second=0, microsecond=0) - view.longest_window
+        yield read_tiles(view, lake, versions, first, as_of).select(names)
     if view.last:
         if view.within is None:
             facts = static_facts(view, lake, versions, ())
@@ -75,7 +73,7 @@ def _keys(
 class Read:
     """Values of keys: the key columns, then the features, in the order asked for.
 
-    as_of: the full hour, UTC, they are as of. source: the online store, or the tiles in its place.
+    as_of: the moment, UTC, they are as of. source: the online store, or the tiles in its place.
     """
 
     values: pa.Table
@@ -85,7 +83,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where values come from: a lake, the versions to read, the full hour asked for."""
+    """Where values come from: a lake, the versions to read, the moment asked for, UTC."""
 
     lake: Lake
     versions: Mapping[str, int | None]
@@ -98,7 +96,7 @@ def read_features(
     """The view's current values for `keys`, a table with its key columns.
 
     otherwise: told so, the values are computed from tiles if the store cannot be reached, which is logged
-    as a warning and said by `source`. They are those that the store would hold for that hour.
+    as a warning and said by `source`. They are those that the store would hold as of that moment.
     Raises what `FeatureStore.read_online` raises: without `otherwise`, TransientError for a store that is
     away.
     """
@@ -120,7 +118,7 @@ def read_features(
 
 
 def _values(view: CompiledView, keys: pa.Table, tiles: Tiles) -> pa.Table:
-    """The key columns, and the view's features of each key as of the hour of the tiles."""
+    """The key columns, and the view's features of each key as of the moment asked for."""
     import numpy as np
     import pyarrow as pa
 

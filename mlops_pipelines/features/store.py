@@ -39,9 +39,9 @@ class FeatureStore:
     server for the values, such as redis://host:6379/0. lake: folder of the tables, to read vectors as of any
     moment through Feast. Feast is loaded on first use too (seconds), and one
     Feast store is kept open; for Feast's own command line there is a folder PROJECT with the registry's
-    address. Values are written as of an hour, and an hour never overwrites a later one;
-    the same hour is written again. Feast's stores differ in that (SQLite overwrites always, Redis skips
-    equal times), so the hour is kept beside the values and the stores are told to overwrite: in the
+    address. Values are written as of a moment, and none overwrites those of a later one;
+    the same moment is written again. Feast's stores differ in that (SQLite overwrites always, Redis skips
+    equal times), so the moment is kept beside the values and the stores are told to overwrite: in the
     registry, and on Redis with the values, so that it is lost with them.
     """
 
@@ -75,32 +75,32 @@ class FeatureStore:
         return True
 
     def written_as_of(self, view: CompiledView) -> datetime | None:
-        """The hour (UTC) the view's values were last written for, completely; None if they never were."""
+        """The moment (UTC) the view's values were last written for, completely; None if they never were."""
         if view.pipeline:
             return self._of(view.pipeline).written_as_of(view.at_owner)
-        written = self._hours(view)["written"]
+        written = self._moments(view)["written"]
         return None if written is None else datetime.fromisoformat(written)
 
     def write_online(self, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
         """Writes values as `online_rows` gives them for `as_of`, in one transaction; returns keys written.
 
-        Returns 0, and writes nothing, if a later hour was written or begun. Raises TerminalError for a
+        Returns 0, and writes nothing, if a later moment was written or begun. Raises TerminalError for a
         view that is not applied, TransientError if another process holds the store for a minute, or if the
         Redis server cannot be reached.
         """
         self._require_applied(view)
         stamp = as_of.astimezone(UTC).isoformat()
         with self._locked(), self._reached():
-            hours = self._hours(view)
-            begun = hours["begun"]
+            moments = self._moments(view)
+            begun = moments["begun"]
             if begun is not None and datetime.fromisoformat(begun) > as_of:
                 return 0
-            # Noted before the rows, so that a writer killed here still keeps earlier hours out.
-            self._set_hours(view, {**hours, "begun": stamp})
+            # Noted before the rows, so that a writer killed here still keeps earlier ones out.
+            self._set_moments(view, {**moments, "begun": stamp})
             store = self._feast
             table = store.get_feature_view(view.id)
             store.provider.online_write_batch(store.config, table, _protos(view, rows, as_of), None)
-            self._set_hours(view, {"begun": stamp, "written": stamp})
+            self._set_moments(view, {"begun": stamp, "written": stamp})
         return int(rows.num_rows)
 
     def read_online(self, view: CompiledView, keys: pa.Table) -> pa.Table:
@@ -261,19 +261,19 @@ class FeatureStore:
                 expected="apply, with the view, before anything is written",
             )
 
-    def _hours(self, view: CompiledView) -> dict[str, str | None]:
-        key, none = _hours_key(view), dict[str, str | None](begun=None, written=None)
+    def _moments(self, view: CompiledView) -> dict[str, str | None]:
+        key, none = _moments_key(view), dict[str, str | None](begun=None, written=None)
         if self._redis is None:
-            hours: dict[str, str | None] = self._metadata(key, none)
-            return hours
+            moments: dict[str, str | None] = self._metadata(key, none)
+            return moments
         with self._reached():
             return self._redis.get(key) or none
 
-    def _set_hours(self, view: CompiledView, hours: dict[str, str | None]) -> None:
+    def _set_moments(self, view: CompiledView, moments: dict[str, str | None]) -> None:
         if self._redis:
-            self._redis.set(_hours_key(view), hours)
+            self._redis.set(_moments_key(view), moments)
         else:
-            self._set_metadata(_hours_key(view), hours)
+            self._set_metadata(_moments_key(view), moments)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -380,7 +380,7 @@ class _Redis:
                 "Feast takes no user or password with a comma in it.", remedy="give it another one"
             )
         said = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
-        # skip_dedup: whether values may be overwritten is decided here, by their hour.
+        # skip_dedup: whether values may be overwritten is decided here, by their moment.
         self.config = {
             "type": "redis",
             "connection_string": ",".join([self.address, *said]),
@@ -410,8 +410,8 @@ def _let_read_while_written(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _hours_key(view: CompiledView) -> str:
-    return f"hours:{view.id}"
+def _moments_key(view: CompiledView) -> str:
+    return f"moments:{view.id}"
 
 
 def _definitions(view: CompiledView) -> list[Any]:
@@ -438,7 +438,7 @@ def _definitions(view: CompiledView) -> list[Any]:
         source=source,
         ttl=timedelta(
             0
-        ),  # Values are as of an hour that `written_as_of` tells; none expires by the wall clock.
+        ),  # Values are as of a moment that `written_as_of` tells; none expires by the wall clock.
         tags={"view": view.name, "version": view.version, "of": view.source, DEFINITION: view.to_json()},
     )
     return [*entities, feature_view]

@@ -1,11 +1,11 @@
 """Flights lived through hour by hour: what is read online for a decision is what its example gets.
 
-The online store holds values as of the full hour that it was last written for. A window ends at the full hour
-at or before a decision: its value is that of the logged example, in whatever minute a flight is decided. A
-last value is promised as of that hour too, while an example sees what became known up to its own minute, and
-no store that is written at full hours can know that. So the last values of flights decided at a full hour are
+The online store holds values as of the moment that it was last written for. A window ends at the full hour at
+or before a decision: its value is that of the logged example, in whatever minute a flight is decided. A last
+value is as of the last write, while an example sees what became known up to its own minute, and a store that
+was written before cannot know that. So the last values of flights decided at the moment of a write are
 compared with the logged example, and those of all flights with the example they would have, had they been
-decided at the hour. How many last values changed in between is counted, and told.
+decided when the store was written. How many last values changed in between is counted, and told.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 STORES = ("sqlite", "redis")
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
-HOUR_US = HOUR // MICROSECOND
 FIRST_FLIGHT = 10  # leaves in this hour of the first day
 # One hour in so many has two writers at once, a second run within it, a run whose clock is behind.
 RACE, AGAIN, BEHIND = 8, 7, 6
@@ -128,17 +127,17 @@ def corrected(stream: str, rows: pa.Table) -> pa.Table:
 
 
 class Unguarded(FeatureStore):
-    """A store whose writer never learns that a later hour was begun."""
+    """A store whose writer never learns that a later moment was begun."""
 
-    def _hours(self, view: CompiledView) -> dict[str, str | None]:
-        return {**super()._hours(view), "begun": None}
+    def _moments(self, view: CompiledView) -> dict[str, str | None]:
+        return {**super()._moments(view), "begun": None}
 
 
 @dataclass
 class Together:
     """Stores that get the same writes, in the place of one: what is computed once serves all of them.
 
-    noted: what was written, by hour.
+    noted: what was written, by its moment.
     """
 
     stores: Mapping[str, FeatureStore]
@@ -312,7 +311,8 @@ def read(lived: Lived, now: datetime, until: datetime) -> None:
         if not all(store.written_as_of(view) for view in views):
             lived.unread[name] += flights.num_rows
         elif flights.num_rows:
-            values = {"event_id": flights["event_id"]}
+            as_of = pa.array([now] * flights.num_rows, pa.timestamp("us", tz="UTC"))
+            values = {"event_id": flights["event_id"], "as_of": as_of}
             for view in views:
                 found = store.read_online(view, flights)
                 values |= {column.name: found[column.name] for column in view.columns}
@@ -326,49 +326,51 @@ def read(lived: Lived, now: datetime, until: datetime) -> None:
 class Compared:
     """Vectors that were read beside those of the examples.
 
-    on_the_hour: those decided at a full hour. differ: values that are not the same bits. moved: last values
-    that changed between the hour and the decision.
+    at_the_write: those decided at the moment of a write. differ: values that are not the same bits. moved:
+    last values that changed between the write and the decision.
     """
 
     vectors: int
-    on_the_hour: int
+    at_the_write: int
     values: int
     differ: int
     moved: int
 
 
 def compared(lived: Lived, store: str) -> Compared:
-    """Windows beside the logged examples, last values beside those of the hour, as said at the top."""
+    """Windows beside the logged examples, last values beside those of the write, as said at the top."""
     place = lived.place
     online = pa.concat_tables(lived.read[store]).sort_by("event_id")
-    logged, at_the_hour = (
+    logged, at_write = (
         table.filter(pc.is_in(table["event_id"], value_set=online["event_id"].combine_chunks())).sort_by(
             "event_id"
         )
-        for table in (place.lake.read(place.features.examples), decided_at_the_hour(place))
+        for table in (place.lake.read(place.features.examples), decided_at_the_write(place, online))
     )
     assert logged["event_id"].equals(online["event_id"])
     windows = [one.name for view in views_of(place) for one in view.windowed]
     last = [one.name for view in views_of(place) for one in view.last]
-    on_the_hour = pc.equal(logged["decision_time"], at_the_hour["decision_time"])
+    at_the_write = pc.equal(logged["decision_time"], at_write["decision_time"])
     differ = (
         differing(online, logged, windows)
-        + differing(online, at_the_hour, last)
-        + differing(online.filter(on_the_hour), logged.filter(on_the_hour), last)
+        + differing(online, at_write, last)
+        + differing(online.filter(at_the_write), logged.filter(at_the_write), last)
     )
     return Compared(
         vectors=online.num_rows,
-        on_the_hour=pc.sum(on_the_hour).as_py(),
+        at_the_write=pc.sum(at_the_write).as_py(),
         values=online.num_rows * (len(windows) + len(last)),
         differ=differ,
         moved=differing(online, logged, last),
     )
 
 
-def decided_at_the_hour(place: PipelineHome) -> pa.Table:
-    """The vectors that the flights would have, had each been decided at the full hour before."""
-    times = place.lake.read("events", columns=["decision_time"])["decision_time"]
-    return decided(place, np.asarray(times.cast(pa.int64())) // HOUR_US * HOUR_US)
+def decided_at_the_write(place: PipelineHome, online: pa.Table) -> pa.Table:
+    """The vectors that the flights would have, had each been decided when what was read was written."""
+    events = place.lake.read("events", columns=["event_id"])["event_id"]
+    rows = pc.index_in(events, value_set=online["event_id"].combine_chunks())
+    as_of = online["as_of"].take(rows.fill_null(0)).cast(pa.int64())
+    return decided(place, np.asarray(as_of))
 
 
 def decided(place: PipelineHome, at: np.ndarray[Any, Any]) -> pa.Table:
@@ -423,11 +425,11 @@ def test_what_is_read_at_each_decision_is_what_its_example_gets(
     assert found.moved > 0, "the bound of what is promised was never reached"
     sample_size("hours", month.hours)
     sample_size("vectors read", found.vectors)
-    sample_size("vectors of flights decided at a full hour", found.on_the_hour)
+    sample_size("vectors of flights decided at the moment of a write", found.at_the_write)
     sample_size("flights decided before every view had a value", month.unread[store])
     sample_size("values compared", found.values)
     sample_size("values that differ", found.differ)
-    sample_size("last values that changed between the hour and the decision", found.moved)
+    sample_size("last values that changed between the write and the decision", found.moved)
     sample_size("writes for an earlier hour after a later one", month.stale)
     sample_size("runs with two writers at once", month.raced)
     for stream in month.producers.late:
@@ -463,10 +465,10 @@ def test_what_is_read_is_what_feasts_own_reader_gets(month: Lived, store: str) -
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_rows_that_a_mended_contract_lets_in_arrive_in_the_same_hour(
+def test_rows_that_a_mended_contract_lets_in_arrive_at_the_same_moment(
     server: str, tmp_path: Path, store: str
 ) -> None:
-    """Their tiles are those of earlier hours: written again, the hour has other values."""
+    """Their tiles are those of earlier hours: written again, the moment has other values."""
     loaded = load_pipeline("flight_delays")
     now = FIRST + 20 * HOUR + HOUR / 3
     stores = Together(
@@ -482,8 +484,8 @@ def test_rows_that_a_mended_contract_lets_in_arrive_in_the_same_hour(
     assert rejects.replay(mended, rejects.waiting_rows(mended, "labels")).accepted > 5
     scoring.make_tiles(with_store(mended, stores), [])
     after = current(mended, stores.stores[store])
-    hour = int((FIRST + 20 * HOUR).timestamp()) * 1_000_000
-    expected = decided(mended, np.full(after.num_rows, hour))
+    moment = int(now.timestamp()) * 1_000_000
+    expected = decided(mended, np.full(after.num_rows, moment))
     assert differing(after, expected, after.column_names) == 0
     assert differing(after, before, after.column_names) > 0
 
