@@ -146,6 +146,7 @@ def _of_view(one: feature_health.Health) -> dict[str, Any]:
     return {
         "day": one.day,
         "view": one.view,
+        "version": one.version,
         "known keys": f"{one.covered:.1%}",
         "missing": f"{one.missing:.1%}",
         "age (median)": hours(one.age_median),

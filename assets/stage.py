@@ -187,7 +187,7 @@ def record_days(
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:
-            context.log_event(materialization(key, one, facts, "Reopened by late data."))
+            context.log_event(materialization(key, one, facts, "Reopened: late data, or another definition."))
     return dg.MaterializeResult(
         asset_key=key,
         metadata={f"run_{name}": value for name, value in (run or {}).items()},

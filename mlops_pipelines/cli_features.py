@@ -121,18 +121,19 @@ def health(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
         click.echo(json.dumps(found, indent=2))
         return
     if not found:
-        click.echo("No day was looked at: runs of the job monitor do that, once a day is over.")
+        on = f"from {since} on " if since else ""
+        click.echo(f"No day {on}was looked at: runs of the job monitor do that, once a day is over.")
         return
     click.echo(
-        f"{'day':<11} {'view':<26} {'known keys':>10} {'missing':>8} {'median':>8} {'worst':>8} "
-        f"{'too old':>8} {'skew':>7}"
+        f"{'day':<11} {'view':<26} {'version':<8} {'known keys':>10} {'missing':>8} {'median':>8} "
+        f"{'worst':>8} {'too old':>8} {'skew':>7}"
     )
     for one in found:
         ages = ["–" if one[age] is None else f"{one[age]:.1f} h" for age in ("age_median", "age_worst")]
         stale = "–" if one["stale"] is None else f"{one['stale']:.1%}"
         click.echo(
-            f"{one['day']:<11} {one['view']:<26} {one['covered']:>10.1%} {one['missing']:>8.1%} "
-            f"{ages[0]:>8} {ages[1]:>8} {stale:>8} {one['skew']:>7.4f}"
+            f"{one['day']:<11} {one['view']:<26} {one['version']:<8} {one['covered']:>10.1%} "
+            f"{one['missing']:>8.1%} {ages[0]:>8} {ages[1]:>8} {stale:>8} {one['skew']:>7.4f}"
         )
 
 

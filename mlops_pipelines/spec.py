@@ -241,7 +241,7 @@ FileName = Annotated[str, *_text("file", r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$")]
 SharedFile = Annotated[str, *_relative("file", _NEAR_FILE_PATTERN, "../shared/carriers.yaml")]
 NearFolder = Annotated[str, *_relative("folder", _NEAR_FOLDER_PATTERN, "../flight_delays")]
 Owner = Annotated[str, *_text("owner", r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
-Dotted = Annotated[str, *_text("module:Class", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Dotted = Annotated[str, *_text("module:name", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Expression = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),

@@ -53,7 +53,7 @@ _SHAPES = {
     ),
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml$": "a .yaml file beside this one, such as contract.yaml",
     r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$": "team:NAME or an e-mail address",
-    r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "module:Class, such as my_pipelines.source:Orders",
+    r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "module:name, such as my_pipelines.source:Orders",
 }
 
 _KINDS = {

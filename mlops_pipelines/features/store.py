@@ -64,13 +64,13 @@ class FeatureStore:
         A changed view is another one (its name has its version), so what is there is never altered.
         """
         wanted = sorted(view.id for view in views)
+        self._write_repo()
         if set(wanted) <= set(self._metadata(_APPLIED, [])):
             return False
         with self._locked():
             applied = set(self._metadata(_APPLIED, []))
             new = [view for view in views if view.id not in applied]
             self._feast.apply([part for view in new for part in _definitions(view)])
-            self._write_repo()
             self._set_metadata(_APPLIED, sorted(applied | set(wanted)))
         return True
 
@@ -196,24 +196,7 @@ class FeatureStore:
         from feast import FeatureStore as Feast
         from feast import RepoConfig
 
-        from mlops_pipelines.features.offline import NAME
-
-        store = Feast(
-            config=RepoConfig(
-                project=self.project,
-                provider="local",
-                registry={
-                    **self._registry_settings,
-                    # For ever: a registered view never changes, and `_know` looks again for a new one.
-                    "cache_ttl_seconds": 0,
-                },
-                online_store=self._redis.config
-                if self._redis
-                else {"type": "sqlite", "path": str(self.folder / "online.db")},
-                offline_store={"type": NAME, "lake": str(self._lake)} if self._lake else {"type": "dask"},
-                entity_key_serialization_version=3,
-            )
-        )
+        store = Feast(config=RepoConfig(**self._settings))
         # Made on first use, which two processes must not do at once. A lock of its own: who only reads does
         # not wait for a write under way.
         with self._locked("registry"):
@@ -241,18 +224,39 @@ class FeatureStore:
             ) from error
 
     def _write_repo(self) -> None:
-        """A folder for Feast's own command line and UI: the registry alone, and so without a password."""
+        """A folder for Feast's own command line, UI and API; without a Redis server, whose address may hold a
+        password."""
         import yaml
 
         repo = self.folder / self.project
         repo.mkdir(parents=True, exist_ok=True)
-        settings = {"project": self.project, "provider": "local", "registry": self._registry_settings}
-        text = yaml.safe_dump({**settings, "entity_key_serialization_version": 3}, sort_keys=False)
-        (repo / "feature_store.yaml").write_text(text, encoding="utf-8")
+        settings = {
+            key: value for key, value in self._settings.items() if key != "online_store" or not self._redis
+        }
+        text = yaml.safe_dump(settings, sort_keys=False)
+        path = repo / "feature_store.yaml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
 
     @property
-    def _registry_settings(self) -> dict[str, str]:
-        return {"registry_type": "sql", "path": f"sqlite:///{self.folder.absolute() / 'registry.db'}"}
+    def _settings(self) -> dict[str, Any]:
+        """Of Feast's store, with absolute paths."""
+        from mlops_pipelines.features.offline import NAME
+
+        folder = self.folder.absolute()
+        lake = {"type": NAME, "lake": str(self._lake.absolute())} if self._lake else {"type": "dask"}
+        online = {"type": "sqlite", "path": str(folder / "online.db")}
+        return {
+            "project": self.project,
+            "provider": "local",
+            # For ever: a registered view never changes, and `_know` looks again for a new one.
+            "registry": {
+                "registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}", "cache_ttl_seconds": 0
+            },
+            "online_store": self._redis.config if self._redis else online,
+            "offline_store": lake,
+            "entity_key_serialization_version": 3,
+        }  # fmt: skip
 
     def _require_applied(self, view: CompiledView) -> None:
         if view.id not in self._metadata(_APPLIED, []):

@@ -217,9 +217,11 @@ def _definition(
     view: View, spec: PipelineSpec, types: Mapping[str, str], key_types: tuple[str, ...]
 ) -> dict[str, object]:
     """Everything the view's values depend on besides the facts, as JSON."""
+    # The order of the windows says nothing about any of them.
+    windows = sorted(format_duration(window) for window in view.windows)
     return {
         "logic": LOGIC_VERSION,
-        "view": view.model_dump(mode="json", exclude={"max_age"}),
+        "view": view.model_dump(mode="json", exclude={"max_age", "windows"}) | {"windows": windows},
         "source": spec.stream(view.of).model_dump(mode="json", exclude={"landing", "matures_after"}),
         "types": {column: types[column] for column in (*view.aggregate, *view.last)},
         "key_types": key_types,

@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
 from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
 from mlops_pipelines.features.in_use import sets_in_use, vectors
+from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.monitoring.reports import closed_days, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import date, datetime
 
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Written
 
 TABLE = "feature_report"
 COLUMNS = {
-    "feature_set": "string",
     "view": "string",
+    "version": "string",
     "feature": "string",
     "rows": "int",
     "missing": "float",
@@ -47,6 +47,7 @@ COLUMNS = {
 }
 WHOLE_VIEW = "*"
 DAYS_SHOWN = 7
+DAYS_AT_ONCE = 31
 OWN_ROW = "event"
 # So many of a day's decisions may find a view older than its `max_age`.
 STALE_SHARE = 0.01
@@ -55,19 +56,21 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Health:
-    """A feature, or with `feature` WHOLE_VIEW a view, of one feature set on one day.
+    """A feature, or with `feature` WHOLE_VIEW a view, on one day. Each version of a view is looked at once.
 
-    rows: vectors. missing: share of values that are null. skew: mean distance from the fresh vector, of
-    numbers in standard deviations of the feature, 1 where one of the two is missing or another category;
-    of a view the worst of its features. differ: share of values that are not the fresh ones.
+    view: its name, or OWN_ROW for what the event's own row says. version: 8 hex digits. rows: vectors.
+    missing: share of values that are null. skew: mean distance from the fresh vector, of numbers in
+    standard deviations of the feature, 1 where one of the two is missing or another category; of a view the
+    worst of its features. differ: share of values that are not the fresh ones.
     Of a view: covered, the share of vectors whose key had a fact in reach; age_median, age_worst, of its
     newest tile (without windows: of its newest fact) at the decision, hours, of those not much older than
-    its `max_age`; stale, the share of decisions that found it older than that.
+    its `max_age`; stale, the share of decisions that found it older than that, of those since its first
+    fact.
     """
 
     day: str
-    feature_set: str
     view: str
+    version: str
     feature: str
     rows: int
     missing: float
@@ -128,18 +131,19 @@ def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
     """
     reopened = closed_days(place, "features", place.clock.now(), days)
     wanted = sorted({*days, *reopened})
-    found = [
-        one
-        for features in sets_in_use(place).sets
-        if place.lake.exists(features.examples)
-        for day in wanted
-        for one in _of_day(place, features, day)
-    ]
+    found: list[Health] = []
+    seen: set[tuple[str, str]] = set()
+    for features in sets_in_use(place).sets:
+        unseen = _without(features, seen)
+        seen |= {*features.view_versions.items()}
+        for start in range(0, len(wanted), DAYS_AT_ONCE):
+            part = wanted[start : start + DAYS_AT_ONCE]
+            found += _of_days(place, features.examples, unseen, part)
     written: list[Written] = []
     if found or place.lake.exists(TABLE):
         rows = [asdict(one) for one in found]
         written = place.lake.replace(
-            TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=["feature_set", "view", "feature"]
+            TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=["view", "version", "feature"]
         )
     place.ledger.close_days(place.name, reopened, "features")
     return Report(written, found, place.spec.features.max_skew)
@@ -155,7 +159,9 @@ def latest(place: PipelineHome, since: date | None = None) -> list[dict[str, Any
     wanted = [day for day in days if day >= since.isoformat()] if since else days[-DAYS_SHOWN:]
     rows = place.lake.read(TABLE, days=wanted)
     rows = rows.filter(pc.equal(rows["feature"], WHOLE_VIEW)).drop_columns(["feature"])
-    found: list[dict[str, Any]] = rows.sort_by([("day", "descending"), ("view", "ascending")]).to_pylist()
+    found: list[dict[str, Any]] = rows.sort_by(
+        [("day", "descending"), ("view", "ascending"), ("version", "ascending")]
+    ).to_pylist()
     return found
 
 
@@ -195,43 +201,71 @@ def ages(decisions: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.f
     return np.where(newest >= 0, hours, np.nan)
 
 
-def _of_day(place: PipelineHome, features: FeatureSet, day: str) -> Iterator[Health]:
+def _without(features: FeatureSet, seen: set[tuple[str, str]]) -> FeatureSet:
+    """The set without what another has in the same version."""
+    own = {name for name, version in features.view_versions.items() if (name, version) in seen}
+    return FeatureSet(
+        from_event={} if "from_event" in own else features.from_event,
+        from_python={} if "from_python" in own else features.from_python,
+        views=tuple(view for view in features.views if view.name not in own),
+    )
+
+
+def _of_days(place: PipelineHome, table: str, features: FeatureSet, days: Sequence[str]) -> Iterator[Health]:
+    """What is found of these features in a table of vectors, by day."""
+    import numpy as np
     import pyarrow.compute as pc
 
-    logged = place.lake.read(features.examples, days=[day]).sort_by("event_id")
+    if not place.lake.exists(table) or not features.columns:
+        return
+    logged = place.lake.read(table, days=days)
     if not logged.num_rows:
         return
     fresh = _fresh(place, features, logged)
-    kept = logged.filter(pc.is_in(logged["event_id"], value_set=fresh["event_id"].combine_chunks()))
-    named = {OWN_ROW: [*features.own], **{v.name: [c.name for c in v.columns] for v in features.views}}
-    views = {view.name: view for view in features.views}
-    for view, columns in named.items():
-        ones = [
-            Health(
-                day, features.version, view, name, logged.num_rows,
-                logged[name].null_count / logged.num_rows, *column_skew(kept[name], fresh[name]),
-            )
-            for name in columns
-        ]  # fmt: skip
-        yield from ones
-        if view in views:
-            yield _of_view(place, features, views[view], logged, ones)
+    places = pc.index_in(logged["event_id"], value_set=fresh["event_id"].combine_chunks())
+    old = {view.name: _ages_by_vector(place, view, logged) for view in features.views}
+    day_of = logged["day"].to_numpy()
+    for day in sorted(set(day_of)):
+        rows = np.flatnonzero(day_of == day)
+        mine, at = logged.take(rows), places.take(rows)
+        one = _Day(day, mine, mine.filter(at.is_valid()), fresh.take(at.drop_null()))
+        for kind, own in (("from_event", features.from_event), ("from_python", features.from_python)):
+            for name in own:
+                yield one.look(name, OWN_ROW, features.view_versions[kind])
+        for view in features.views:
+            ones = [one.look(column.name, view.name, view.version) for column in view.columns]
+            yield from ones
+            yield _of_view(view, mine, ones, old[view.name][rows])
+
+
+@dataclass(frozen=True)
+class _Day:
+    """Vectors of a day. kept, fresh: of the same events, those whose events are still there."""
+
+    day: str
+    logged: pa.Table
+    kept: pa.Table
+    fresh: pa.Table
+
+    def look(self, name: str, view: str, version: str) -> Health:
+        missing = self.logged[name].null_count / self.logged.num_rows
+        skew = column_skew(self.kept[name], self.fresh[name])
+        return Health(self.day, view, version, name, self.logged.num_rows, missing, *skew)
 
 
 def _of_view(
-    place: PipelineHome, features: FeatureSet, view: CompiledView, logged: pa.Table, ones: Sequence[Health]
+    view: CompiledView, logged: pa.Table, ones: Sequence[Health], old: NDArray[np.float64]
 ) -> Health:
+    """old: hours by vector, NaN where nothing is near, infinite before the view's first fact."""
     import numpy as np
 
-    old = np.concatenate(
-        [_ages_of(place, view, rows, json.loads(made_of)) for made_of, rows in _by_provenance(logged)]
-    )
-    known = old[~np.isnan(old)]
-    limit = view.max_age / _HOUR
+    known = old[np.isfinite(old)]
+    due = old[~np.isinf(old)]
+    stale = np.isnan(due) | (due > view.max_age / _HOUR)
     return Health(
         day=ones[0].day,
-        feature_set=features.version,
         view=view.name,
+        version=view.version,
         feature=WHOLE_VIEW,
         rows=logged.num_rows,
         missing=sum(one.missing for one in ones) / len(ones),
@@ -240,7 +274,7 @@ def _of_view(
         covered=_covered(view, logged),
         age_median=float(np.median(known)) if len(known) else None,
         age_worst=float(known.max()) if len(known) else None,
-        stale=None if view.static else float((np.isnan(old) | (old > limit)).mean()),
+        stale=None if view.static else float(stale.mean()) if len(due) else 0.0,
     )
 
 
@@ -255,32 +289,36 @@ def _fresh(place: PipelineHome, features: FeatureSet, logged: pa.Table) -> pa.Ta
     return vectors(place, features, events.sort_by("event_id"), versions)
 
 
-def _by_provenance(logged: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def _ages_by_vector(place: PipelineHome, view: CompiledView, logged: pa.Table) -> NDArray[np.float64]:
+    """`ages` of the view at each decision, in the table that the vector was made of, at its version.
+
+    Infinite before the view's first fact of all: there was nothing to be fresh.
+    """
+    import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    for made_of in sorted(logged["made_of"].unique().to_pylist()):
-        yield made_of, logged.filter(pc.equal(logged["made_of"], made_of))
-
-
-def _ages_of(
-    place: PipelineHome, view: CompiledView, rows: pa.Table, versions: Mapping[str, int | None]
-) -> NDArray[np.float64]:
-    """Of the tables that these vectors were made of, at their versions."""
-    import numpy as np
-
-    decisions = microseconds(rows["decision_time"])
+    found = np.full(logged.num_rows, np.nan)
+    if view.static:
+        return found
+    decisions = microseconds(logged["decision_time"])
+    lake = place.lake.of(view.pipeline)
     table, column = (tile_table(view), "hour") if view.windowed else (view.source, KNOWN_AT)
-    version = versions_at(view.pipeline, versions).get(table)
-    if view.static or version is None:
-        return np.full(rows.num_rows, np.nan)
-    # What is older than that is stale, however old it is.
-    since, until = moment(int(decisions.min())) - view.max_age - 2 * _HOUR, moment(int(decisions.max()))
-    read = place.lake.of(view.pipeline).read(
-        table, columns=[column], version=version, where=(column, since, until)
-    )
-    known = np.unique(microseconds(read[column]))
     # A tile is known, and read, when its hour is over.
-    return ages(decisions, known + HOUR_US if view.windowed else known)
+    lag = HOUR_US if view.windowed else 0
+    made_of = {text: json.loads(text) for text in logged["made_of"].unique().to_pylist()}
+    read_at = {text: versions_at(view.pipeline, versions).get(table) for text, versions in made_of.items()}
+    for version in {*read_at.values()} - {None}:
+        texts = [text for text, one in read_at.items() if one == version]
+        mine = pc.is_in(logged["made_of"], value_set=pa.array(texts, pa.string())).to_numpy()
+        asked = decisions[mine]
+        # What is older than that is stale, however old it is.
+        since, until = moment(int(asked.min())) - view.max_age - 2 * _HOUR, moment(int(asked.max()))
+        rows = lake.read(table, columns=[column], version=version, where=(column, since, until))
+        found[mine] = ages(asked, np.unique(microseconds(rows[column])) + lag)
+    span = lake.span(table, column)
+    first = span[0].timestamp() * 1e6 + lag if span else np.inf
+    return np.where(np.isnan(found) & (decisions < first), np.inf, found)
 
 
 def _covered(view: CompiledView, logged: pa.Table) -> float:

@@ -390,3 +390,18 @@ def test_feasts_own_command_line_opens_on_the_registry_and_finds_no_password(tmp
     opened = feast.FeatureStore(repo_path=str(repo))
     assert {view.name for view in opened.list_feature_views()} == {view.id for view in COMPILED}
     assert "hidden" not in (repo / "feature_store.yaml").read_text()
+
+
+def test_feasts_own_api_reads_what_was_written(lake: Lake, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "feast", "orders", lake=lake.root)
+    store.apply(COMPILED)
+    bring_to(store, lake, LANE, at(30))
+    opened = feast.FeatureStore(repo_path=str(tmp_path / "feast" / "orders"))
+    name = LANE.columns[0].name
+    keys = KEYS.select(list(LANE.keys)).drop_null()
+    answer = opened.get_online_features([f"{LANE.id}:{name}"], keys.to_pydict()).to_dict()[name]
+    found = store.read_online(LANE, keys)[name].to_pylist()
+    assert [mine for mine, theirs in zip(found, answer, strict=True) if theirs is not None] == [
+        theirs for theirs in answer if theirs is not None
+    ]
+    assert any(value is not None for value in answer)
