@@ -100,16 +100,14 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
         if made.views:
             from mlops_pipelines.figures import as_markdown, bars
 
-            hours = {one.view: one.age_worst for one in made.views if one.age_worst is not None}
-            picture = bars(hours, title="Oldest at a decision, by view", unit="hours")
+            picture = bars(made.oldest, title="Oldest at a decision, by view", unit="hours")
             run["age_by_view"] = dg.MetadataValue.md(as_markdown(picture, "hours by view"))
         by_day = {
-            one.day: {
-                "worst_skew": max(each.skew for each in made.features if each.day == one.day),
-                "missing": sum(each.missing for each in made.features if each.day == one.day)
-                / sum(each.day == one.day for each in made.features),
+            day: {
+                "worst_skew": max(one.skew for one in ones),
+                "missing": sum(one.missing for one in ones) / len(ones),
             }
-            for one in made.features
+            for day, ones in made.by_day.items()
         }
         yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
         with library_errors():
@@ -127,8 +125,7 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
         }
         yield _warning(spec.key, CHECK_SKEW, made.within_skew, skew)
         freshness = {
-            "sentence": f"{len(made.stale_views)} views were too old at more than "
-            f"{feature_health.STALE_SHARE:.0%} of a day's decisions",
+            "sentence": made.stale_sentence,
             "worst": max((one.stale or 0.0 for one in made.views), default=0.0),
             "views": table_preview([_of_view(one) for one in made.stale_views]),
         }
@@ -160,7 +157,7 @@ def _parity(found: Parity, key: dg.AssetKey) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=CHECK_PARITY,
-        passed=found.holds or found.nothing_there,
+        passed=found.holds,
         metadata={
             "sentence": found.sentence,
             "compared": found.compared,

@@ -180,7 +180,10 @@ class Admission:
 def outlook(place: PipelineHome, now: datetime) -> Outlook:
     """Whether a run asked for now would be admitted, and why."""
     # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
-    mark = data_mark(place, now) if place.ledger.pending_triggers(place.name) else ""
+    pending = place.ledger.pending_triggers(place.name)
+    if pending and (sentence := _vectors_lacking(place, now)):
+        return Outlook(False, sentence)
+    mark = data_mark(place, now) if pending else ""
     decision = place.ledger.decision(place.name, now=now, policy=place.spec.policy, data_mark=mark)
     return Outlook(isinstance(decision, Admit), decision.sentence)
 
@@ -190,10 +193,28 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
     from mlops_pipelines.ledger import Admitted
 
     now = place.clock.now()
+    if place.ledger.in_flight(place.name) is None and (sentence := _vectors_lacking(place, now)):
+        return Admission(None, sentence)
     got = place.ledger.admit(
         place.name, now=now, policy=place.spec.policy, run_id=run_id, data_mark=data_mark(place, now)
     )
     return Admission(got.retrain if isinstance(got, Admitted) else None, got.sentence)
+
+
+def _vectors_lacking(place: PipelineHome, now: datetime) -> str:
+    """Why nothing can be learned yet: matured days of the window whose vectors by the features of the YAML
+    are still to be made; empty if there are none. From the tables' statistics."""
+    last = matured_through(place, now).isoformat()
+    first = (now - place.spec.training.window).date().isoformat()
+    made = place.lake.row_counts(place.features.examples)
+    events = place.lake.row_counts("events")
+    days = [day for day, rows in events.items() if first <= day <= last and made.get(day, 0) < rows]
+    if not days:
+        return ""
+    return (
+        f"held: events of {len(days)} days of the window, such as {max(days)}, have no vector yet by the "
+        "features of the YAML; the next runs make them"
+    )
 
 
 def data_mark(place: PipelineHome, now: datetime) -> str:

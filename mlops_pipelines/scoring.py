@@ -95,7 +95,8 @@ def reopened_days(place: PipelineHome) -> list[str]:
     use = sets_in_use(place)
     days = {*ledger.reopened_days(place.name, "tiles")}
     if without_tiles(place, use.lent):
-        days |= {*place.lake.days("events")[-1:]}  # whatever day is asked for, it is made for all
+        # Whatever day is asked for, it is made for all.
+        days |= {(place.lake.days("events") or [now.date().isoformat()])[-1]}
     if not without_tiles(place, [view for view in use.views if view.pipeline]):
         days |= {*ledger.reopened_days(place.name, "score", by=now)}
     return sorted({place.partition_of(day) for day in days})
@@ -253,17 +254,18 @@ def _fed_to(place: PipelineHome, champion: Promotion, examples: pa.Table) -> pa.
 
 
 def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
-    """Reopen the days whose events wait for their decision time, from the first of these on.
+    """Reopen the days whose events lack a vector by a set in use, from the first of their decisions on.
 
     With the patience that the backlog's `age` allows, so that what comes due together is one run.
     """
-    waiting = _rows_not_in(place, "events", place.features.examples, days)
-    if waiting is None or waiting.num_rows == 0:
-        return
-    first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
-    for one in first:
-        due = one["decision_time_min"] + place.spec.triggers.backlog.age
-        place.ledger.reopen_days(place.name, [one["day"]], "score", max(now, due))
+    for features in sets_in_use(place).sets:
+        waiting = _rows_not_in(place, "events", features.examples, days)
+        if waiting is None or waiting.num_rows == 0:
+            continue
+        first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
+        for one in first:
+            due = one["decision_time_min"] + place.spec.triggers.backlog.age
+            place.ledger.reopen_days(place.name, [one["day"]], "score", max(now, due))
 
 
 def champions_before(promotions: Sequence[Promotion], moments: Sequence[datetime]) -> list[int | None]:

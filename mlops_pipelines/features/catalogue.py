@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.facts import newest_versions
-from mlops_pipelines.features.in_use import set_of, sets_in_use, users_of
+from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.intake import landed_names
@@ -28,11 +28,12 @@ def listed(place: PipelineHome) -> list[dict[str, Any]]:
 
     Each with version (8 hex digits), key, of, windows, within and features (their number), and, of views
     with windows, tiles (rows) and newest_tile (the day of knowledge time, UTC; None without any). feeds: who
-    is fed by it, of `yaml` (the next model), `champion`, `previous` and `late` (a former champion, whose
-    events may still arrive); nothing of this pipeline where only others use it. pipeline: the one whose
-    tables it is of and that makes its tiles. used_by: the pipelines of the home whose sets in use have it.
+    is fed by it, of `yaml` (the next model), `retrain` (the one in flight), `champion`, `previous` and `late`
+    (a former champion, whose events may still arrive); nothing of this pipeline where only others use it.
+    pipeline: the one whose tables it is of and that makes its tiles. used_by: the pipelines of the home
+    whose sets in use have it.
     """
-    fed, use = _fed(place), sets_in_use(place)
+    fed, use = _fed(place), recorded_sets(place)
     users = users_of(place.ledger)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for features in use.sets:
@@ -49,6 +50,9 @@ def listed(place: PipelineHome) -> list[dict[str, Any]]:
 def _fed(place: PipelineHome) -> dict[str, list[str]]:
     """By version of a feature set, who is fed by it."""
     fed: dict[str, list[str]] = {place.features.version: ["yaml"]}
+    retrain = place.ledger.in_flight(place.name)
+    if retrain and retrain.feature_set:
+        fed.setdefault(retrain.feature_set, []).append("retrain")
     for who, promotion in zip(
         ("champion", "previous"), place.ledger.promotions(place.name)[::-1], strict=False
     ):
@@ -89,7 +93,7 @@ def _view(
         "tiles": sum(tiles.values()) if view.windowed else None,
         "newest_tile": max((day for day, rows in tiles.items() if rows), default=None),
         "pipeline": owner,
-        "used_by": list(users[owner, view.at_owner.id]),
+        "used_by": list(users.get((owner, view.at_owner.id), ())),
     }
 
 

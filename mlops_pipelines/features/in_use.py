@@ -68,21 +68,24 @@ def sets_in_use(place: PipelineHome) -> InUse:
     in_flight = [retrain.feature_set] if retrain and retrain.feature_set else []
     since = now - place.spec.lateness
     wanted = wanted_sets(current.version, ledger.reigns(place.name), in_flight, since)
-    known = ledger.feature_sets(place.name)
-    if wanted != {one.version for one in known if one.state != "retired"}:
+    if wanted != {one.version for one in ledger.feature_sets(place.name) if one.state != "retired"}:
         definitions = {current.version: current.to_json()}
         ledger.use_feature_sets(place.name, wanted, definitions, place.lake.days("events"), now)
-        known = ledger.feature_sets(place.name)
-    others = [one for one in known if one.state != "retired" and one.version != current.version]
-    sets = (current, *(_set_of(one.definition) for one in others))
-    for one in sets[1:]:
+    use = recorded_sets(place)
+    for one in use.sets[1:]:
         what = f"A model in use was trained on the features {one.version} of {place.name}, which read"
         _check_taken_in(place, one.read_columns(), what)
-    lent = lent_views(place)
-    for view, users in lent.items():
+    for view, users in lent_views(place).items():
         what = f"The view {view.id} of {place.name}, which is in use by {' and '.join(users)}, reads"
         _check_taken_in(place, FeatureSet({}, {}, (view,)).read_columns(), what)
-    return InUse(sets, tuple(lent))
+    return use
+
+
+def recorded_sets(place: PipelineHome) -> InUse:
+    """The sets in use as the ledger has them, and that of the YAML; nothing is recorded."""
+    known = [one for one in place.ledger.feature_sets(place.name) if one.state != "retired"]
+    others = [_set_of(one.definition) for one in known if one.version != place.features.version]
+    return InUse((place.features, *others), tuple(lent_views(place)))
 
 
 def without_tiles(place: PipelineHome, views: Iterable[CompiledView]) -> dict[str, list[str]]:

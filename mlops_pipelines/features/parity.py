@@ -61,11 +61,6 @@ class Parity:
         return self.compared > 0 and self.differ == 0
 
     @property
-    def nothing_there(self) -> bool:
-        """Whether there was no vector at all."""
-        return self.compared == self.not_compared == 0
-
-    @property
     def sentence(self) -> str:
         others = (
             f"; {self.not_compared:,} are of functions that are written otherwise by now"

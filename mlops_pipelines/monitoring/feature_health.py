@@ -97,6 +97,29 @@ class Report:
         return sorted(own, key=lambda one: (-one.skew, -one.missing, one.feature, one.day))
 
     @property
+    def by_day(self) -> dict[str, list[Health]]:
+        """Of single features, by day."""
+        found: dict[str, list[Health]] = {}
+        for one in self.features:
+            found.setdefault(one.day, []).append(one)
+        return found
+
+    @property
+    def oldest(self) -> dict[str, float]:
+        """By view, how old it was at worst, hours."""
+        found: dict[str, float] = {}
+        for one in self.views:
+            if one.age_worst is not None:
+                found[one.view] = max(found.get(one.view, 0.0), one.age_worst)
+        return found
+
+    @property
+    def stale_sentence(self) -> str:
+        names = sorted({one.view for one in self.stale_views})
+        too_old = f"more than {STALE_SHARE:.0%} of a day's decisions found a view too old"
+        return f"{too_old}: {', '.join(names)}" if names else f"on no day {too_old}"
+
+    @property
     def views(self) -> list[Health]:
         """Of whole views."""
         return [one for one in self.found if one.feature == WHOLE_VIEW]

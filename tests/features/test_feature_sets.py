@@ -23,9 +23,10 @@ from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.sets import FeatureSet, feature_set
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.ledger import Reign
+from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import PythonFeature, View
-from tests.loop import advance, at, copy_of, retrain, serve, small_home, varied
+from tests.loop import advance, ask, at, copy_of, land, move, retrain, serve, small_home, take_all, varied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,6 +156,20 @@ def test_a_candidate_of_the_new_set_is_held_against_the_champion_of_the_old(plac
     assert {(view, "yaml", "champion"), (view, "previous")} <= feeds
 
 
+def test_nothing_is_learned_from_a_window_whose_vectors_are_half_made(place: PipelineHome) -> None:
+    other = changed(place)
+    scoring.make_tiles(other, [])
+    scoring._make_examples(other, other.features, other.lake.days("events")[:5], other.clock.now())
+    ask(other, "early")
+    assert not retraining.outlook(other, other.clock.now()).would_admit
+    admission = retraining.admit(other, run_id="early")
+    assert admission.retrain is None
+    assert "have no vector yet" in admission.sentence
+    serve(other)
+    assert retraining.outlook(other, other.clock.now()).would_admit
+    assert retraining.admit(other, run_id="later").retrain is not None
+
+
 def test_a_set_that_no_model_needs_any_more_makes_no_vectors(place: PipelineHome) -> None:
     other = varied(changed(place), lateness=timedelta(hours=1))
     advance(other, at(13))
@@ -184,6 +199,31 @@ def test_a_set_that_is_used_again_gets_the_tiles_and_vectors_it_lacks(
     until = pa.scalar(at(7), pa.timestamp("us", tz="UTC"))
     rows = vectors(place)
     assert vectors(fresh).equals(rows.filter(pc.less(rows["decision_time"], until)))
+
+
+def test_a_day_that_one_set_lacks_stays_open_whatever_the_others_have(place: PipelineHome) -> None:
+    other = changed(place)
+    serve(other)
+    rows = Flights().rows("events", at(11), at(12))
+    move(other, at(12))
+    land(other, "events", "11", rows)
+    take_all(other)
+    scoring.make_tiles(other, [])
+    days = other.lake.days("events")
+    scoring._make_examples(other, other.features, days, other.clock.now())  # and died before the champion's
+    assert scoring.score(other, []).unfed > 0
+    assert "2013-01-11" in scoring.reopened_days(other)
+    scoring.make_examples(other, [])
+    assert scoring.score(other, []).unfed == 0
+    scored = other.lake.read("predictions", days=["2013-01-11"]).num_rows
+    assert scored == other.lake.row_counts("events")["2013-01-11"]
+
+
+def test_looking_at_the_features_changes_nothing(place: PipelineHome) -> None:
+    before = place.ledger.feature_sets(place.name)
+    listed(changed(place))
+    assert place.ledger.feature_sets(place.name) == before
+    assert not place.ledger.reopened_days(place.name, "score", by=place.clock.now())
 
 
 def test_no_example_is_made_of_tiles_that_are_not_there_yet(place: PipelineHome) -> None:
