@@ -54,7 +54,7 @@ class FeatureStore:
         self._online = online
         self._redis = _Redis(online, project) if online else None
         self._written: set[str] = set()
-        self._known: set[str] = set()
+        self._known: dict[str, feast.FeatureView] = {}
         self._layouts: dict[str, _Layout] = {}
         self._owners: dict[str, FeatureStore] = {}
 
@@ -118,12 +118,12 @@ class FeatureStore:
         if view.pipeline:
             return self._of(view.pipeline).read_online(view.at_owner, keys)
         self._require_written(view)
-        self._know(view.id)
+        registered = self._know(view.id)
         layout = self._layouts.get(view.id) or self._layouts.setdefault(view.id, _Layout.of(view))
         keys = keys.select(list(view.keys))
         with self._reached():
             parts = [
-                self._read(layout, keys.slice(at, _KEYS_A_READ))
+                self._read(registered, layout, keys.slice(at, _KEYS_A_READ))
                 for at in range(0, keys.num_rows, _KEYS_A_READ)
             ]
         features = parts[0] if len(parts) == 1 else layout.joined(parts)
@@ -164,32 +164,33 @@ class FeatureStore:
         if self._redis is None:
             self._written.add(view.id)
 
-    def _know(self, view_id: str) -> None:
-        """Looks into the registry again if another process has registered the view since.
+    def _know(self, view_id: str) -> feast.FeatureView:
+        """The view as it is registered; looks into the registry again if another process did it since.
 
         Once a view is known nothing is looked up: it never changes, and Feast takes a millisecond for it.
         """
         from feast.errors import FeatureViewNotFoundException
 
-        if view_id in self._known:
-            return
-        try:
-            self._registry.get_feature_view(view_id, self.project, allow_cache=True)
-        except FeatureViewNotFoundException:
-            self._registry.refresh(self.project)
-            self._registry.get_feature_view(view_id, self.project, allow_cache=True)
-        self._known.add(view_id)
+        if view_id not in self._known:
+            try:
+                found = self._registry.get_feature_view(view_id, self.project, allow_cache=True)
+            except FeatureViewNotFoundException:
+                self._registry.refresh(self.project)
+                found = self._registry.get_feature_view(view_id, self.project, allow_cache=True)
+            self._known[view_id] = found
+        return self._known[view_id]
 
-    def _read(self, layout: _Layout, keys: pa.Table) -> list[pa.Array]:
-        """The features of each key; those of a null key are of a placeholder, and blanked by the caller."""
-        entities = {
-            name: keys[name].fill_null(placeholder).to_pylist()
-            for name, placeholder in layout.placeholders.items()
-        }
-        # Not by its `to_dict`, which tries every kind of value on every one.
-        answer = self._feast.get_online_features(layout.asked, entities).proto
-        vectors = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
-        return layout.columns(vectors, keys.num_rows)
+    def _read(self, registered: feast.FeatureView, layout: _Layout, keys: pa.Table) -> list[pa.Array]:
+        """The features of each key; those of a null key are of a placeholder, and blanked by the caller.
+
+        By Feast's online store, and not by `get_online_features` above it: that gives the same values, and
+        takes as long again for an answer in which each has a status and a time of its own.
+        """
+        store = self._feast
+        # A list of its own: Feast's Redis store adds to it.
+        names = list(layout.kinds)
+        found = store.provider.online_read(store.config, registered, layout.entities(keys), names)
+        return layout.columns([values for _, values in found])
 
     @cached_property
     def _feast(self) -> feast.FeatureStore:
@@ -309,13 +310,12 @@ class FeatureStore:
 class _Layout:
     """What a read of a view asks Feast for, and what the answer becomes; made once, so that a read is quick.
 
-    placeholders: by key column, what is asked for where it is null. asked: the features as Feast names them.
-    kinds: by feature. absent: by feature, its value for a key that was never written: a count is 0. places:
-    of each feature, its kind and its number among those of the kind.
+    keys: of each key column, where Feast has its value, and what is asked for where it is null. kinds: by
+    feature. absent: by feature, its value for a key that was never written: a count is 0. places: of each
+    feature, its kind and its number among those of the kind.
     """
 
-    placeholders: dict[str, str | int]
-    asked: list[str]
+    keys: dict[str, tuple[str, str | int]]
     kinds: dict[str, Kind]
     absent: dict[str, float | None]
     places: list[tuple[Kind, int]]
@@ -323,13 +323,15 @@ class _Layout:
 
     @classmethod
     def of(cls, view: CompiledView) -> _Layout:
-        types: dict[str, str | int] = {"string": "", "int": 0}
+        placeholders: dict[str, str | int] = {"string": "", "int": 0}
         counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
         kinds = {column.name: column.kind for column in view.columns}
         order = list(kinds.values())
         return cls(
-            placeholders={key: types[type_] for key, type_ in zip(view.keys, view.key_types, strict=True)},
-            asked=[f"{view.id}:{name}" for name in kinds],
+            keys={
+                key: (_FIELDS[type_], placeholders[type_])
+                for key, type_ in zip(view.keys, view.key_types, strict=True)
+            },
             kinds=kinds,
             # There are no facts, and that is known.
             absent={name: 0.0 if name in counts else None for name in kinds},
@@ -337,16 +339,31 @@ class _Layout:
             names=[*view.keys, *kinds],
         )
 
-    def columns(self, vectors: Mapping[str, Any], rows: int) -> list[pa.Array]:
-        """Feast's vectors by feature as arrays: slices of one for each kind, as many take their time."""
+    def entities(self, keys: pa.Table) -> list[Any]:
+        """The keys as Feast's online stores take them."""
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        columns = [
+            [Value(**{field: value}) for value in keys[name].fill_null(placeholder).to_pylist()]
+            for name, (field, placeholder) in self.keys.items()
+        ]
+        names = list(self.keys)
+        return [EntityKey(join_keys=names, entity_values=key) for key in zip(*columns, strict=True)]
+
+    def columns(self, found: Sequence[Mapping[str, Any] | None]) -> list[pa.Array]:
+        """What Feast found of each key as arrays: slices of one for each kind, as many take their time."""
         import pyarrow as pa
 
         flat: dict[Kind, list[Any]] = {"number": [], "category": []}
         for name, kind in self.kinds.items():
-            field, absent = _FIELDS[kind], self.absent[name]
-            flat[kind] += [getattr(v, field) if v.HasField(field) else absent for v in vectors[name].values]
+            field, absent, values = _FIELDS[kind], self.absent[name], flat[kind]
+            for one in found:
+                value = one[name] if one else None
+                there = value is not None and value.HasField(field)
+                values.append(getattr(value, field) if there else absent)
         whole = {kind: pa.array(values, _arrow_type(kind)) for kind, values in flat.items()}
-        return [whole[kind].slice(place * rows, rows) for kind, place in self.places]
+        return [whole[kind].slice(place * len(found), len(found)) for kind, place in self.places]
 
     def joined(self, parts: Sequence[list[pa.Array]]) -> list[pa.Array]:
         """Columns of several reads, or of none."""
@@ -450,21 +467,17 @@ def _definitions(view: CompiledView) -> list[Any]:
 
 def _protos(view: CompiledView, rows: pa.Table, as_of: datetime) -> list[tuple[Any, ...]]:
     """Rows as Feast's online stores take them: entity key, values by feature, time of the values."""
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
     nothing = Value()
-
-    def values(column: str, kind: str) -> list[Any]:
-        field = _FIELDS[kind]
-        return [nothing if v is None else Value(**{field: v}) for v in rows[column].to_pylist()]
-
-    keys = [values(key, type_) for key, type_ in zip(view.keys, view.key_types, strict=True)]
-    names = [column.name for column in view.columns]
-    features = [values(column.name, column.kind) for column in view.columns]
+    layout = _Layout.of(view)
+    features = [
+        [nothing if v is None else Value(**{_FIELDS[kind]: v}) for v in rows[name].to_pylist()]
+        for name, kind in layout.kinds.items()
+    ]
     return [
-        (EntityKey(join_keys=view.keys, entity_values=key), dict(zip(names, row, strict=True)), as_of, None)
-        for key, row in zip(zip(*keys, strict=True), zip(*features, strict=True), strict=True)
+        (key, dict(zip(layout.kinds, row, strict=True)), as_of, None)
+        for key, row in zip(layout.entities(rows), zip(*features, strict=True), strict=True)
     ]
 
 
