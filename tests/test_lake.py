@@ -667,3 +667,13 @@ def test_importing_the_lake_loads_no_heavy_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_table_without_rows_spans_no_time(lake: Lake) -> None:
+    moments = pa.array([datetime(2024, 1, 2, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    rows = pa.table({"day": ["2024-01-02"], "at": moments})
+    assert lake.span("t", "at") is None
+    lake.replace("t", rows, days=["2024-01-02"], sort_by=["at"])
+    assert lake.span("t", "at") == (moments[0].as_py(), moments[0].as_py())
+    lake.replace("t", rows.slice(0, 0), days=["2024-01-02"], sort_by=["at"])
+    assert lake.span("t", "at") is None
