@@ -171,6 +171,8 @@ def online_redis_p50() -> Iterator[Pair]:
 @row("features.online_write", against="sqlite3 alone, same rows", unit="us a key", repeats=3)
 def online_write() -> Iterator[Pair]:
     """5,000 keys of 30 features, written over those of the hour before in one transaction."""
+    from mlops_pipelines.features.store import Held, Snapshot
+
     with (
         stored_values(None) as (folder, store, view, rows),
         closing(sqlite3.connect(folder / "online.db")) as file,
@@ -181,7 +183,8 @@ def online_write() -> Iterator[Pair]:
         hours = count(1)
 
         def ours() -> None:
-            assert store.write_online(view, rows, sensors.START + next(hours) * sensors.HOUR) == SENSORS
+            made_of = Snapshot(sensors.START + next(hours) * sensors.HOUR, {})
+            assert store.write_online(view, rows, made_of, Held()) == SENSORS
 
         def alone() -> None:
             with file:
@@ -435,7 +438,7 @@ def stored_values(online: str | None) -> Iterator[tuple[Path, FeatureStore, Comp
     import numpy as np
     import pyarrow as pa
 
-    from mlops_pipelines.features.store import FeatureStore
+    from mlops_pipelines.features.store import FeatureStore, Held, Snapshot
 
     random = np.random.default_rng(20)
     view = sensors.compiled(sensors.LATENESS)
@@ -444,12 +447,13 @@ def stored_values(online: str | None) -> Iterator[tuple[Path, FeatureStore, Comp
     with TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder), "sensors", online)
         store.apply([view])
-        store.write_online(view, rows, sensors.START)
+        store.write_online(view, rows, Snapshot(sensors.START, {}), Held())
         yield Path(folder), store, view, rows
 
 
 @contextmanager
 def values_in_sqlite() -> Iterator[Values]:
+
     with (
         stored_values(None) as (folder, store, view, rows),
         closing(sqlite3.connect(folder / "online.db")) as file,

@@ -374,6 +374,7 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
 def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
     """Bring the online store to the moment of the home's clock."""
     from mlops_pipelines.features.online import online_rows
+    from mlops_pipelines.features.store import Snapshot
 
     as_of = place.clock.now()
     # Those of other pipelines as well: Feast then finds all of this one's views in its project.
@@ -383,8 +384,9 @@ def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
         versions = newest_versions(place.lake, [view])
         if versions[view.source] is None:
             continue
-        rows = online_rows(view, place.lake, as_of, place.store.written_as_of(view), versions)
-        keys += place.store.write_online(view, rows, as_of)
+        made_of, held = Snapshot(as_of, versions), place.store.held(view)
+        rows = online_rows(view, place.lake, made_of, held)
+        keys += place.store.write_online(view, rows, made_of, held)
     return keys, as_of
 
 

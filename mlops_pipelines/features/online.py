@@ -20,52 +20,43 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.features.store import FeatureStore
+    from mlops_pipelines.features.store import FeatureStore, Held, Snapshot
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.lake import Lake
 
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def online_rows(
-    view: CompiledView,
-    lake: Lake,
-    as_of: datetime,
-    since: datetime | None,
-    versions: Mapping[str, int | None],
-) -> pa.Table:
-    """The view's keys, sorted, with their values as of `as_of`: what an event decided then would see.
+def online_rows(view: CompiledView, lake: Lake, made_of: Snapshot, over: Held) -> pa.Table:
+    """The view's keys, sorted, with their values as of `made_of`: what an event decided then would see.
 
-    as_of: UTC. since: as of when the values are that are there already, None for none. Left out are keys
-    whose values cannot have changed in between: those without a fact in any window of either moment. A key
-    whose windows have emptied is a row with nothing in it. A static reference gives all keys.
+    over: what the values there already are made of. Left out are keys without a fact in any window of
+    either: nothing is there, and nothing is to be. A key whose windows have emptied, or whose facts were
+    taken back, is a row with nothing in it. A static reference gives all keys, or none if it is there.
     """
     import pyarrow as pa
 
-    parts = list(_keys(view, lake, versions, as_of, as_of if since is None else min(since, as_of)))
-    keys = pa.concat_tables(parts).group_by(list(view.keys)).aggregate([])
+    seen = [part for one in (made_of, *over.all) for part in _keys(view, lake, one)]
+    keys = pa.concat_tables(seen).group_by(list(view.keys)).aggregate([])
     keys = keys.drop_null().sort_by([(key, "ascending") for key in view.keys])
-    return _values(view, keys, Tiles(lake, versions, as_of))
+    version = made_of.versions[view.source]
+    if view.static and over.written and all(one.versions[view.source] == version for one in over.all):
+        keys = keys.slice(0, 0)
+    return _values(view, keys, Tiles(lake, made_of.versions, made_of.as_of))
 
 
-def _keys(
-    view: CompiledView,
-    lake: Lake,
-    versions: Mapping[str, int | None],
-    as_of: datetime,
-    since: datetime,
-) -> Iterator[pa.Table]:
-    """Keys with a fact that a window, or a last value, saw at `since` or sees at `as_of`."""
+def _keys(view: CompiledView, lake: Lake, seen: Snapshot) -> Iterator[pa.Table]:
+    """Keys with a fact that a window, or a last value, sees at a moment in tables of these versions."""
     names = list(view.keys)
     if view.windowed:
-        first = since.replace(minute=0, second=0, microsecond=0) - view.longest_window
-        yield read_tiles(view, lake, versions, first, as_of).select(names)
+        first = seen.as_of.replace(minute=0, second=0, microsecond=0) - view.longest_window
+        yield read_tiles(view, lake, seen.versions, first, seen.as_of).select(names)
     if view.last:
         if view.within is None:
-            facts = static_facts(view, lake, versions, ())
+            facts = static_facts(view, lake, seen.versions, ())
         else:
-            until = as_of + _MICROSECOND
-            facts = known_facts(view, lake, versions, columns=(), since=since - view.within, until=until)
+            since, until = seen.as_of - view.within, seen.as_of + _MICROSECOND
+            facts = known_facts(view, lake, seen.versions, columns=(), since=since, until=until)
         yield facts.select(key_columns(view)).rename_columns(names)
 
 

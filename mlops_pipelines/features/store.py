@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -30,6 +30,29 @@ _KEYS_A_READ = 2000
 _APPLIED = "applied_views"
 # Where Feast's values lie, by type of a key and kind of a feature.
 _FIELDS = {"string": "string_val", "int": "int64_val", "number": "double_val", "category": "string_val"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What values are made of. as_of: the moment, UTC, that they are as of. versions: of the tables read."""
+
+    as_of: datetime
+    versions: Mapping[str, int | None]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the values of a view in the store may be made of.
+
+    written: of the last write that ended; None if none did. begun: of others that may have left values.
+    """
+
+    written: Snapshot | None = None
+    begun: tuple[Snapshot, ...] = ()
+
+    @property
+    def all(self) -> tuple[Snapshot, ...]:
+        return (*([self.written] if self.written else ()), *self.begun)
 
 
 class FeatureStore:
@@ -78,29 +101,40 @@ class FeatureStore:
         """The moment (UTC) the view's values were last written for, completely; None if they never were."""
         if view.pipeline:
             return self._of(view.pipeline).written_as_of(view.at_owner)
-        written = self._moments(view)["written"]
-        return None if written is None else datetime.fromisoformat(written)
+        written = self.held(view).written
+        return written.as_of if written else None
 
-    def write_online(self, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
-        """Writes values as `online_rows` gives them for `as_of`, in one transaction; returns keys written.
+    def held(self, view: CompiledView) -> Held:
+        """What the values there were made of: what a writer has to know, to bring all of them up to date."""
+        if self._redis:
+            with self._reached():
+                noted = self._redis.get(_held_key(view))
+        else:
+            noted = self._metadata(_held_key(view), None)
+        return _held_of(noted) if noted else Held()
 
+    def write_online(self, view: CompiledView, rows: pa.Table, made_of: Snapshot, over: Held) -> int:
+        """Writes values as `online_rows` gives them, in one transaction; returns how many keys.
+
+        made_of: what the values are made of. over: what `held` said when they were made.
         Returns 0, and writes nothing, if a later moment was written or begun. Raises TerminalError for a
         view that is not applied, TransientError if another process holds the store for a minute, or if the
         Redis server cannot be reached.
         """
         self._require_applied(view)
-        stamp = as_of.astimezone(UTC).isoformat()
         with self._locked(), self._reached():
-            moments = self._moments(view)
-            begun = moments["begun"]
-            if begun is not None and datetime.fromisoformat(begun) > as_of:
+            held = self.held(view)
+            if self._overtaken(made_of, held):
                 return 0
             # Noted before the rows, so that a writer killed here still keeps earlier ones out.
-            self._set_moments(view, {**moments, "begun": stamp})
+            self._note(view, replace(held, begun=(*(one for one in held.begun if one != made_of), made_of)))
             store = self._feast
             table = store.get_feature_view(view.id)
-            store.provider.online_write_batch(store.config, table, _protos(view, rows, as_of), None)
-            self._set_moments(view, {"begun": stamp, "written": stamp})
+            rows_of_feast = _protos(view, rows, made_of.as_of)
+            store.provider.online_write_batch(store.config, table, rows_of_feast, None)
+            # What came in between, or was left by a writer that died, is for the next one to go over.
+            unseen = tuple(one for one in held.all if one not in (*over.all, made_of))
+            self._note(view, Held(made_of, unseen))
         return int(rows.num_rows)
 
     def read_online(self, view: CompiledView, keys: pa.Table) -> pa.Table:
@@ -266,19 +300,14 @@ class FeatureStore:
                 expected="apply, with the view, before anything is written",
             )
 
-    def _moments(self, view: CompiledView) -> dict[str, str | None]:
-        key, none = _moments_key(view), dict[str, str | None](begun=None, written=None)
-        if self._redis is None:
-            moments: dict[str, str | None] = self._metadata(key, none)
-            return moments
-        with self._reached():
-            return self._redis.get(key) or none
+    def _overtaken(self, made_of: Snapshot, held: Held) -> bool:
+        return any(one.as_of > made_of.as_of for one in held.all)
 
-    def _set_moments(self, view: CompiledView, moments: dict[str, str | None]) -> None:
+    def _note(self, view: CompiledView, held: Held) -> None:
         if self._redis:
-            self._redis.set(_moments_key(view), moments)
+            self._redis.set(_held_key(view), asdict(held))
         else:
-            self._set_metadata(_moments_key(view), moments)
+            self._set_metadata(_held_key(view), asdict(held))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -303,7 +332,8 @@ class FeatureStore:
         return default if text is None else json.loads(text)
 
     def _set_metadata(self, key: str, value: Any) -> None:
-        self._registry.set_project_metadata(self.project, key, json.dumps(value))
+        text = json.dumps(value, default=datetime.isoformat)
+        self._registry.set_project_metadata(self.project, key, text)
 
 
 @dataclass(frozen=True)
@@ -419,7 +449,7 @@ class _Redis:
         return None if text is None else json.loads(cast("bytes", text))
 
     def set(self, key: str, value: Any) -> None:
-        self._client.set(f"{self._prefix}:{key}", json.dumps(value))
+        self._client.set(f"{self._prefix}:{key}", json.dumps(value, default=datetime.isoformat))
 
 
 def _let_read_while_written(path: Path) -> None:
@@ -431,8 +461,16 @@ def _let_read_while_written(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _moments_key(view: CompiledView) -> str:
-    return f"moments:{view.id}"
+def _held_key(view: CompiledView) -> str:
+    return f"held:{view.id}"
+
+
+def _held_of(noted: Mapping[str, Any]) -> Held:
+    def snapshot(one: Mapping[str, Any]) -> Snapshot:
+        return Snapshot(datetime.fromisoformat(one["as_of"]), one["versions"])
+
+    written, begun = noted["written"], noted["begun"]
+    return Held(snapshot(written) if written else None, tuple(snapshot(one) for one in begun))
 
 
 def _definitions(view: CompiledView) -> list[Any]:

@@ -26,7 +26,7 @@ from mlops_pipelines import scoring
 from mlops_pipelines.clock import FixedClock
 from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.point_in_time import compute_examples
-from mlops_pipelines.features.store import FeatureStore
+from mlops_pipelines.features.store import FeatureStore, Held, Snapshot
 from mlops_pipelines.features.views import compile_views
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import rejects
@@ -55,7 +55,7 @@ LATE, CORRECTED = 0.1, 0.05  # of the rows
 WHOLE_HOURS = 0.2  # of those
 LATEST_HOURS = {"labels": 30, "weather": 6}
 
-Write = tuple["CompiledView", pa.Table, datetime]
+Write = tuple["CompiledView", pa.Table, Snapshot, Held]
 
 
 # --- what arrives ----------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ def corrected(stream: str, rows: pa.Table) -> pa.Table:
 class Unguarded(FeatureStore):
     """A store whose writer never learns that a later moment was begun."""
 
-    def _moments(self, view: CompiledView) -> dict[str, str | None]:
-        return {**super()._moments(view), "begun": None}
+    def _overtaken(self, made_of: Snapshot, held: Held) -> bool:
+        return False
 
 
 @dataclass
@@ -147,13 +147,14 @@ class Together:
         applied = [store.apply(views) for store in self.stores.values()]
         return any(applied)
 
-    def written_as_of(self, view: CompiledView) -> datetime | None:
-        hours = [store.written_as_of(view) for store in self.stores.values()]
-        return None if None in hours else min(hour for hour in hours if hour)
+    def held(self, view: CompiledView) -> Held:
+        held = [store.held(view) for store in self.stores.values()]
+        assert all(one == held[0] for one in held)
+        return held[0]
 
-    def write_online(self, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
-        self.noted[as_of].append((view, rows, as_of))
-        return max([store.write_online(view, rows, as_of) for store in self.stores.values()])
+    def write_online(self, view: CompiledView, rows: pa.Table, made_of: Snapshot, over: Held) -> int:
+        self.noted[made_of.as_of].append((view, rows, made_of, over))
+        return max([store.write_online(view, rows, made_of, over) for store in self.stores.values()])
 
 
 @dataclass(frozen=True)

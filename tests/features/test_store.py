@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from shutil import copytree
@@ -17,7 +18,7 @@ from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.online import Tiles, online_rows, read_features
 from mlops_pipelines.features.point_in_time import compute_examples
 from mlops_pipelines.features.sets import feature_set
-from mlops_pipelines.features.store import FeatureStore
+from mlops_pipelines.features.store import FeatureStore, Held, Snapshot
 from mlops_pipelines.features.views import compile_views
 from mlops_pipelines.lake import Lake
 from tests.redis_server import free_port, redis_server
@@ -97,9 +98,13 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def bring_to(store: FeatureStore, lake: Lake, view: CompiledView, as_of: datetime) -> int:
-    versions = versions_of(lake, COMPILED)
-    rows = online_rows(view, lake, as_of, store.written_as_of(view), versions)
-    return store.write_online(view, rows, as_of)
+    made_of, held = Snapshot(as_of, versions_of(lake, COMPILED)), store.held(view)
+    return store.write_online(view, online_rows(view, lake, made_of, held), made_of, held)
+
+
+def put(store: FeatureStore, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
+    """Values that were made of no table."""
+    return store.write_online(view, rows, Snapshot(as_of, {}), store.held(view))
 
 
 def seen_by_events(lake: Lake, view: CompiledView, keys: pa.Table, as_of: datetime) -> pa.Table:
@@ -153,8 +158,9 @@ def test_only_keys_that_may_have_changed_are_written(tmp_path: Path) -> None:
     versions = versions_of(lake, [*COMPILED, windows])
 
     def written(as_of: float, since: float | None) -> list[str]:
-        since_hour = None if since is None else at(since)
-        rows, others = (online_rows(view, lake, at(as_of), since_hour, versions) for view in (windows, LANE))
+        over = Held() if since is None else Held(Snapshot(at(since), versions))
+        made_of = Snapshot(at(as_of), versions)
+        rows, others = (online_rows(view, lake, made_of, over) for view in (windows, LANE))
         keys: list[str] = rows["shop"].to_pylist()
         assert others["shop"].to_pylist() == keys
         return keys
@@ -175,12 +181,62 @@ def test_an_emptied_window_is_written_as_empty(lake: Lake, store: FeatureStore) 
     assert (emptied["lane_late_count_1d"], emptied["lane_late_mean_1d"]) == (0.0, None)
 
 
+@pytest.mark.parametrize("how", ["ended", "died", "came between"])
+def test_the_only_fact_of_a_key_taken_back_is_taken_out(
+    lake: Lake, store: FeatureStore, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the write that had it ended, died, or came between another's computing and writing."""
+    world = random_world(21, hours=60, size=90)
+    only = order("only", 20.0, shop="zz")
+    more = World([*world.orders, only], [*world.outcomes, outcome("only", 25.0)], world.weather, world.shops)
+    zz = pa.table({"shop": ["zz"], "lane": [1]})
+
+    def facts(those: World) -> None:
+        write(lake, those)
+        write_tiles(lake, SPEC, days_between(at(0), at(140)))
+
+    def counted() -> float:
+        value: float = store.read_online(LANE, zz)["lane_late_count_1d"][0].as_py()
+        return value
+
+    bring_to(store, lake, LANE, at(24))
+    before = Snapshot(at(31), versions_of(lake, COMPILED)), store.held(LANE)
+    rows = online_rows(LANE, lake, *before)
+    facts(more)
+    with monkeypatch.context() as patched:
+        if how == "died":
+            written = store._feast.provider.online_write_batch
+            patched.setattr(
+                store._feast.provider, "online_write_batch", lambda *args: (written(*args), 1 / 0)
+            )
+        with suppress(ZeroDivisionError):
+            bring_to(store, lake, LANE, at(30))
+    assert counted() == 1.0
+    if how == "came between":
+        store.write_online(LANE, rows, *before)
+    facts(world)
+    assert bring_to(store, lake, LANE, at(32)) > 0
+    assert counted() == 0.0
+    assert store.held(LANE) == Held(Snapshot(at(32), versions_of(lake, COMPILED)))
+
+
+def test_a_static_reference_is_written_again_when_it_changes(lake: Lake, store: FeatureStore) -> None:
+    assert [bring_to(store, lake, PLACE, at(hours)) > 0 for hours in (10, 11)] == [True, False]
+    world = random_world(22, hours=60, size=90)
+    write(lake, replace(world, shops=world.shops[:1]))
+    (left,) = world.shops[:1]
+    assert bring_to(store, lake, PLACE, at(12)) > 1
+    read = store.read_online(PLACE, pa.table({"shop": ["a", "b"]})).drop_columns("shop").to_pylist()
+    assert [any(row.values()) for row in read] == [left.shop == "a", left.shop == "b"]
+
+
 def test_an_earlier_hour_never_overwrites_a_later_one(lake: Lake, store: FeatureStore) -> None:
     bring_to(store, lake, LANE, at(30))
     latest = store.read_online(LANE, KEYS)
-    rows = online_rows(LANE, lake, at(20), None, versions_of(lake, COMPILED))
+    earlier = Snapshot(at(20), versions_of(lake, COMPILED))
+    rows = online_rows(LANE, lake, earlier, Held())
     assert rows.num_rows > 0
-    assert store.write_online(LANE, rows, at(20)) == 0
+    assert store.write_online(LANE, rows, earlier, Held()) == 0
     assert store.read_online(LANE, KEYS).equals(latest)
     assert store.written_as_of(LANE) == at(30)
 
@@ -261,7 +317,7 @@ def test_pipelines_share_the_store_and_nothing_else(
 def test_what_is_not_registered_is_not_written(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "feast", SPEC.name)
     with pytest.raises(TerminalError, match="is not registered in the project orders"):
-        store.write_online(LANE, pa.table({}), at(3))
+        put(store, LANE, pa.table({}), at(3))
 
 
 @pytest.mark.usefixtures("new_york")
@@ -273,9 +329,9 @@ def test_the_machines_time_zone_does_not_matter(store: FeatureStore) -> None:
     for hour in range(8):
         as_of = first + timedelta(hours=hour)
         rows = pa.table({"shop": ["a"], "lane": [1], **values | {"lane_late_count_2h": [float(hour)]}})
-        assert store.write_online(view, rows, as_of) == 1
+        assert put(store, view, rows, as_of) == 1
         assert store.written_as_of(view) == as_of
-        assert store.write_online(view, rows, as_of - timedelta(hours=1)) == 0
+        assert put(store, view, rows, as_of - timedelta(hours=1)) == 0
         read = store.read_online(view, KEYS.slice(0, 1))
         assert read["lane_late_count_2h"].to_pylist() == [float(hour)]
 
@@ -293,17 +349,17 @@ def test_the_same_hour_written_again_replaces_its_values(store: FeatureStore) ->
     rows = {"shop": ["a"], "lane": [1], **{column.name: [1.0] for column in LANE.columns}}
     for value in (1.0, 2.0):
         corrected = pa.table(rows | {"lane_late_count_2h": [value]})
-        assert store.write_online(LANE, corrected, at(30)) == 1
+        assert put(store, LANE, corrected, at(30)) == 1
         read = store.read_online(LANE, KEYS.slice(0, 1))
         assert read["lane_late_count_2h"].to_pylist() == [value]
-    assert store.write_online(LANE, pa.table(rows), at(29)) == 0, "an earlier hour never does"
+    assert put(store, LANE, pa.table(rows), at(29)) == 0, "an earlier hour never does"
     assert store.read_online(LANE, KEYS.slice(0, 1))["lane_late_count_2h"].to_pylist() == [2.0]
 
 
 def test_keys_may_hold_quotes_and_any_letter(store: FeatureStore) -> None:
     shops = ["o'brien", 'say "x"', "läden 店", "; drop table", ""]
     values = {column.name: [float(n) for n in range(len(shops))] for column in LANE.columns}
-    store.write_online(LANE, pa.table({"shop": shops, "lane": [1] * len(shops), **values}), at(30))
+    put(store, LANE, pa.table({"shop": shops, "lane": [1] * len(shops), **values}), at(30))
     read = store.read_online(LANE, pa.table({"shop": shops[::-1], "lane": [1] * len(shops)}))
     assert read["lane_late_mean_2h"].to_pylist() == [4.0, 3.0, 2.0, 1.0, 0.0]
 
@@ -312,6 +368,7 @@ def test_a_redis_server_that_lost_its_values_is_not_read_as_one_without_facts(
     lake: Lake, made: Path, tmp_path: Path, server: str
 ) -> None:
     store = FeatureStore(copytree(made / "feast", tmp_path / "feast"), SPEC.name, server)
+    redis.Redis.from_url(server).flushall()
     bring_to(store, lake, LANE, at(30))
     redis.Redis.from_url(server).flushall()
     with pytest.raises(TerminalError, match="has no values of the view lane"):
@@ -327,7 +384,7 @@ def test_a_redis_server_that_is_away_may_be_asked_again(lake: Lake, made: Path, 
     store = FeatureStore(copytree(made / "feast", tmp_path / "feast"), SPEC.name, url)
     for use in (
         lambda: store.read_online(LANE, KEYS),
-        lambda: store.write_online(LANE, pa.table({}), at(3)),
+        lambda: put(store, LANE, pa.table({}), at(3)),
     ):
         with pytest.raises(TransientError, match=f"127.0.0.1:{port}, cannot be reached") as away:
             use()
@@ -340,7 +397,7 @@ def test_a_reader_is_not_held_up_by_a_write_under_way(
     """So many keys that SQLite has begun to write its file before the transaction ends."""
     keys = {"shop": [f"shop {n}" for n in range(3000)], "lane": [1] * 3000}
     rows = pa.table(keys | {column.name: [1.0] * 3000 for column in LANE.columns})
-    store.write_online(LANE, rows, at(30))
+    put(store, LANE, rows, at(30))
     reader = FeatureStore(tmp_path / "feast", SPEC.name, online)
     write, seen = store._feast.provider.online_write_batch, []
 
@@ -352,7 +409,7 @@ def test_a_reader_is_not_held_up_by_a_write_under_way(
         write(config, table, then_read(), progress)
 
     monkeypatch.setattr(store._feast.provider, "online_write_batch", and_read)
-    store.write_online(LANE, rows.set_column(2, rows.column_names[2], pa.array([2.0] * 3000)), at(31))
+    put(store, LANE, rows.set_column(2, rows.column_names[2], pa.array([2.0] * 3000)), at(31))
     (during,) = seen
     assert during[2].to_pylist() == [1.0]
     assert reader.read_online(LANE, during.select(["shop", "lane"]))[2].to_pylist() == [2.0]
