@@ -2,6 +2,7 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from mlops_pipelines.resources import HomeResource
 
 TILES_LOGIC = 1
 EXAMPLES_LOGIC = 1
+CHECK_EVERY_SET = "every_set"
 PREDICTIONS_LOGIC = 1
 
 
@@ -70,8 +72,14 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         }
     )
 
-    @made(stage, [examples], pool="ingest")
-    def compute_examples(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    every_set = dg.AssetCheckSpec(
+        CHECK_EVERY_SET,
+        asset=examples.key,
+        description="vectors are made by every feature set in use, also by those of changed definitions",
+    )
+
+    @made(stage, [examples], pool="ingest", checks=[every_set])
+    def compute_examples(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
         by_day = {
@@ -81,7 +89,18 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
             }
             for one in made.written
         }
-        return record_days(context, examples.key, made.written, by_day=by_day)
+        yield record_days(context, examples.key, made.written, by_day=by_day)
+        yield dg.AssetCheckResult(
+            asset_key=examples.key,
+            check_name=CHECK_EVERY_SET,
+            passed=not made.failed,
+            description="Until a set works, events of a champion that was trained on it are not scored."
+            if made.failed
+            else None,
+            metadata={
+                "failed": table_preview([{"set": one, "error": why} for one, why in made.failed.items()])
+            },
+        )
 
     return compute_examples
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import newest_versions
-from mlops_pipelines.features.in_use import set_of, sets_in_use, vectors, without_tiles
+from mlops_pipelines.features.in_use import known_set, recorded_sets, sets_in_use, vectors, without_tiles
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.spec_loading import hash_of
@@ -59,10 +59,14 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Examples:
-    """What became of the examples. missing: of each day, the features that most often lack a value."""
+    """What became of the examples. missing: of each day, the features that most often lack a value.
+
+    failed: why there are no vectors by a set, by its version.
+    """
 
     written: list[Written]
     missing: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,9 @@ def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Wr
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     """The vector of every event of `days` that has none and whose decision time has come, by each set in use.
 
-    Raises what `compute_examples` raises, and TerminalError while a view in use has no tiles yet.
+    A set that fails keeps no other from its vectors: a definition that does not work leaves the champion fed.
+    Raises what `compute_examples` raises if every set does, and TerminalError while a view in use has no
+    tiles yet.
     """
     use = sets_in_use(place)
     lacking = without_tiles(place, use.views) if place.lake.exists("events") else {}
@@ -153,12 +159,22 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
     written: dict[str, list[Written]] = {}
     missing: dict[str, Sequence[Mapping[str, Any]]] = {}
+    failed: dict[str, str] = {}
     for start in range(0, len(wanted), DAYS_AT_ONCE):
         part = wanted[start : start + DAYS_AT_ONCE]
         for features in use.sets:
-            written.setdefault(features.version, []).extend(_make_examples(place, features, part, now))
+            if features.version in failed:
+                continue
+            try:
+                made = _make_examples(place, features, part, now)
+            except TerminalError as error:
+                failed[features.version] = str(error)
+                if len(failed) == len(use.sets):
+                    raise
+            else:
+                written.setdefault(features.version, []).extend(made)
         missing |= _missing_by_day(place, part)
-    return Examples(_as_one(written, place.features.version), missing)
+    return Examples(_as_one(written), missing, failed)
 
 
 def _make_examples(
@@ -200,21 +216,9 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     reopened = place.ledger.reopened_days(place.name, "score", by=now)
     wanted = sorted({*days, *reopened})
     lake = place.lake
-    unscored = _rows_not_in(place, place.features.examples, "predictions", wanted)
-    if unscored is None:
-        _keep_open(place, wanted, now)
-        place.ledger.close_days(place.name, reopened, "score")
-        return Scored([])
     promotions = place.ledger.promotions(place.name)
-    by_promotion: dict[int, list[int]] = {}
-    for row, champion in enumerate(champions_before(promotions, unscored["decision_time"].to_pylist())):
-        if champion is not None:
-            by_promotion.setdefault(champion, []).append(row)
-    parts, unfed = [], 0
-    for champion, rows in sorted(by_promotion.items()):
-        examples = _fed_to(place, promotions[champion], unscored.take(rows))
-        unfed += len(rows) - examples.num_rows
-        parts.append(_score_with(place, promotions[champion], examples, now))
+    unscored, unfed = _unscored(place, promotions, wanted)
+    parts = [_score_with(place, promotions[at], examples, now) for at, examples in sorted(unscored.items())]
     made = pa.concat_tables(parts) if parts else None
     if made is not None:
         # Recorded before the scores are: a run that dies in between leaves days to measure, not gaps.
@@ -235,22 +239,34 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     return Scored(written, _scores_by_version(place, wanted) if written else {}, unfed)
 
 
-def _fed_to(place: PipelineHome, champion: Promotion, examples: pa.Table) -> pa.Table:
-    """The same events as the champion is fed them: by the set that it was trained on.
+def _unscored(
+    place: PipelineHome, promotions: Sequence[Promotion], days: Sequence[str]
+) -> tuple[dict[int, pa.Table], int]:
+    """Examples without a score by the position of their champion, each by the set it was trained on.
 
-    examples: by the set of the YAML. Without those of which there is no vector by that set: they came so
-    late that no model in use needs it.
+    And how many more there are by the set of the YAML, of champions whose sets are out of use by now.
     """
-    import pyarrow.compute as pc
-
-    features = set_of(place, champion)
-    if features.version == place.features.version:
-        return examples
-    if not place.lake.exists(features.examples):
-        return examples.slice(0, 0)
-    days = sorted(examples["day"].unique().to_pylist())
-    theirs = place.lake.read(features.examples, days=days)
-    return theirs.filter(pc.is_in(theirs["event_id"], value_set=examples["event_id"].combine_chunks()))
+    sets = [reign.feature_set for reign in place.ledger.reigns(place.name)]
+    in_use = {features.version for features in recorded_sets(place).sets}
+    unscored: dict[int, pa.Table] = {}
+    fed: set[str] = set()
+    out_of_use: set[str] = set()
+    for version in dict.fromkeys([place.features.version, *sets]):
+        examples = _rows_not_in(place, known_set(place, version).examples, "predictions", days)
+        if examples is None:
+            continue
+        ids = examples["event_id"].to_pylist()
+        theirs: dict[int, list[int]] = {}
+        for row, champion in enumerate(champions_before(promotions, examples["decision_time"].to_pylist())):
+            if champion is None:
+                continue
+            if sets[champion] == version:
+                theirs.setdefault(champion, []).append(row)
+                fed.add(ids[row])
+            elif version == place.features.version and sets[champion] not in in_use:
+                out_of_use.add(ids[row])
+        unscored |= {champion: examples.take(rows) for champion, rows in theirs.items()}
+    return unscored, len(out_of_use - fed)
 
 
 def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
@@ -264,8 +280,8 @@ def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
             continue
         first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
         for one in first:
-            due = one["decision_time_min"] + place.spec.triggers.backlog.age
-            place.ledger.reopen_days(place.name, [one["day"]], "score", max(now, due))
+            due = max(one["decision_time_min"], now) + place.spec.triggers.backlog.age
+            place.ledger.reopen_days(place.name, [one["day"]], "score", due)
 
 
 def champions_before(promotions: Sequence[Promotion], moments: Sequence[datetime]) -> list[int | None]:
@@ -412,15 +428,18 @@ def _by_day(days: Sequence[str], written: Mapping[str, list[Written]]) -> list[W
     ]
 
 
-def _as_one(written: Mapping[str, list[Written]], current: str) -> list[Written]:
-    """The days of the current set; where there are others, the hash of a day is over all of them."""
-    hashes: dict[str, dict[str, str]] = {}
-    for version, days in written.items():
-        for one in days:
-            hashes.setdefault(one.day, {})[version] = one.content_hash
+def _as_one(written: Mapping[str, list[Written]]) -> list[Written]:
+    """One entry a day, that of the first set; where there are others, the hash of a day is over all."""
+    days: dict[str, dict[str, Written]] = {}
+    for version, ones in written.items():
+        for one in ones:
+            days.setdefault(one.day, {})[version] = one
     return [
-        one if len(hashes[one.day]) == 1 else replace(one, content_hash=hash_of(hashes[one.day]))
-        for one in written.get(current, ())
+        one
+        if len(ones) == 1
+        else replace(one, content_hash=hash_of({v: w.content_hash for v, w in ones.items()}))
+        for ones in days.values()
+        for one in list(ones.values())[:1]
     ]
 
 

@@ -201,6 +201,37 @@ def test_a_set_that_is_used_again_gets_the_tiles_and_vectors_it_lacks(
     assert vectors(fresh).equals(rows.filter(pc.less(rows["decision_time"], until)))
 
 
+def test_a_definition_that_fails_leaves_the_champion_fed_and_is_looked_at_again(place: PipelineHome) -> None:
+    expressions = place.spec.features.from_event | {"number": "CAST(carrier AS double)"}
+    features = place.spec.features.model_copy(update={"from_event": expressions})
+    other = varied(place, features=features)
+    rows = Flights().rows("events", at(11), at(12))
+    move(other, at(12))
+    land(other, "events", "11", rows)
+    take_all(other)
+    scoring.make_tiles(other, [])
+    made = scoring.make_examples(other, [])
+    assert list(made.failed) == [other.features.version]
+    assert "CAST(carrier AS double)" in made.failed[other.features.version]
+    assert "2013-01-11" in {one.day for one in made.written}
+    assert scoring.score(other, []).unfed == 0
+    counts = other.lake.row_counts("predictions"), other.lake.row_counts("events")
+    assert counts[0]["2013-01-11"] == counts[1]["2013-01-11"]
+    assert scoring.reopened_days(other) == [], "not at once again"
+    move(other, at(12) + other.spec.triggers.backlog.age)
+    assert scoring.reopened_days(other) == other.lake.days("events")
+    ask(other, "now")
+    assert "have no vector yet" in retraining.admit(other, run_id="now").sentence
+
+
+def test_where_every_definition_fails_nothing_is_made(tmp_path: Path) -> None:
+    place = small_home(tmp_path / "home")
+    expressions = place.spec.features.from_event | {"number": "CAST(carrier AS double)"}
+    other = varied(place, features=place.spec.features.model_copy(update={"from_event": expressions}))
+    with pytest.raises(TerminalError, match=r"CAST\(carrier AS double\)"):
+        advance(other, at(3))
+
+
 def test_a_day_that_one_set_lacks_stays_open_whatever_the_others_have(place: PipelineHome) -> None:
     other = changed(place)
     serve(other)
@@ -211,7 +242,11 @@ def test_a_day_that_one_set_lacks_stays_open_whatever_the_others_have(place: Pip
     scoring.make_tiles(other, [])
     days = other.lake.days("events")
     scoring._make_examples(other, other.features, days, other.clock.now())  # and died before the champion's
-    assert scoring.score(other, []).unfed > 0
+    before = other.lake.read("predictions").num_rows
+    assert scoring.score(other, []).unfed == 0, "they wait, and are not given up"
+    assert other.lake.read("predictions").num_rows == before
+    assert "2013-01-11" not in scoring.reopened_days(other), "not at once again"
+    move(other, at(12) + other.spec.triggers.backlog.age)
     assert "2013-01-11" in scoring.reopened_days(other)
     scoring.make_examples(other, [])
     assert scoring.score(other, []).unfed == 0
@@ -263,8 +298,12 @@ def test_a_function_whose_file_was_changed_feeds_no_model_and_is_not_compared(
     file.write_text("def made(rows): return [1.0] * rows.num_rows\n")
     edited = varied(place, features=features)
     assert rewritten(other.features.from_python) == ["edited_features:made"]
-    with pytest.raises(TerminalError, match="the file of edited_features:made was changed"):
-        advance(edited, at(14))
+    advance(edited, at(14))
+    failed = scoring.make_examples(edited, ["2013-01-13"]).failed
+    assert list(failed) == [other.features.version]
+    assert "the file of edited_features:made was changed" in failed[other.features.version]
+    scored = edited.lake.read("predictions", days=["2013-01-13"])
+    assert set(scored["model_version"].to_pylist()) == {"1"}, "the second champion is fed nothing else"
     assert "written otherwise" in parity(edited).sentence
 
 
