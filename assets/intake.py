@@ -163,8 +163,9 @@ def _record(
                 context.log_event(
                     materialization(stage.key("quarantine"), one, facts, f"Rejects of {taken.stream}.")
                 )
+    lineage = stage.lineage(taken.stream)
     if spec.partitions_def:
-        yield record_days(context, spec.key, taken.written, run=counts, hidden=hidden)
+        yield record_days(context, spec.key, taken.written, run=counts, every_day=lineage, hidden=hidden)
     else:
         written = taken.written[0] if taken.written else None  # all of it is one day of the table
         yield dg.MaterializeResult(
@@ -172,6 +173,7 @@ def _record(
             metadata={
                 **{f"run_{name}": value for name, value in counts.items()},
                 **(written_facts(written, hidden) if written else {}),
+                **lineage,
             },
             data_version=dg.DataVersion(written.content_hash if written else "empty"),
         )

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.stage import table_schema
+from mlops_pipelines.lineage import landed_columns
+
 if TYPE_CHECKING:
     from assets.stage import Stage
 
@@ -21,6 +24,7 @@ def build(stage: Stage) -> list[dg.AssetSpec]:
             group_name=f"{stage.name}_landing",
             owners=list(spec.owners),
             kinds={"parquet"},
+            metadata=table_schema(landed_columns(stage.loaded, stream)),
         )
         for stream, folder in folders.items()
     ]

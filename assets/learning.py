@@ -10,6 +10,7 @@ import dagster as dg
 from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import retraining
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.scoring import feature_columns
 from mlops_pipelines.settings import settings
 
 TRAINING_SET_LOGIC = 1
@@ -37,6 +38,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
             dg.AssetDep(stage.key(asset), partition_mapping=dg.AllPartitionMapping())
             for asset in ("examples", "labels")
         ],
+        columns={**feature_columns(loaded), "label": "int"},
         daily=False,
     )
 
@@ -62,6 +64,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
                 "rows": version.rows,
                 "days": len(version.days),
                 "datasheet": dg.MetadataValue.md(version.datasheet),
+                **stage.lineage("training_set"),
             },
             data_version=dg.DataVersion(version.version),
         )
@@ -79,6 +82,7 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
         logic=MODEL_LOGIC,
         config=loaded.spec.training.model_dump(mode="json"),
         deps=[stage.dep("training_set")],
+        columns=feature_columns(loaded),
         daily=False,
     )
 
@@ -95,6 +99,7 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
                 "rows": made.rows,
                 "authority": made.authority,
                 "importance": table_preview(made.importance),
+                **stage.lineage("model"),
             },
             data_version=dg.DataVersion(made.model_hash),
         )

@@ -65,13 +65,6 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         deps=[stage.dep("events"), *(stage.dep(tiles, back=back) for tiles, back in stage.tiles.items())],
         columns=scoring.example_columns(loaded),
     )
-    lineage = dg.TableColumnLineage(
-        {
-            feature: [dg.TableColumnDep(stage.key(table), column) for table, column in sources]
-            for feature, sources in scoring.feature_sources(loaded).items()
-        }
-    )
-
     every_set = dg.AssetCheckSpec(
         CHECK_EVERY_SET,
         asset=examples.key,
@@ -83,13 +76,10 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             made = scoring.make_examples(home.pipeline(loaded), partition_days(context))
         by_day = {
-            one.day: {
-                "missing_share": table_preview(made.missing.get(one.day, ())),
-                "dagster/column_lineage": lineage,
-            }
-            for one in made.written
+            one.day: {"missing_share": table_preview(made.missing.get(one.day, ()))} for one in made.written
         }
-        yield record_days(context, examples.key, made.written, by_day=by_day)
+        lineage = stage.lineage("examples")
+        yield record_days(context, examples.key, made.written, by_day=by_day, every_day=lineage)
         yield dg.AssetCheckResult(
             asset_key=examples.key,
             check_name=CHECK_EVERY_SET,

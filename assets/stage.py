@@ -17,6 +17,7 @@ from mlops_pipelines.errors import MlopsError, TransientError
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name
 from mlops_pipelines.ingest.contract import MASKED
+from mlops_pipelines.lineage import column_sources
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,15 @@ class Stage:
             end_date=span.end.isoformat() if span.end else None,
             end_offset=0 if span.end else 1,  # today's partition exists from its first event on
         )
+
+    def lineage(self, asset: str) -> dict[str, dg.TableColumnLineage]:
+        """Metadata of a materialization: which columns those of the asset's table are made of."""
+        sources = column_sources(self.loaded, asset)
+        by_column = {
+            column: [dg.TableColumnDep(self.key(of), name) for of, name in columns]
+            for column, columns in sources.items()
+        }
+        return {"dagster/column_lineage": dg.TableColumnLineage(by_column)}
 
     @cached_property
     def features(self) -> FeatureSet:
@@ -100,11 +110,6 @@ class Stage:
         they are its `code_version`, so that a deploy does not make everything stale.
         columns: name to type, of the table it makes.
         """
-        metadata: dict[str, Any] = {}
-        if columns:
-            metadata["dagster/column_schema"] = dg.TableSchema(
-                columns=[dg.TableColumn(name, kind) for name, kind in columns.items()]
-            )
         return dg.AssetSpec(
             self.key(asset),
             deps=list(deps),
@@ -115,7 +120,7 @@ class Stage:
             code_version=f"{logic}-{hash_of(config)[:12]}",
             partitions_def=self.partitions if daily else None,
             skippable=skippable,
-            metadata=metadata,
+            metadata=table_schema(columns) if columns else {},
         )
 
 
@@ -174,16 +179,18 @@ def record_days(
     *,
     run: Mapping[str, Any] | None = None,
     by_day: Mapping[str, Mapping[str, Any]] | None = None,
+    every_day: Mapping[str, Any] | None = None,
     hidden: frozenset[str] = frozenset(),
 ) -> dg.MaterializeResult[Any]:
     """The materialization of the days of this run, and of days beyond it that late data touched.
 
     run: what there is to say of the run as a whole: every partition of it says so, after `run_`.
-    by_day: what there is to say of one day. hidden: columns whose values are masked in the preview.
+    by_day: what there is to say of one day. every_day: what holds for each. hidden: columns whose values
+    are masked in the preview.
     """
     asked = set(partition_days(context))
     for one in written:
-        facts = {**written_facts(one, hidden), **(by_day or {}).get(one.day, {})}
+        facts = {**written_facts(one, hidden), **(every_day or {}), **(by_day or {}).get(one.day, {})}
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:
@@ -206,6 +213,12 @@ def materialization(
         tags={"dagster/data_version": one.content_hash},
         description=description,
     )
+
+
+def table_schema(columns: Mapping[str, str]) -> dict[str, dg.TableSchema]:
+    """Metadata of an asset: the columns, name to type, of the table it makes."""
+    shown = [dg.TableColumn(name, kind) for name, kind in columns.items()]
+    return {"dagster/column_schema": dg.TableSchema(columns=shown)}
 
 
 def written_facts(one: Written, hidden: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -81,12 +81,16 @@ class Scored:
     unfed: int = 0
 
 
+def feature_columns(loaded: LoadedSpec) -> dict[str, str]:
+    """Columns that a model is fed: name to type."""
+    made = features_of(loaded).columns
+    return {one.name: "float" if one.kind == "number" else "string" for one in made}
+
+
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns of the examples: name to type."""
-    made = features_of(loaded).columns
-    features = {one.name: "float" if one.kind == "number" else "string" for one in made}
     keys = {"event_id": "string", "event_time": "timestamp", "decision_time": "timestamp"}
-    return {**keys, **features, "view_versions": "string"}
+    return {**keys, **feature_columns(loaded), "view_versions": "string"}
 
 
 def reopened_days(place: PipelineHome) -> list[str]:

@@ -9,7 +9,7 @@ from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
-from mlops_pipelines.ingest.intake import landed_names
+from mlops_pipelines.lineage import landed_column
 from mlops_pipelines.scoring import feature_sources
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_wording import alternatives
@@ -184,25 +184,9 @@ def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[di
         )
     return {
         name: [
-            {"landed": f"{table}.{_landed(loaded, table, column)}", "table": table, "column": column}
+            {"landed": f"{table}.{landed_column(loaded, table, column)}", "table": table, "column": column}
             for table, column in columns
         ]
         for name, columns in sources.items()
         if feature in (None, name)
     }
-
-
-def _landed(loaded: LoadedSpec, name: str, column: str) -> str:
-    """The name under which a column of a table lands."""
-    pipeline, _, table = name.rpartition(":")
-    loaded = loaded.owners[pipeline] if pipeline else loaded
-    spec = loaded.spec
-    roles = {
-        "events": {
-            "event_time": spec.events.time,
-            "decision_time": spec.events.decide_at or spec.events.time,
-        },
-        "labels": {"label": spec.labels.value, "label_time": spec.labels.time},
-    }.get(table, {})
-    names = {canonical: landed for landed, canonical in landed_names(loaded, table).items()}
-    return {**names, **roles}.get(column, column)
