@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import lightgbm_params
+from mlops_pipelines.errors import UserError
 from mlops_pipelines.spec import TILE, Features, format_duration
 from mlops_pipelines.spec_wording import alternatives
 from mlops_pipelines.sql_expressions import judge_expressions
@@ -306,8 +307,10 @@ def _check_functions(spec: PipelineSpec, contract: Contract) -> Findings:
     visible = expression_columns(spec, contract)
     for name, feature in spec.features.from_python.items():
         place = ("features", "from_python", name)
-        if source_of(feature.function) is None:
-            yield Finding((*place, "function"), f"{feature.function} is no function that can be imported")
+        try:
+            source_of(feature.function)
+        except UserError as error:
+            yield Finding((*place, "function"), error.message)
         for index, column in enumerate(feature.columns):
             if column not in visible:
                 yield Finding(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +74,17 @@ def test_a_function_that_breaks_its_promise_is_refused(
 @pytest.mark.parametrize(
     ("function", "module", "columns", "problem"),
     [
-        ("unheard_of", MODULE, ["kind"], "is no function that can be imported"),
-        ("NO_FUNCTION", MODULE, ["kind"], "is no function that can be imported"),
-        ("shouted", "tests.nowhere", ["kind"], "is no function that can be imported"),
-        ("shouted", "nowhere.at.all", ["kind"], "is no function that can be imported"),
+        (
+            "shoute",
+            MODULE,
+            ["kind"],
+            "functions.py) has no function shoute; did you mean shouted? (allowed: ",
+        ),
+        ("NO_FUNCTION", MODULE, ["kind"], "NO_FUNCTION of tests.features.functions is no function written"),
+        ("pc", MODULE, ["kind"], "functions.py; write `def pc(rows):` there"),
+        ("shouted", "tests.nowhere", ["kind"], "there is no module tests.nowhere; a file NAME.py beside"),
+        ("shouted", "nowhere.at.all", ["kind"], "there is no module nowhere.at.all; a file NAME.py beside"),
+        ("sqrt", "math", ["kind"], "math is not a .py file"),
         ("shouted", MODULE, ["kin"], "kin is no column of the event; did you mean kind?"),
         ("shouted", MODULE, ["order_no"], "order_no is no column of the event"),
     ],
@@ -100,6 +109,47 @@ def test_the_version_changes_with_the_file_of_the_function(
     assert before["from_event"] == after["from_event"]
     assert before["from_python"] != after["from_python"]
     assert "from_python" not in feature_set(make_spec([]), CONTRACT).view_versions
+
+
+def test_values_are_of_the_text_that_their_version_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_here.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    for number in (1.0, 2.0):  # the same length, within one tick of the file's clock
+        file.write_text(f"def made(rows): return [{number}] * rows.num_rows\n")
+        spec = spec_with("made", ["kind"], module="edited_here")
+        assert values(tmp_path / str(number), spec, o=(1.0, {})) == {"o": number}
+    later = feature_set(spec, CONTRACT)
+    file.write_text("def made(rows): return [3.0] * rows.num_rows\n")
+    with pytest.raises(TerminalError, match="was changed after the feature was defined") as refused:
+        functions.evaluate_functions(later.from_python, pa.table({"kind": ["x"]}), hidden=False)
+    assert "reload the code location" in str(refused.value)
+
+
+def test_a_module_may_look_itself_up_and_says_why_it_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n"
+    head += "@dataclass\nclass A:\n    n: int\n"
+    (tmp_path / "with_a_class.py").write_text(f"{head}\n\ndef made(rows): return [A(5).n] * rows.num_rows\n")
+    spec = spec_with("made", ["kind"], module="with_a_class")
+    assert values(tmp_path / "a", spec, o=(1.0, {})) == {"o": 5.0}
+    (tmp_path / "that_fails.py").write_text("import not_there\n\n\ndef made(rows): return None\n")
+    with pytest.raises(TerminalError, match="that_fails cannot be imported: ModuleNotFoundError"):
+        values(tmp_path / "b", spec_with("made", ["kind"], module="that_fails"), o=(1.0, {}))
+
+
+def test_a_file_beside_a_pipeline_is_found_from_every_folder(tmp_path: Path) -> None:
+    code = (
+        "from mlops_pipelines.features.functions import PIPELINES, source_of\n"
+        "print(source_of(f'{PIPELINES}.flight_delays.source:_days'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("pipelines/flight_delays/source.py")
 
 
 def test_a_function_is_lineage_of_the_columns_it_declares() -> None:
