@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def parity(pipeline: str, since: date | None, home: Path | None, as_json: bool) -> None:
     """Make logged vectors again from the versions they were made of, and compare them bit by bit.
 
-    Exit code 1 if one differs, or if there was nothing to compare.
+    Exit code 0 if vectors were compared and none differs. 1 if one differs, or if nothing was compared:
+    there are no vectors of these days, or only such of Python functions whose file says otherwise by now.
+    Those beside others that were compared are counted, and change nothing.
 
     \b
     Examples:
@@ -49,6 +51,13 @@ def parity(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
                     f"{one.day} {one.event_id}: {one.feature} of {key}: "
                     f"logged {one.logged!r}, recomputed {one.recomputed!r}"
                 )
+    if not found.compared:
+        why = (
+            "put back the files of the functions that the vectors were made by"
+            if found.not_compared
+            else f"no vector was made of a day {f'from {since} on' if since else 'yet'}"
+        )
+        click.echo(f"Nothing was compared, so nothing is shown: {why}.", err=True)
     if not found.holds:
         sys.exit(1)
 

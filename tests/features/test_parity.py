@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from mlops_pipelines import cli_features
+from mlops_pipelines.features import parity as parity_module
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home
 from mlops_pipelines.spec_loading import load_pipeline
-from tests.loop import advance, at, copy_of, small_home
+from tests.loop import advance, at, copy_of, serve, small_home, varied
 from tests.replays import replay
 
 from .world import floor_hour
@@ -170,12 +171,50 @@ def test_the_command_says_what_was_compared_and_fails_where_something_differs(
     code, said = run("--since", "2013-01-03", "--json")
     assert code == 0
     assert json.loads(said)["differ"] == 0 < json.loads(said)["compared"]
-    assert run("--since", "2013-06-01") == (1, "0 vectors compared, 0 differ.\n")
+    code, said = run("--since", "2013-06-01")
+    assert code == 1
+    assert said.splitlines() == [
+        "0 vectors compared, 0 differ.",
+        "Nothing was compared, so nothing is shown: no vector was made of a day from 2013-06-01 on.",
+    ]
     alter(place)
     code, said = run()
     assert code == 1
     assert "logged" in said
     assert "recomputed" in said
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_vectors_of_functions_that_say_otherwise_are_counted_and_fail_alone(
+    place: PipelineHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"said_before_{others}.py").write_text("def made(rows): return [1.0] * rows.num_rows\n")
+    function = {"function": f"said_before_{others}:made", "columns": ["distance"]}
+    features = type(place.spec.features).model_validate({"from_python": {"made": function}})
+    if not others:
+        place.lake.replace(place.features.examples, place.lake.read(place.features.examples).slice(0, 0),
+                           days=place.lake.days(place.features.examples), sort_by=["event_id"])  # fmt: skip
+    changed = varied(place, features=features)
+    serve(changed)
+    (tmp_path / f"said_before_{others}.py").write_text("def made(rows): return [2.0] * rows.num_rows\n")
+    found = parity(changed)
+    assert found.not_compared > 1000
+    assert (found.differ, found.compared > 0, found.holds) == (0, others, others)
+    monkeypatch.setattr(cli_features, "place_of", lambda home, pipeline: changed)
+    result = CliRunner().invoke(cli_features.parity, [place.name])
+    assert result.exit_code == (0 if others else 1)
+    assert ("put back the files of the functions" in result.output) is not others
+
+
+def test_what_is_compared_at_once_changes_nothing(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alter(place)
+    whole = parity(place)
+    monkeypatch.setattr(parity_module, "DAYS_AT_ONCE", 1)
+    assert parity(place) == whole
+    assert whole.differ > len(whole.differences) > 0
 
 
 def test_an_event_that_is_not_there_any_more_shows(place: PipelineHome) -> None:
