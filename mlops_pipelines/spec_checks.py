@@ -157,11 +157,11 @@ def _check_landing(spec: PipelineSpec) -> Findings:
 
 def _check_events(spec: PipelineSpec, contract: Contract) -> Findings:
     events, rules = spec.events, contract.events.columns
-    yield from _role(("events", "id"), events.id, rules, _ID_TYPES)
-    yield from _role(("events", "time"), events.time, rules, ("timestamp",))
-    yield from _role(("events", "decide_at"), events.decide_at, rules, ("timestamp",))
-    yield from _role(("events", "arrived"), events.arrived, rules, ("timestamp",))
-    yield from _role(("events", "produced"), events.produced, rules, ("timestamp",))
+    yield from _role(("events", "id"), events.id, rules, _ID_TYPES, of="events")
+    yield from _role(("events", "time"), events.time, rules, ("timestamp",), of="events")
+    yield from _role(("events", "decide_at"), events.decide_at, rules, ("timestamp",), of="events")
+    yield from _role(("events", "arrived"), events.arrived, rules, ("timestamp",), of="events")
+    yield from _role(("events", "produced"), events.produced, rules, ("timestamp",), of="events")
     taken = {
         "event_id": events.id,
         "event_time": events.time,
@@ -174,10 +174,10 @@ def _check_events(spec: PipelineSpec, contract: Contract) -> Findings:
 def _check_labels(spec: PipelineSpec, contract: Contract) -> Findings:
     labels, rules = spec.labels, contract.labels.columns
     event_id = labels.id or spec.events.id
-    yield from _role(("labels", "id"), event_id, rules, _ID_TYPES)
-    yield from _role(("labels", "value"), labels.value, rules, None)
-    yield from _role(("labels", "time"), labels.time, rules, ("timestamp",))
-    yield from _role(("labels", "arrived"), labels.arrived, rules, ("timestamp",))
+    yield from _role(("labels", "id"), event_id, rules, _ID_TYPES, of="labels")
+    yield from _role(("labels", "value"), labels.value, rules, None, of="labels")
+    yield from _role(("labels", "time"), labels.time, rules, ("timestamp",), of="labels")
+    yield from _role(("labels", "arrived"), labels.arrived, rules, ("timestamp",), of="labels")
     yield from _check_outcome(labels.value, rules)
     if event_id in rules and spec.events.id in contract.events.columns:
         yield from _same_type(
@@ -244,10 +244,11 @@ def _check_references(spec: PipelineSpec, contract: Contract) -> Findings:
 def _check_reference(
     place: tuple[str, ...], reference: Reference, rules: Mapping[str, ColumnRule]
 ) -> Findings:
+    of = f"the reference {place[-1]}"
     for index, key in enumerate(reference.keys):
-        yield from _role((*place, "keys", index), key, rules, _KEY_TYPES)
-    yield from _role((*place, "time"), reference.time, rules, ("timestamp",))
-    yield from _role((*place, "arrived"), reference.arrived, rules, ("timestamp",))
+        yield from _role((*place, "keys", index), key, rules, _KEY_TYPES, of=of)
+    yield from _role((*place, "time"), reference.time, rules, ("timestamp",), of=of)
+    yield from _role((*place, "arrived"), reference.arrived, rules, ("timestamp",), of=of)
     yield from _repeated((*place, "keys"), reference.keys)
     if reference.time is None and reference.publish_lag:
         yield Finding(
@@ -351,7 +352,7 @@ def _check_keys(place: Place, view: View, spec: PipelineSpec, contract: Contract
     rules = contract.events.columns
     for index, key in enumerate(view.keys):
         # A single key may be written without a list.
-        yield from _role((*place, "key", index), key, rules, _KEY_TYPES, nullable=True)
+        yield from _role((*place, "key", index), key, rules, _KEY_TYPES, nullable=True, of="events")
         if key == spec.events.id:
             yield Finding((*place, "key", index), f"{key} names a single event; take a key that events share")
     yield from _repeated((*place, "key"), view.keys)
@@ -387,11 +388,17 @@ def _check_shape(place: Place, view: View, spec: PipelineSpec) -> Findings:
         if window % TILE:
             yield Finding(
                 (*place, "windows", index),
-                f"{format_duration(window)} is not a whole number of tiles of {format_duration(TILE)} "
-                "(allowed: whole hours, such as 6h or 7d)",
+                f"{format_duration(window)} is not a whole number of tiles of {format_duration(TILE)}, which "
+                f"it is added up of; take {_whole_tiles(window)} (allowed: whole hours, such as 6h or 7d)",
             )
     yield from _repeated((*place, "windows"), [format_duration(window) for window in view.windows])
     yield from _check_within(place, view, static)
+
+
+def _whole_tiles(window: timedelta) -> str:
+    """The durations around a window that have tiles of their own: `1h or 2h`."""
+    below = window // TILE
+    return " or ".join(format_duration(tiles * TILE) for tiles in (below, below + 1) if tiles)
 
 
 def _check_within(place: Place, view: View, static: bool) -> Findings:
@@ -415,13 +422,16 @@ def _check_view_columns(place: Place, view: View, spec: PipelineSpec, contract: 
     if view.of not in contract.streams:
         return
     rules = contract.columns_of(view.of)
+    of = view.of if view.of in ("events", "labels") else f"the reference {view.of}"
     for column, aggregates in view.aggregate.items():
         counted = all(aggregate in ("count", "distinct", "last") for aggregate in aggregates)
         types = _FEATURE_TYPES if counted else _AGGREGATED_TYPES
-        yield from _role((*place, "aggregate", column), column, rules, types, nullable=True, at_key=True)
+        yield from _role(
+            (*place, "aggregate", column), column, rules, types, of=of, nullable=True, at_key=True
+        )
         yield from _repeated((*place, "aggregate", column), aggregates)
     for index, column in enumerate(view.last):
-        yield from _role((*place, "last", index), column, rules, _FEATURE_TYPES, nullable=True)
+        yield from _role((*place, "last", index), column, rules, _FEATURE_TYPES, of=of, nullable=True)
 
 
 def _check_feature_names(spec: PipelineSpec, used: Sequence[tuple[Place, CompiledView]] = ()) -> Findings:
@@ -441,12 +451,16 @@ def _feature_names(
         yield ("features", "from_event", name), name
     for name in spec.features.from_python:
         yield ("features", "from_python", name), name
+    # Of two views of one name that alone is told, where it stands.
+    views: set[str] = set()
     for index, view in enumerate(spec.features.views):
-        for name in view.feature_names:
+        for name in view.feature_names if view.name not in views else ():
             yield ("features", "views", index), name
+        views.add(view.name)
     for place, shared in used:
-        for column in shared.columns:
+        for column in shared.columns if shared.name not in views else ():
             yield place, column.name
+        views.add(shared.name)
 
 
 # Learning
@@ -481,7 +495,7 @@ def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:
     if slices is not None:
         for index, column in enumerate(slices.by):
             place: Place = ("gates", "slices", "by", index)
-            yield from _role(place, column, contract.events.columns, _SLICE_TYPES, nullable=True)
+            yield from _role(place, column, contract.events.columns, _SLICE_TYPES, of="events", nullable=True)
         yield from _repeated(("gates", "slices", "by"), slices.by)
 
 
@@ -508,15 +522,21 @@ def _role(
     rules: Mapping[str, ColumnRule],
     types: Collection[str] | None,
     *,
+    of: str,
     nullable: bool = False,
     at_key: bool = False,
 ) -> Findings:
-    """A column that a field names: in the contract, of one of the types, and never null unless it may be."""
+    """A column that a field names: in the contract, of one of the types, and never null unless it may be.
+
+    rules: the columns `of` a stream, `events`, `labels` or `the reference X`.
+    """
     if column is None:
         return
     if column not in rules:
         yield Finding(
-            place, f"{column} is not a column in the contract{alternatives(column, list(rules))}", at_key
+            place,
+            f"{column} is not a column of {of} in the contract{alternatives(column, list(rules))}",
+            at_key,
         )
         return
     rule = rules[column]

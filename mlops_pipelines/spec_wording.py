@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Step = str | int
 
+# Names told of a longer list.
+MOST_NAMED = 10
+
 # Described in the design and not built: a user who asks for one of these must hear so, not "unknown".
 # By path (`*` is any step): None is the key itself, a set the values of the field.
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
@@ -92,10 +95,14 @@ def in_plain_words(error: ValidationError, model: type[BaseModel], value: Any) -
 
 
 def alternatives(given: object, allowed: Sequence[str]) -> str:
-    """`; did you mean X? (allowed: A, B, X)`, the question only where one name is close."""
-    close = get_close_matches(str(given), allowed, n=1, cutoff=0.7)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{meant} (allowed: {', '.join(allowed) or 'none'})"
+    """`; did you mean X or Y? (allowed: A, B, X, Y)`, the question only where names are close.
+
+    Of a long list the first are named: `(allowed: A, B, ..., and 80 more)`.
+    """
+    close = get_close_matches(str(given), allowed, n=3, cutoff=0.7)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    more = f", and {len(allowed) - MOST_NAMED} more" if len(allowed) > MOST_NAMED else ""
+    return f"{meant} (allowed: {', '.join(allowed[:MOST_NAMED]) or 'none'}{more})"
 
 
 def shown(value: object) -> str:

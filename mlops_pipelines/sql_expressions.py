@@ -65,6 +65,9 @@ _NODE_NAMES = {
     "SUBQUERY": "a subquery",
     "WINDOW": "a window function",
 }
+_OWN_ROW = "; only scalar expressions over the event"
+_OTHER_ROWS = ", over other rows; put it under features.views"
+_NODE_REMEDIES = {"SUBQUERY": _OTHER_ROWS, "WINDOW": _OTHER_ROWS}
 _NUMBERS = frozenset({
     "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
     "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN",
@@ -119,8 +122,8 @@ def _judge(connection: duckdb.DuckDBPyConnection, sql: str, columns: Mapping[str
     ]
     broken = next((tree for tree in trees if isinstance(tree, str)), None)
     if broken is not None or len(_statements(trees[0])) != 1:
-        return Judged(None, (broken or "is more than one statement; write one scalar expression",))
-    problems = tuple(dict.fromkeys(_forbidden(trees[1], columns)))
+        return Judged(None, (_unparsed(sql, broken),))
+    problems = tuple(dict.fromkeys(_forbidden(connection, trees[1], columns)))
     if problems:
         return Judged(None, problems)
     read = (".".join(node["column_names"]) for node in _nodes(trees[1]) if node["class"] == "COLUMN_REF")
@@ -132,15 +135,27 @@ def _parsed(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any]
     row = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone()
     tree: dict[str, Any] = json.loads(row[0]) if row else {}
     if tree.get("error", True):
-        return f"is not one SQL scalar expression: {tree.get('error_message', 'no syntax tree')}"
+        return str(tree.get("error_message", "no syntax tree"))
     return tree
+
+
+def _unparsed(sql: str, error: str | None) -> str:
+    """What is wrong with a text that is no expression. error: DuckDB's, about the query around it."""
+    why = error or "more than one statement"
+    if 'near "FROM"' in why and "from" not in sql.lower():
+        why = "syntax error at its end: something is missing there"
+    if ";" in sql:
+        why += "; it has no semicolon, and is no statement"
+    return f"is not one SQL scalar expression: {why}"
 
 
 def _statements(tree: dict[str, Any] | str) -> list[Any]:
     return tree["statements"] if isinstance(tree, dict) else []
 
 
-def _forbidden(tree: dict[str, Any] | str, columns: Mapping[str, str]) -> Iterator[str]:
+def _forbidden(
+    connection: duckdb.DuckDBPyConnection, tree: dict[str, Any] | str, columns: Mapping[str, str]
+) -> Iterator[str]:
     """What the expression contains and may not, in the order it is written."""
     select = _statements(tree)[0]["node"]
     if len(select["select_list"]) != 1:
@@ -148,19 +163,30 @@ def _forbidden(tree: dict[str, Any] | str, columns: Mapping[str, str]) -> Iterat
     for node in _nodes(select["select_list"]):
         kind = node["class"]
         if kind not in _NODES:
-            yield f"contains {_NODE_NAMES.get(kind, kind.lower())}; only scalar expressions over the event"
+            yield f"contains {_NODE_NAMES.get(kind, kind.lower())}{_NODE_REMEDIES.get(kind, _OWN_ROW)}"
         elif kind == "COLUMN_REF":
             column = ".".join(node["column_names"])
             if column not in columns:
                 yield f"{column} is not a column of the events{alternatives(column, list(columns))}"
         elif kind == "FUNCTION":
-            yield from _forbidden_function(node)
+            yield from _forbidden_function(connection, node)
 
 
-def _forbidden_function(node: dict[str, Any]) -> Iterator[str]:
+def _forbidden_function(connection: duckdb.DuckDBPyConnection, node: dict[str, Any]) -> Iterator[str]:
     name = ".".join(node["qualified_name"]["path"]).lower()
     if name not in FUNCTIONS | OPERATORS:
-        yield f"{name} is not a function that may be used{alternatives(name, sorted(FUNCTIONS))}"
+        query = "SELECT function_type, stability FROM duckdb_functions() WHERE function_name = ?"
+        known = connection.execute(query, [name]).fetchall()
+        kinds, stable = {kind for kind, _ in known}, {stability for _, stability in known}
+        if "aggregate" in kinds:
+            why = f": it is an aggregate{_OTHER_ROWS}"
+        elif kinds and kinds <= {"table", "table_macro"}:
+            why = f": it reads files or tables{_OWN_ROW}; other data lands as a reference"
+        elif stable & {"VOLATILE", "CONSISTENT_WITHIN_QUERY"}:
+            why = ": it does not give the same value tomorrow"
+        else:
+            why = alternatives(name, sorted(FUNCTIONS))
+        yield f"{name} is not a function that may be used{why}"
     # A zone that a row names may not exist, and DuckDB's TRY lets that through: one row would stop all.
     if name == "timezone" and any(one["class"] == "COLUMN_REF" for one in _nodes(node["arguments"][:-1])):
         yield "takes a time zone from a column; write it as a text, such as 'America/New_York'"

@@ -95,8 +95,8 @@ REFUSALS: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "view that does not fit its pipeline": (
         FILE, "arr_delay: [last]", "arr_delays: [last]",
-        ["carriers.yaml:6:38 views.0.aggregate.arr_delays: arr_delays is not a column in the contract; did "
-         "you mean arr_delay? (allowed: event_id, landed_at, late, arr_delay, arrived_at)"],
+        ["carriers.yaml:6:38 views.0.aggregate.arr_delays: arr_delays is not a column of labels in the "
+         "contract; did you mean arr_delay? (allowed: event_id, landed_at, late, arr_delay, arrived_at)"],
     ),
     "key that the events have not": (
         CONTRACT, "    carrier:", "    airline:",

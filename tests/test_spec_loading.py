@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -210,7 +211,9 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "id: order",
         "order,",
         "events.id",
-        ["order is not a column in the contract; did you mean order_id? (allowed: order_id, placed_at, "],
+        [
+            "order is not a column of events in the contract; did you mean order_id? (allowed: order_id, placed_at, "
+        ],
     ),
     "time of another type": (
         "time: placed_at",
@@ -224,7 +227,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "value: return",
         "return,",
         "labels.value",
-        ["return is not a column in the contract; did you mean returned?"],
+        ["return is not a column of labels in the contract; did you mean returned?"],
     ),
     "label that is a number": (
         "value: returned",
@@ -280,7 +283,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "keys: [skus]",
         "skus",
         "references.prices.keys.0",
-        ["skus is not a column in the contract; did you mean sku?"],
+        ["skus is not a column of the reference prices in the contract; did you mean sku?"],
     ),
     "lag of a static reference": (
         "keys: [shop, country]}",
@@ -370,7 +373,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "key: client",
         "client",
         "features.views.0.key",
-        ["client is not a column in the contract", "allowed: order_id, "],
+        ["client is not a column of events in the contract", "allowed: order_id, "],
     ),
     "key that names one event": (
         "key: customer",
@@ -412,7 +415,9 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "{retuned: [mean, count]",
         "retuned:",
         "features.views.0.aggregate.retuned",
-        ["retuned is not a column in the contract; did you mean returned? (allowed: order_id, "],
+        [
+            "retuned is not a column of labels in the contract; did you mean returned or refund? (allowed: order_id, "
+        ],
     ),
     "mean of a text": (
         "{returned: [mean, count]",
@@ -433,7 +438,10 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "[90m, 30d]",
         "90m",
         "features.views.0.windows.0",
-        ["90m is not a whole number of tiles of 1h (allowed: whole hours, such as 6h or 7d)"],
+        [
+            "90m is not a whole number of tiles of 1h, which it is added up of; take 1h or 2h "
+            "(allowed: whole hours, such as 6h or 7d)"
+        ],
     ),
     "window twice": (
         "[6h, 30d]",
@@ -538,7 +546,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "by: [land]",
         "land]",
         "gates.slices.by.0",
-        ["land is not a column in the contract"],
+        ["land is not a column of events in the contract"],
     ),
     "slices by a number": (
         "by: [country]",
@@ -637,6 +645,14 @@ def test_a_wrong_pipeline_is_refused_with_line_path_and_what_is_allowed(tmp_path
     assert found, problems(path)
     for part in parts:
         assert part in "\n".join(found)
+
+
+def test_a_view_that_is_declared_twice_is_one_problem(tmp_path: Path) -> None:
+    data = yaml.safe_load(DEFS)
+    views = data["attributes"]["features"]["views"]
+    views.append(views[0])
+    [line] = problems(written(tmp_path, yaml.safe_dump(data)))
+    assert line.endswith(f"views.{len(views) - 1}.name: customer is the name of view 0 too")
 
 
 @pytest.mark.parametrize(
