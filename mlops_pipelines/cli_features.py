@@ -153,6 +153,8 @@ def health(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
 def show(pipeline: str, name: str, as_json: bool) -> None:
     """How the features of a view, of `from_event` or `from_python`, or one feature, are made.
 
+    As the YAML says now: no home is read.
+
     \b
     Examples:
       mlops features show flight_delays tail_lateness
@@ -171,25 +173,28 @@ def show(pipeline: str, name: str, as_json: bool) -> None:
 
 @features.command()
 @click.argument("pipeline")
-@click.argument("feature", required=False)
+@click.argument("name", required=False)
 @json_option
-def lineage(pipeline: str, feature: str | None, as_json: bool) -> None:
-    """The landed columns that each feature, or one of them, is made of.
+def lineage(pipeline: str, name: str | None, as_json: bool) -> None:
+    """The landed columns that each feature is made of; NAME: of a view, or of one feature.
+
+    As the YAML says now: no home is read.
 
     \b
     Examples:
       mlops features lineage flight_delays
+      mlops features lineage flight_delays tail_lateness
       mlops features lineage flight_delays tail_lateness_late_mean_6h --json
     """
     from mlops_pipelines.features.catalogue import lineage as lineage_of
     from mlops_pipelines.spec_loading import load_pipeline
 
-    found = lineage_of(load_pipeline(pipeline), feature)
+    found = lineage_of(load_pipeline(pipeline), name)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    for name, columns in found.items():
-        click.echo(f"{name:<44} {', '.join(one['landed'] for one in columns)}")
+    for feature, columns in found.items():
+        click.echo(f"{feature:<44} {', '.join(one['landed'] for one in columns)}")
 
 
 @features.command()
@@ -204,7 +209,8 @@ def read(
 ) -> None:
     """A view's values of one KEY in the online store: what an event decided when they were written would see.
 
-    KEY has a value for each key column, in their order.
+    KEY has a value for each key column, in their order. It is known if the view has anything of it: one
+    that is not was never seen, or lately not, or is misspelt.
 
     \b
     Examples:
@@ -218,5 +224,7 @@ def read(
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"as of {found['as_of']}, from {found['source']}")
+    of = ", ".join(f"{column} {value}" for column, value in found["key"].items())
+    click.echo(f"key known: {'yes' if found['known'] else 'no'} ({of})")
     for name, value in found["values"].items():
         click.echo(f"{name:<44} {'–' if value is None else value}")

@@ -212,7 +212,8 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "order,",
         "events.id",
         [
-            "order is not a column of events in the contract; did you mean order_id? (allowed: order_id, placed_at, "
+            "order is not a column of events in the contract; did you mean order_id? "
+            "(allowed: order_id, placed_at, "
         ],
     ),
     "time of another type": (
@@ -416,7 +417,8 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "retuned:",
         "features.views.0.aggregate.retuned",
         [
-            "retuned is not a column of labels in the contract; did you mean returned or refund? (allowed: order_id, "
+            "retuned is not a column of labels in the contract; did you mean returned or refund? "
+            "(allowed: order_id, "
         ],
     ),
     "mean of a text": (

@@ -100,7 +100,8 @@ def _view(
 def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
     """The features of a view, of `from_event`, of `from_python`, or the one of this name.
 
-    Each with its kind (number or category) and how it is made. Raises UserError if there is none.
+    Each with its kind (number or category) and how it is made, of columns as they land. Raises UserError
+    if there is none.
     """
     features = features_of(loaded)
     kinds = {column.name: column.kind for column in features.columns}
@@ -115,12 +116,12 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
         source = table_name(view.pipeline, view.source)
         made[view.name] = {
             **{
-                one.name: f"{one.aggregate} of {source}.{one.column} "
+                one.name: f"{one.aggregate} of {source}.{landed_column(loaded, source, one.column)} "
                 f"over {format_duration(one.window)} by {key}"
                 for one in view.windowed
             },
             **{
-                one.name: f"last known {source}.{one.column} by {key}"
+                one.name: f"last known {source}.{landed_column(loaded, source, one.column)} by {key}"
                 + (f", at most {format_duration(view.within)} old" if view.within else "")
                 for one in view.last
             },
@@ -140,8 +141,10 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
 def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: bool) -> dict[str, Any]:
     """A view's values of one key in the online store: `values` by feature, `as_of` (UTC) and `source`.
 
-    key: a text for each key column. fallback: as `read_features` takes it, as of the moment of the home's
-    clock. Raises UserError for a view that is not there and a key that is none of it.
+    And `key` by column, and whether it is `known`: whether the view has anything of it, as the share of
+    known keys in the feature report counts. key: a text for each key column. fallback: as `read_features`
+    takes it, as of the moment of the home's clock. Raises UserError for a view that is not there and a key
+    that is none of it.
     """
     import pyarrow as pa
 
@@ -151,9 +154,15 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
     if name not in views:
         raise UserError(f"There is no view {name!r}{alternatives(name, [*views])}.")
     view = views[name]
-    if len(key) != len(view.keys):
-        raise UserError(f"{name} is looked up by {', '.join(view.keys)}.", expected="a value for each")
     types = {"int": pa.int64(), "string": pa.string()}
+    wanted = ", ".join(f"{column} ({kind})" for column, kind in zip(view.keys, view.key_types, strict=True))
+    command = f"mlops features read {place.name} {name} {' '.join(view.keys).upper()}"
+    if len(key) != len(view.keys):
+        raise UserError(
+            f"{len(key)} {'value is' if len(key) == 1 else 'values are'} no key of {name}: {', '.join(key)}.",
+            expected=f"a value for each of {wanted}",
+            remedy=command,
+        )
     try:
         keys = pa.table(
             {
@@ -162,31 +171,40 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
             }
         )
     except pa.ArrowInvalid as error:
-        raise UserError(f"{', '.join(key)} is no key of {name}.", expected="its types") from error
+        raise UserError(
+            f"{', '.join(key)} is no key of {name}.",
+            expected=f"{wanted}, in this order",
+            remedy=command,
+        ) from error
     versions = newest_versions(place.lake, [view])
     otherwise = Tiles(place.lake, versions, place.clock.now()) if fallback else None
     found = read_features(view, keys, place.store, otherwise)
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
-    return {"values": values, "as_of": found.as_of.isoformat(), "source": found.source}
+    counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
+    return {
+        "key": keys.to_pylist()[0],
+        "known": any(
+            value is not None and (feature not in counts or value > 0) for feature, value in values.items()
+        ),
+        "values": values,
+        "as_of": found.as_of.isoformat(),
+        "source": found.source,
+    }
 
 
-def lineage(loaded: LoadedSpec, feature: str | None = None) -> dict[str, list[dict[str, str]]]:
+def lineage(loaded: LoadedSpec, name: str | None = None) -> dict[str, list[dict[str, str]]]:
     """By feature, by default of all: each column it is made of, as it lands and in the table it is read from.
 
-    Tables of another pipeline are named `OWNER:TABLE`.
+    name: of a feature, or of what `shown` takes. Tables of another pipeline are named `OWNER:TABLE`.
     Raises UserError if there is no such feature.
     """
     sources: Mapping[str, Sequence[tuple[str, str]]] = feature_sources(loaded)
-    if feature is not None and feature not in sources:
-        raise UserError(
-            f"There is no feature {feature!r}{alternatives(feature, [*sources])}.",
-            remedy=f"mlops features show {loaded.spec.name} VIEW",
-        )
+    wanted = sources if name is None else [one["feature"] for one in shown(loaded, name)]
     return {
-        name: [
+        feature: [
             {"landed": f"{table}.{landed_column(loaded, table, column)}", "table": table, "column": column}
             for table, column in columns
         ]
-        for name, columns in sources.items()
-        if feature in (None, name)
+        for feature, columns in sources.items()
+        if feature in wanted
     }

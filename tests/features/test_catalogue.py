@@ -13,7 +13,8 @@ from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.catalogue import current, lineage, listed, shown
 from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.features.views import compile_views, tile_table
-from tests.loop import advance, at, small_home
+from mlops_pipelines.spec import Features, View
+from tests.loop import advance, at, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -53,12 +54,16 @@ def test_the_commands_print_for_people_and_for_machines() -> None:
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert "mean of labels.label over 6h by tailnum" in run("show", "flight_delays", "tail_lateness")
+    assert "mean of labels.late over 6h by tailnum" in run("show", "flight_delays", "tail_lateness")
     (one,) = json.loads(run("show", "flight_delays", "departure_minute", "--json"))
     assert one["made"].startswith("60 * hour(")
     found = json.loads(run("lineage", "flight_delays", "tail_lateness_late_mean_6h", "--json"))
     assert [one["landed"] for one in found["tail_lateness_late_mean_6h"]] == ["events.tailnum", "labels.late"]
     assert "labels.late" in run("lineage", "flight_delays")
+    of_view = json.loads(run("lineage", "flight_delays", "tail_lateness", "--json"))
+    (view,) = (view for view in LOADED.spec.features.views if view.name == "tail_lateness")
+    assert set(of_view) == set(view.feature_names)
+    assert "departure_minute" in run("lineage", "flight_delays", "from_event")
 
 
 def test_the_current_values_of_a_key_are_read(tmp_path: Path) -> None:
@@ -70,10 +75,37 @@ def test_the_current_values_of_a_key_are_read(tmp_path: Path) -> None:
     assert found["source"] == "online"
     assert set(found["values"]) == {column.name for column in view.columns}
     assert any(found["values"].values())
-    with pytest.raises(UserError, match="is looked up by"):
+    assert (found["known"], found["key"]) == (True, keys)
+    unseen = current(place, view.name, ["nobody"] * len(view.keys), fallback=False)
+    assert (unseen["known"], {*unseen["values"].values()}) == (False, {None})
+    with pytest.raises(UserError) as refused:
         current(place, view.name, ["x"] * (len(view.keys) + 1), fallback=False)
+    assert (
+        refused.value.expected == f"a value for each of {', '.join(f'{key} (string)' for key in view.keys)}"
+    )
+    assert refused.value.remedy == (
+        f"mlops features read {place.name} {view.name} {' '.join(view.keys).upper()}"
+    )
     with pytest.raises(UserError, match="There is no view 'lane'"):
         current(place, "lane", ["x"], fallback=False)
+
+
+def test_keys_that_are_swapped_are_refused_with_their_types(tmp_path: Path) -> None:
+    place = small_home(tmp_path)
+    # Numbers and texts together: what is a key of one is none of the other.
+    view = View.model_validate(
+        {"name": "both", "key": ["dest", "distance"], "of": "labels", "aggregate": {"late": ["mean"]},
+         "windows": ["6h"]}
+    )  # fmt: skip
+    place = varied(place, features=Features(views=(view,)))
+    advance(place, at(3))
+    key = place.lake.read(tile_table(place.features.views[0])).slice(0, 1).to_pylist()[0]
+    found = current(place, "both", [key["dest"], str(key["distance"])], fallback=False)
+    assert found["key"] == {"dest": key["dest"], "distance": key["distance"]}
+    with pytest.raises(UserError) as refused:
+        current(place, "both", [str(key["distance"]), key["dest"]], fallback=False)
+    assert refused.value.expected == "dest (string), distance (int), in this order"
+    assert refused.value.remedy == "mlops features read small_flights both DEST DISTANCE"
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_it_is_listed_with_its_pipeline_and_who_uses_it(both: Both, monkeypatch:
 
 def test_it_says_how_it_is_made_and_of_which_landed_columns(both: Both) -> None:
     loaded = both[1].loaded
-    assert shown(loaded, VIEW)[0]["made"] == "mean of flights:labels.label over 6h by carrier"
+    assert shown(loaded, VIEW)[0]["made"] == "mean of flights:labels.late over 6h by carrier"
     made = lineage(loaded, f"{VIEW}_late_mean_6h")[f"{VIEW}_late_mean_6h"]
     assert [one["landed"] for one in made] == [
         "events.carrier", "flights:events.carrier", "flights:labels.late",
