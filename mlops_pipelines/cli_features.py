@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlops_pipelines.cli_options import DAY, home_option, json_option, place_of
+from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -228,3 +228,31 @@ def read(
     click.echo(f"key known: {'yes' if found['known'] else 'no'} ({of})")
     for name, value in found["values"].items():
         click.echo(f"{name:<44} {'–' if value is None else value}")
+
+
+@features.command()
+@click.argument("pipeline")
+@home_option
+@json_option
+def retire(pipeline: str, home: Path | None, as_json: bool) -> None:
+    """End what a PIPELINE that was removed uses of other pipelines' views.
+
+    While the home has it as a user, they go on making them, and may not drop what they read. Nothing is
+    deleted. A pipeline whose folder is still there is refused; one that comes back uses them again.
+
+    \b
+    Example:
+      mlops features retire old_pipeline --home /tmp/year
+    """
+    from mlops_pipelines.features.retiring import retire as end
+    from mlops_pipelines.home import Home
+
+    used = end(Home.open(home_path(home)), pipeline)
+    if as_json:
+        click.echo(json.dumps(used, indent=2))
+        return
+    if not used:
+        click.echo(f"{pipeline} uses no view of another pipeline.")
+    for view, others in used.items():
+        said = f"still used by {', '.join(others)}" if others else "freed: nobody uses it"
+        click.echo(f"{view} {said}")

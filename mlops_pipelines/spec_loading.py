@@ -182,6 +182,16 @@ def find_specs(root: Path = PIPELINES) -> list[Path]:
     return [path for path in sorted(root.rglob("defs.yaml")) if _declares_pipeline(path)]
 
 
+def pipeline_names(root: Path = PIPELINES) -> list[str]:
+    """Names of the pipelines below a folder, sorted.
+
+    Raises UserError for a file that cannot be read: it may be any pipeline's.
+    """
+    if unread := list(_unreadable(root)):
+        raise UserError("\n".join(unread), remedy="mend what cannot be read")
+    return sorted({found for path in find_specs(root) if (found := _declared_name(path)) is not None})
+
+
 def load_pipeline(name: str, root: Path = PIPELINES) -> LoadedSpec:
     """The pipeline of this name below a folder.
 

@@ -16,10 +16,11 @@ from click.testing import CliRunner
 from mlops_pipelines import scoring
 from mlops_pipelines.cli import main
 from mlops_pipelines.component import build_definitions
-from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.catalogue import current, lineage, listed, shown
 from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.features.parity import parity
+from mlops_pipelines.features.retiring import retire
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import compile_views, tile_table
 from mlops_pipelines.home import Home, PipelineHome
@@ -383,3 +384,32 @@ def test_a_run_of_the_user_makes_examples_and_says_of_which_columns(both: Both) 
         (["flights", "events"], "carrier"),
         (["flights", "labels"], "label"),
     ]
+
+
+def test_a_pipeline_that_was_removed_frees_what_it_used(lived: Path, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived, tmp_path / "home")
+    left = tmp_path / "pipelines"
+    shutil.copytree(root, left)
+    flights, _ = places(Home.open(tmp_path / "home"), left)
+    flights = without_shared(flights)
+    with pytest.raises(UserError, match="bookings is still a pipeline of this project"):
+        retire(flights.home, "bookings", left)
+    shutil.rmtree(left / "bookings")
+    with pytest.raises(UserError, match=r"knows no features of booking; did you mean bookings\?"):
+        retire(flights.home, "booking", left)
+    (lent,) = sets_in_use(flights).lent
+    said = CliRunner().invoke(main, ["features", "retire", "bookings", "--home", str(flights.home.path)])
+    assert (said.exit_code, said.output) == (0, f"flights:{lent.id} freed: nobody uses it\n")
+    assert sets_in_use(flights).lent == ()
+    assert retire(flights.home, "bookings", left) == {}
+
+
+def test_a_view_that_others_use_as_well_is_not_freed_and_a_pipeline_may_come_back(both: Both) -> None:
+    flights, bookings = both
+    gone = flights.home.path / "no_pipelines"
+    assert retire(flights.home, "bookings", gone) == {f"flights:{view_of(flights).id}": ["flights"]}
+    (one,) = (one for one in listed(flights) if one["name"] == VIEW)
+    assert one["used_by"] == ["flights"]
+    sets_in_use(bookings)
+    (one,) = (one for one in listed(flights) if one["name"] == VIEW)
+    assert one["used_by"] == ["bookings", "flights"]
