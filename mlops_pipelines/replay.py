@@ -24,6 +24,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from dagster._core.storage.tags import SCHEDULE_NAME_TAG, SENSOR_NAME_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
@@ -366,8 +367,9 @@ class _Daemon:
         return self._finished_runs()
 
     def _finished_runs(self) -> int:
-        """Number of runs since the last look.
+        """Number of runs that sensors and schedules asked for since the last look.
 
+        No daemon works beside a replay, so it was this one's; a run that somebody starts by hand is not.
         Raises TerminalError, or UserError where the library raised one, if one failed that is no retrain.
 
         A retrain that fails is taken up again by its sensor, and ended by the ledger if it goes on
@@ -375,7 +377,9 @@ class _Daemon:
         """
         total = self.instance.get_runs_count()
         fresh, self._seen = total - self._seen, total
-        for run in self.instance.get_runs(limit=fresh) if fresh else ():
+        runs = self.instance.get_runs(limit=fresh) if fresh else ()
+        ours = [run for run in runs if {SENSOR_NAME_TAG, SCHEDULE_NAME_TAG} & {*run.tags}]
+        for run in ours:
             if run.status == dg.DagsterRunStatus.FAILURE and not run.job_name.endswith("_retrain"):
                 kind, cause = _cause(self.instance, run.run_id)
                 raise kind(
@@ -383,8 +387,8 @@ class _Daemon:
                     remedy="mend the cause and repeat the command; "
                     f"mlops dev --home {self._home.path} shows the run",
                 )
-        self.runs += fresh
-        return fresh
+        self.runs += len(ours)
+        return len(ours)
 
 
 @contextmanager

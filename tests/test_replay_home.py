@@ -83,6 +83,15 @@ class Swept(Quiet):
         return {}
 
 
+class ByHand(Busy):
+    """Meanwhile a run that somebody started on the same home fails."""
+
+    def write(self, landing: Path, since: datetime, until: datetime) -> dict[str, int]:
+        with instance_of(Home.open(landing.parents[2])) as instance:
+            create_run_for_test(instance, job_name="by_hand", status=Status.FAILURE)
+        return super().write(landing, since, until)
+
+
 class Unwatched:
     def started(self, what: str) -> None:
         """Nobody looks."""
@@ -168,6 +177,15 @@ def test_what_is_the_users_to_mend_in_a_tick_is_said_to_be(home: Home) -> None:
     with pytest.raises(UserError, match=r"^A sensor or schedule failed: There is no landing folder"):
         replay(home, source=Swept)
     assert replay(home).until == FIRST + DAY
+
+
+def test_a_run_that_a_replay_did_not_ask_for_may_fail_beside_it(home: Home) -> None:
+    done = replay(home, NEW_YEAR + DAY, source=ByHand)
+    assert (done.until, done.new_events) == (FIRST + 2 * DAY, 50)
+    with instance_of(home) as instance:
+        names = [run.job_name for run in instance.get_runs()]
+    assert names.count("by_hand") == 2
+    assert done.runs == len(names) - 2 > 0
 
 
 def test_accepted_events_are_counted_and_a_refused_file_is_told_once(
