@@ -141,8 +141,8 @@ def _functions() -> str:
     names = ", ".join(f"`{name}`" for name in sorted(FUNCTIONS))
     return (
         "### Functions of `features.from_event`\n\n"
-        "Besides the operators, `CASE`, `CAST`, `COALESCE`, `IN`, `BETWEEN`, `LIKE`, `IS NULL`, `EXTRACT` "
-        f"and `AT TIME ZONE`, with DuckDB's meaning:\n\n{names}."
+        "Besides the operators, `CASE`, `CAST`, `TRY_CAST`, `COALESCE`, `IN`, `BETWEEN`, `LIKE`, `IS NULL`, "
+        f"`EXTRACT` and `AT TIME ZONE`, with DuckDB's meaning:\n\n{names}."
     )
 
 

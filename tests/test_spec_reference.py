@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXT = PAGE.read_text("utf-8")
-BLOCKS = re.findall(r"^```(?:yaml)?\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-DEFS, CONTRACT, PROBLEMS = BLOCKS[:3]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+DEFS, CONTRACT, PROBLEMS = [text for language, text in BLOCKS if language in ("", "yaml")][:3]
 
 
 def written(tmp_path: Path, defs: str) -> Path:
