@@ -7,6 +7,7 @@ the same value whenever it is computed: no subquery, aggregate or window, no fil
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -142,10 +143,10 @@ def _parsed(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, Any]
 def _unparsed(sql: str, error: str | None) -> str:
     """What is wrong with a text that is no expression. error: DuckDB's, about the query around it."""
     why = error or "more than one statement"
-    if 'near "FROM"' in why and "from" not in sql.lower():
+    if ";" in re.sub(r"'[^']*'", "", sql):
+        why = "syntax error at a semicolon; it is no statement, leave it out and what follows it"
+    elif 'near "FROM"' in why and "from" not in sql.lower():
         why = "syntax error at its end: something is missing there"
-    if ";" in sql:
-        why += "; it has no semicolon, and is no statement"
     return f"is not one SQL scalar expression: {why}"
 
 
