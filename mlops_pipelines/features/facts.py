@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.features.coding import codes_of, shared_codes
+from mlops_pipelines.features.coding import codes_of, microseconds, places_of, shared_codes
 from mlops_pipelines.features.views import table_name, tile_table
 
 if TYPE_CHECKING:
@@ -188,6 +188,25 @@ def version_order(facts: pa.Table, leading: str, direction: str) -> NDArray[np.i
     following = [n for n in (OWN_TIME, KNOWN_AT, "event_id") if n != leading and n in facts.column_names]
     keys = [(leading, direction), *((name, "ascending") for name in (*following, *values))]
     order: NDArray[np.int64] = pc.sort_indices(facts, sort_keys=keys).to_numpy().astype("int64")
+    return order
+
+
+def order_by_key(facts: pa.Table, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row numbers sorted by key, and within a key as `version_order` does by own time.
+
+    facts: at least one; codes: of their keys.
+    """
+    import numpy as np
+
+    (places,) = places_of([codes], [microseconds(facts[OWN_TIME])])
+    order = np.argsort(places)
+    again = np.diff(places[order]) == 0
+    tied = np.concatenate([again, [False]]) | np.concatenate([[False], again])
+    if tied.any():
+        # Comparing all columns takes its time, and few rows need it.
+        rows = order[tied]
+        rows = rows[version_order(facts.take(rows), OWN_TIME, "ascending")]
+        order[tied] = rows[np.argsort(codes[rows], kind="stable")]
     return order
 
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.features.coding import microseconds, moment, shared_codes
+from mlops_pipelines.features.coding import count_up_to, microseconds, moment, places_of, shared_codes
 from mlops_pipelines.features.facts import (
     KNOWN_AT,
     NEVER,
     OWN_TIME,
     key_columns,
     known_facts,
+    order_by_key,
     static_facts,
     superseded_at,
     value_column,
-    version_order,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import pyarrow as pa
@@ -37,7 +37,8 @@ _MICROSECOND = timedelta(microseconds=1)
 class _Versions:
     """Facts as arrays. A fact is current in [known, until); of those current the greatest rank is the last.
 
-    codes: key. known, until: microseconds since 1970 UTC. ranks: position by own time, then what breaks ties.
+    codes: key. known, until: microseconds since 1970 UTC. ranks: position by key, own time, then what breaks
+    ties.
     """
 
     codes: NDArray[np.int64]
@@ -99,49 +100,46 @@ def _latest_rows(view: CompiledView, facts: pa.Table, probes: Probes) -> NDArray
         return np.full(len(probes.at), -1, dtype=np.int64)
     fact_codes, codes = shared_codes([facts[key] for key in key_columns(view)], probes.keys)
     known = microseconds(facts[KNOWN_AT])
-    by_rank = version_order(facts, OWN_TIME, "ascending")
+    by_rank = order_by_key(facts, fact_codes)
     ranks = np.empty_like(by_rank)
     ranks[by_rank] = np.arange(len(by_rank))
     until = superseded_at(facts, known) if view.source == "labels" else np.full(len(known), NEVER)
     versions, asked = _Versions(fact_codes, known, until, ranks), _Asked(codes, probes.at)
-    best, second = _greatest_so_far(versions.where(until == NEVER), asked, len(ranks))
+    best, second = _greatest_so_far(versions.where(until == NEVER), asked)
     if view.source == "events" and probes.event_ids is not None:
-        best = np.where(_is_own(facts, by_rank, best, probes.event_ids), second, best)
+        best = np.where(_is_own(facts, by_rank, best, probes.event_ids), second(), best)
     best = _with_superseded(best, versions.where(until < NEVER), asked)
-    return np.where((best >= 0) & (codes >= 0), by_rank[best], -1)
+    rows = by_rank[best]
+    # Where its key has none that was known, the greatest is that of another key, or -1.
+    return np.where((best >= 0) & (codes >= 0) & (fact_codes[rows] == codes), rows, -1)
 
 
 def _greatest_so_far(
-    versions: _Versions, asked: _Asked, size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Greatest and second greatest rank among the versions of each key known at the moment asked; or -1.
+    versions: _Versions, asked: _Asked
+) -> tuple[NDArray[np.int64], Callable[[], NDArray[np.int64]]]:
+    """Greatest rank, and the second greatest when it is called for, of the versions known at each moment.
 
-    A running maximum along knowledge time, for versions that stay current. size: above every rank;
-    `code * size` lifts every key's ranks above those of the key before, so that one pass serves all keys.
+    A running maximum along key and knowledge time, for versions that stay current: one pass serves all keys,
+    since every key's ranks are above those of the key before. Where a key has no such version, it is that of
+    an earlier key, or -1.
     """
     import numpy as np
 
     if not len(versions.known):
         nothing = np.full(len(asked.at), -1, dtype=np.int64)
-        return nothing, nothing
-    # Moments numbered without gaps, so that key and moment fit into 64 bits together.
-    _, moments = np.unique(np.concatenate([versions.known, asked.at]), return_inverse=True)
-    stretch = len(moments)
-    places = versions.codes * stretch + moments[: len(versions.known)]
-    order = np.argsort(places, kind="stable")
-    lifted = versions.codes[order] * size + versions.ranks[order]
-    greatest = np.maximum.accumulate(lifted)
-    before = np.concatenate([[versions.codes.min() * size - 1], greatest[:-1]])
-    second = np.maximum.accumulate(np.minimum(before, lifted))
-    ends = asked.codes * stretch + moments[len(versions.known) :]
-    position = np.searchsorted(places[order], ends, side="right") - 1
+        return nothing, lambda: nothing
+    places, ends = places_of((versions.codes, asked.codes), (versions.known, asked.at))
+    order = np.argsort(places)
+    positions = count_up_to(places[order], ends)
+    ranks = versions.ranks[order]
+    # The first element is for those before whose moment there is nothing at all.
+    greatest = np.maximum.accumulate(np.concatenate([[-1], ranks]))
 
-    def rank(running: NDArray[np.int64]) -> NDArray[np.int64]:
-        # Below zero the running maximum still is that of an earlier key.
-        own = np.maximum(running[position] - asked.codes * size, -1)
-        return np.where(position >= 0, own, -1)
+    def second() -> NDArray[np.int64]:
+        below = np.minimum(greatest[:-1], ranks)
+        return np.maximum.accumulate(np.concatenate([[-1], below]))[positions]
 
-    return rank(greatest), rank(second)
+    return greatest[positions], second
 
 
 def _with_superseded(best: NDArray[np.int64], versions: _Versions, asked: _Asked) -> NDArray[np.int64]:
@@ -151,16 +149,13 @@ def _with_superseded(best: NDArray[np.int64], versions: _Versions, asked: _Asked
     """
     import numpy as np
 
-    count = len(versions.known)
-    if not count:
+    if not len(versions.known):
         return best
-    _, moments = np.unique(np.concatenate([asked.at, versions.known, versions.until]), return_inverse=True)
-    stretch = len(moments)
-    asked_moments, known, until = np.split(moments, [len(asked.at), len(asked.at) + count])
-    places = asked.codes * stretch + asked_moments
-    order = np.argsort(places, kind="stable")
-    low = np.searchsorted(places[order], versions.codes * stretch + known)
-    high = np.searchsorted(places[order], versions.codes * stretch + until)
+    places, known, until = places_of(
+        (asked.codes, versions.codes, versions.codes), (asked.at, versions.known, versions.until)
+    )
+    order = np.argsort(places)
+    low, high = (np.searchsorted(places[order], ends) for ends in (known, until))
     lengths = high - low
     # The positions low..high of every version, one after the other.
     positions = np.repeat(high - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
