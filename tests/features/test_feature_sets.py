@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from assets import scoring as assets
+from assets.stage import Stage
 from mlops_pipelines import retraining, scoring
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.catalogue import listed
@@ -22,23 +25,42 @@ from mlops_pipelines.features.in_use import known_sets, set_of, sets_in_use, wan
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.sets import FeatureSet, feature_set
 from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.lake import Lake
 from mlops_pipelines.ledger import Reign
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import PythonFeature, View
-from tests.loop import advance, ask, at, copy_of, land, move, retrain, serve, small_home, take_all, varied
+from tests.loop import (
+    advance,
+    ask,
+    at,
+    copy_of,
+    finish,
+    land,
+    move,
+    retrain,
+    serve,
+    small_home,
+    take_all,
+    varied,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.lake import Written
 
 NOW = datetime(2013, 1, 10, tzinfo=UTC)
 FUNCTION = PythonFeature(function="edited_features:made", columns=("distance",))
 VERSIONS = st.sampled_from(["aaaa", "bbbb", "cccc", "dddd"])
+THREE_REIGNS = [(30, "aaaa"), (3, "bbbb"), (1, "cccc")]
 REIGNS = st.lists(st.tuples(st.integers(0, 30), VERSIONS), max_size=6).map(
     lambda drawn: [Reign(NOW - timedelta(days=30 - day), version) for day, version in sorted(drawn)]
 )
+LATE = Flights().rows("events", at(11), at(12)).sort_by("scheduled_departure")["event_id"][-1].as_py()
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +70,17 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     advance(place, at(10))
     retrain(place, "first")
     advance(place, at(11))
+    return place.home.path
+
+
+@pytest.fixture(scope="module")
+def relieved(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That home with champions of a changed definition since the 12th and the 14th; LATE has not landed."""
+    place = changed(copy_of(lived, tmp_path_factory.mktemp("relieved") / "home"))
+    advance(place, at(12), keep=lambda rows: rows.filter(pc.not_equal(rows["event_id"], LATE)))
+    assert retrain(place, "second").promotion
+    advance(place, at(14))
+    assert retrain(place, "third").promotion
     return place.home.path
 
 
@@ -71,7 +104,35 @@ def vectors(place: PipelineHome, features: FeatureSet | None = None) -> pa.Table
     return rows.drop_columns(["made_of"]).sort_by("event_id")
 
 
+def land_late(place: PipelineHome) -> None:
+    """The event that had not landed."""
+    rows = Flights().rows("events", at(11), at(12))
+    land(place, "events", "late", rows.filter(pc.equal(rows["event_id"], LATE)))
+
+
+def scores_of(place: PipelineHome, event: str) -> list[dict[str, Any]]:
+    rows = place.lake.read("predictions")
+    return rows.filter(pc.equal(rows["event_id"], event)).to_pylist()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def dies_after(writes: int) -> Callable[..., list[Written]]:
+    """A lake's `replace` whose process is killed when it is called after so many writes."""
+    real, left = Lake.replace, iter(range(writes))
+
+    def replace(lake: Lake, *args: Any, **kwargs: Any) -> list[Written]:
+        if next(left, None) is None:
+            raise Killed
+        return real(lake, *args, **kwargs)
+
+    return replace
+
+
 @given(REIGNS, VERSIONS, st.sets(VERSIONS), st.integers(0, 40))
+@example([Reign(NOW - timedelta(days=day), name) for day, name in THREE_REIGNS], "dddd", set(), 5)
 def test_models_that_may_still_be_asked_are_fed_and_no_others(
     reigns: list[Reign], current: str, in_flight: set[str], days: int
 ) -> None:
@@ -168,6 +229,85 @@ def test_nothing_is_learned_from_a_window_whose_vectors_are_half_made(place: Pip
     serve(other)
     assert retraining.outlook(other, other.clock.now()).would_admit
     assert retraining.admit(other, run_id="later").retrain is not None
+
+
+def test_a_retrain_ends_with_the_features_it_began_with_whatever_the_yaml_says_by_then(
+    place: PipelineHome,
+) -> None:
+    other = changed(place)
+    advance(other, at(13))
+    ask(other, "second")
+    admission = retraining.admit(other, run_id="second")
+    assert admission.retrain is not None
+    retraining.assemble(other, admission.retrain)
+    advance(place, at(14))
+    assert vectors(place, other.features)["event_id"].equals(vectors(place)["event_id"])
+    promotion = finish(place, "second").promotion
+    assert promotion is not None
+    assert set_of(place, promotion) == other.features
+    assert model_of(place, promotion).refit.features == other.features.columns
+
+
+def test_a_late_event_is_scored_by_the_champion_of_its_decision_on_what_that_one_was_trained_on(
+    relieved: Path, tmp_path: Path
+) -> None:
+    place = changed(copy_of(relieved, tmp_path / "home"))
+    land_late(place)
+    serve(place)
+    first = place.ledger.promotions(place.name)[0]
+    theirs = vectors(place, set_of(place, first))
+    assert set_of(place, first) != place.features
+    (score,) = scores_of(place, LATE)
+    assert score["model_version"] == first.mlflow_version
+    vector = theirs.filter(pc.equal(theirs["event_id"], LATE))
+    assert [score["score"]] == model_of(place, first).refit.predict(vector).tolist()
+
+
+def test_events_whose_champion_is_not_fed_any_more_are_counted_and_wait_for_nothing(
+    relieved: Path, tmp_path: Path
+) -> None:
+    # It came within the bound, and the run was over it before anything was made of it.
+    place = varied(changed(copy_of(relieved, tmp_path / "home")), lateness=timedelta(hours=60))
+    land_late(place)
+    take_all(place)
+    move(place, at(15))
+    scoring.make_tiles(place, [])
+    scoring.make_examples(place, [])
+    stage = Stage(place.loaded)
+    key = dg.AssetKey([place.name, "predictions"])
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize(
+            [asset for asset in assets.build(stage) if key in asset.keys],
+            partition_key="2013-01-11",
+            resources={"home": HomeResource(path=str(place.home.path))},
+            instance=instance,
+        )
+        said = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert "1 events came so late that the features of their champion are out of use." in said
+    assert scores_of(place, LATE) == []
+    assert "2013-01-11" not in scoring.reopened_days(place)
+
+
+def test_a_run_that_dies_among_its_tiles_leaves_none_out(
+    lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = (changed(copy_of(lived, tmp_path / name)) for name in ("whole", "killed"))
+    for place in (whole, killed):
+        move(place, at(12))
+        land(place, "events", "11", Flights().rows("events", at(11), at(12)))
+        take_all(place)
+    scoring.make_tiles(whole, [])
+    views = [view for view in sets_in_use(killed).made if view.windowed]
+    for writes in range(len(views)):
+        with monkeypatch.context() as dying:
+            dying.setattr(Lake, "replace", dies_after(writes))
+            with pytest.raises(Killed):
+                scoring.make_tiles(killed, [])
+    scoring.make_tiles(killed, [])
+    for view in views:
+        made, meant = (place.lake.read(tile_table(view)) for place in (killed, whole))
+        assert made.equals(meant)
+    assert not killed.ledger.reopened_days(killed.name, "tiles")
 
 
 def test_a_set_that_no_model_needs_any_more_makes_no_vectors(place: PipelineHome) -> None:
