@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mlops_pipelines.errors import MlopsError, TransientError
+from mlops_pipelines.features.catalogue import described
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name
 from mlops_pipelines.ingest.contract import MASKED
@@ -120,7 +121,7 @@ class Stage:
             code_version=f"{logic}-{hash_of(config)[:12]}",
             partitions_def=self.partitions if daily else None,
             skippable=skippable,
-            metadata=table_schema(columns) if columns else {},
+            metadata=table_schema(columns, described(self.loaded, asset)) if columns else {},
         )
 
 
@@ -215,9 +216,12 @@ def materialization(
     )
 
 
-def table_schema(columns: Mapping[str, str]) -> dict[str, dg.TableSchema]:
-    """Metadata of an asset: the columns, name to type, of the table it makes."""
-    shown = [dg.TableColumn(name, kind) for name, kind in columns.items()]
+def table_schema(
+    columns: Mapping[str, str], descriptions: Mapping[str, str] | None = None
+) -> dict[str, dg.TableSchema]:
+    """Metadata of an asset: the columns, name to type, of the table it makes, each with its description."""
+    said = descriptions or {}
+    shown = [dg.TableColumn(name, kind, said.get(name)) for name, kind in columns.items()]
     return {"dagster/column_schema": dg.TableSchema(columns=shown)}
 
 

@@ -84,3 +84,13 @@ def test_each_asset_of_a_chain_has_the_columns_that_the_next_names(place: Pipeli
         assert set(sources) <= columns(asset)
         for of, column in {one for found in sources.values() for one in found}:
             assert column in columns(of)
+
+
+def test_beside_a_column_stands_how_it_is_made_and_of_what_lands(place: PipelineHome) -> None:
+    definitions = build_definitions(place.loaded, HomeResource(path=str(place.home.path)))
+    schema = definitions.resolve_asset_graph().get(dg.AssetKey([NAME, "model"])).metadata
+    said = {column.name: column.description for column in schema["dagster/column_schema"].columns}
+    assert said["tail_lateness_late_mean_6h"] == (
+        "mean of labels.late over 6h by tailnum ← landed events.tailnum, labels.late"
+    )
+    assert all(said.values())

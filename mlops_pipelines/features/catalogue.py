@@ -9,7 +9,7 @@ from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
-from mlops_pipelines.lineage import landed_column
+from mlops_pipelines.lineage import column_sources, landed_column
 from mlops_pipelines.scoring import feature_sources
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_wording import alternatives
@@ -103,8 +103,23 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
     Each with its kind (number or category) and how it is made, of columns as they land. Raises UserError
     if there is none.
     """
+    kinds = {column.name: column.kind for column in features_of(loaded).columns}
+    made = _made(loaded)
+    found = made.get(name) or {
+        feature: how for names in made.values() for feature, how in names.items() if feature == name
+    }
+    if not found:
+        known = [*(place for place, names in made.items() if names), *kinds]
+        raise UserError(
+            f"There is no view or feature {name!r}{alternatives(name, known)}.",
+            remedy=f"mlops features list {loaded.spec.name}",
+        )
+    return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
+
+
+def _made(loaded: LoadedSpec) -> dict[str, dict[str, str]]:
+    """By view, `from_event` and `from_python`: how each of its features is made, of columns as they land."""
     features = features_of(loaded)
-    kinds = {column.name: column.kind for column in features.columns}
     made: dict[str, dict[str, str]] = {
         "from_event": {name: one.sql for name, one in features.from_event.items()},
         "from_python": {
@@ -126,16 +141,23 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
                 for one in view.last
             },
         }
-    found = made.get(name) or {
-        feature: how for names in made.values() for feature, how in names.items() if feature == name
+    return made
+
+
+def described(loaded: LoadedSpec, asset: str) -> dict[str, str]:
+    """By column of an asset's table how it is made, and of which columns that land, in words for the UI."""
+    if asset in ("events", "labels", *loaded.spec.references):
+        return {
+            column: f"← {', '.join(f'{of}.{name}' for of, name in sources)}"
+            for column, sources in column_sources(loaded, asset).items()
+        }
+    if asset not in ("examples", "training_set", "model"):
+        return {}
+    how = {feature: text for made in _made(loaded).values() for feature, text in made.items()}
+    return {
+        feature: f"{how[feature]} ← landed {', '.join(one['landed'] for one in sources)}"
+        for feature, sources in lineage(loaded).items()
     }
-    if not found:
-        known = [*(place for place, names in made.items() if names), *kinds]
-        raise UserError(
-            f"There is no view or feature {name!r}{alternatives(name, known)}.",
-            remedy=f"mlops features list {loaded.spec.name}",
-        )
-    return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
 
 
 def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: bool) -> dict[str, Any]:
