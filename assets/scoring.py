@@ -2,7 +2,7 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -21,6 +21,7 @@ from mlops_pipelines.resources import HomeResource
 TILES_LOGIC = 1
 EXAMPLES_LOGIC = 1
 CHECK_EVERY_SET = "every_set"
+CHECK_EVERY_VIEW = "every_view"
 PREDICTIONS_LOGIC = 1
 
 
@@ -43,12 +44,17 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
         deps=[stage.dep("events"), stage.dep("labels", back=spec.labels.matures_after), *references],
     )
 
-    @made(stage, [tiles], pool="ingest")
-    def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    every_view = dg.AssetCheckSpec(
+        CHECK_EVERY_VIEW, asset=tiles.key, description="tiles are made of every view in use"
+    )
+
+    @made(stage, [tiles], pool="ingest", checks=[every_view])
+    def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
         online = {"online_keys": made.online_keys, "online_as_of": str(made.online_as_of)}
-        return record_days(context, tiles.key, made.written, run=online)
+        yield record_days(context, tiles.key, made.written, run=online)
+        yield _check(tiles.key, CHECK_EVERY_VIEW, made.failed, "No vectors are made of a view without tiles.")
 
     return feature_tiles
 
@@ -80,19 +86,25 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
         }
         lineage = stage.lineage("examples")
         yield record_days(context, examples.key, made.written, by_day=by_day, every_day=lineage)
-        yield dg.AssetCheckResult(
-            asset_key=examples.key,
-            check_name=CHECK_EVERY_SET,
-            passed=not made.failed,
-            description="Until a set works, events of a champion that was trained on it are not scored."
-            if made.failed
-            else None,
-            metadata={
-                "failed": table_preview([{"set": one, "error": why} for one, why in made.failed.items()])
-            },
+        yield _check(
+            examples.key,
+            CHECK_EVERY_SET,
+            made.failed,
+            "Until a set works, events of a champion that was trained on it are not scored.",
         )
 
     return compute_examples
+
+
+def _check(key: dg.AssetKey, name: str, failed: Mapping[str, str], sentence: str) -> dg.AssetCheckResult:
+    """Whether nothing failed. failed: why, by the id or version of what did. sentence: what follows."""
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=name,
+        passed=not failed,
+        description=sentence if failed else None,
+        metadata={"failed": table_preview([{"which": one, "error": why} for one, why in failed.items()])},
+    )
 
 
 def _predictions(stage: Stage) -> dg.AssetsDefinition:

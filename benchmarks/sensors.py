@@ -132,7 +132,8 @@ def make_tiles(place: PipelineHome, day: str) -> None:
     from mlops_pipelines import scoring
     from mlops_pipelines.features.in_use import sets_in_use
 
-    assert any(one.changed for one in scoring.write_tiles(place, sets_in_use(place), [day]))
+    written, _ = scoring.write_tiles(place, sets_in_use(place), [day])
+    assert any(one.changed for one in written)
 
 
 def days_done(place: PipelineHome) -> int:

@@ -46,15 +46,21 @@ EXAMPLE_ORDER = ("decision_time", "event_id")
 PREDICTION_ORDER = ("decided_at", "event_id")
 MOST_MISSING = 15
 DAYS_AT_ONCE = 92
+# What a run of the same definitions on the same data would fail at again.
+_TRIED_AGAIN = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """What became of the tiles. written: of each day, over all views; the head has each view's tiles."""
+    """What became of the tiles. written: of each day, over all views; the head has each view's tiles.
+
+    failed: why there are no tiles of a view, by its id.
+    """
 
     written: list[Written]
     online_keys: int
     online_as_of: datetime
+    failed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,9 @@ def reopened_days(place: PipelineHome) -> list[str]:
     """
     ledger, now = place.ledger, place.clock.now()
     use = sets_in_use(place)
-    days = {*ledger.reopened_days(place.name, "tiles")}
-    if without_tiles(place, use.lent):
+    days = {*ledger.reopened_days(place.name, "tiles", by=now)}
+    put_off = {*ledger.reopened_days(place.name, "tiles")} - days
+    if without_tiles(place, use.lent) and not put_off:
         # Whatever day is asked for, it is made for all.
         days |= {(place.lake.days("events") or [now.date().isoformat()])[-1]}
     if not without_tiles(place, [view for view in use.views if view.pipeline]):
@@ -118,17 +125,24 @@ def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
     """
     use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    written = write_tiles(place, use, sorted({*days, *reopened}))
-    keys, as_of = _write_online(place, use)
+    written, failed = write_tiles(place, use, sorted({*days, *reopened}))
+    keys, as_of = _write_online(place, use, failed)
+    if failed:
+        again = as_of + _TRIED_AGAIN
+        place.ledger.reopen_days(place.name, [as_of.date().isoformat()], "tiles", again, reopened)
     place.ledger.close_days(place.name, reopened, "tiles")
-    return Tiles(written, keys, as_of)
+    return Tiles(written, keys, as_of, failed)
 
 
-def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Written]:
-    """Tiles of every view in use for just these days, of new views of all days, in the lake."""
+def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> tuple[list[Written], dict[str, str]]:
+    """Tiles of every view in use for just these days, of new views of all days, in the lake.
+
+    And why there are none of a view, by its id: it counts as new until there are.
+    """
     from mlops_pipelines.features.tiles import compute_tiles
 
     written: dict[str, list[Written]] = {}
+    failed: dict[str, str] = {}
     windowed = {view.id: view for view in use.made if view.windowed}
     kept = place.ledger.kept_tiles(place.name)
     # Before anything is made: what is not in use any more falls behind with this run.
@@ -136,29 +150,26 @@ def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Wr
     for view in windowed.values():
         versions = newest_versions(place.lake, [view])
         made = days if view.id in kept else sorted({*days, *known_days(place, view.source)})
-        tiles = compute_tiles(view, place.lake, made, versions)
+        try:
+            tiles = compute_tiles(view, place.lake, made, versions)
+        except TerminalError as error:
+            failed[view.id] = str(error)
+            continue
         written[view.id] = place.lake.replace(
             tile_table(view), tiles, days=made, sort_by=["hour", *view.keys], provenance=versions
         )
-    place.ledger.record_kept_tiles(place.name, windowed)
-    return _by_day(sorted({*days, *(one.day for ones in written.values() for one in ones)}), written)
+    place.ledger.record_kept_tiles(place.name, {*windowed} - {*failed})
+    all_days = sorted({*days, *(one.day for ones in written.values() for one in ones)})
+    return _by_day(all_days, written), failed
 
 
 def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     """The vector of every event of `days` that has none and whose decision time has come, by each set in use.
 
     A set that fails keeps no other from its vectors: a definition that does not work leaves the champion fed.
-    Raises what `compute_examples` raises if every set does, and TerminalError while a view in use has no
-    tiles yet.
+    Raises TerminalError if every set fails: as `compute_examples` does, or for a view without tiles.
     """
     use = sets_in_use(place)
-    lacking = without_tiles(place, use.views) if place.lake.exists("events") else {}
-    for owner, views in lacking.items():
-        raise TerminalError(
-            f"The views {', '.join(views)} of {owner} have no tiles yet.",
-            expected="the tiles of all that is known, before an example is made of them",
-            remedy=f"materialize {owner}/feature_tiles first{', in the same run' * (owner == place.name)}",
-        )
     now = place.clock.now()
     wanted = sorted({*days, *place.ledger.reopened_days(place.name, "score", by=now)})
     written: dict[str, list[Written]] = {}
@@ -170,6 +181,7 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
             if features.version in failed:
                 continue
             try:
+                _require_tiles(place, features)
                 made = _make_examples(place, features, part, now)
             except TerminalError as error:
                 failed[features.version] = str(error)
@@ -179,6 +191,17 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
                 written.setdefault(features.version, []).extend(made)
         missing |= _missing_by_day(place, part)
     return Examples(_as_one(written), missing, failed)
+
+
+def _require_tiles(place: PipelineHome, features: FeatureSet) -> None:
+    lacking = without_tiles(place, features.views) if place.lake.exists("events") else {}
+    for owner, views in lacking.items():
+        raise TerminalError(
+            f"The views {', '.join(views)} of {owner} have no tiles yet.",
+            expected="the tiles of all that is known, before an example is made of them",
+            remedy=f"materialize {owner}/feature_tiles first{', in the same run' * (owner == place.name)}; "
+            "its check every_view says what failed",
+        )
 
 
 def _make_examples(
@@ -238,7 +261,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
             sort_by=PREDICTION_ORDER,
             unhashed=("scored_at", "model_version"),
         )
-    _keep_open(place, wanted, now)
+    _keep_open(place, wanted, now, reopened)
     place.ledger.close_days(place.name, reopened, "score")
     return Scored(written, _scores_by_version(place, wanted) if written else {}, unfed)
 
@@ -273,19 +296,30 @@ def _unscored(
     return unscored, len(out_of_use - fed)
 
 
-def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime) -> None:
-    """Reopen the days whose events lack a vector by a set in use, from the first of their decisions on.
+def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime, worked_on: Mapping[str, int]) -> None:
+    """Reopen the days whose events lack a vector by a set in use. worked_on: as `reopen_days` takes it.
 
-    With the patience that the backlog's `age` allows, so that what comes due together is one run.
+    From the first of their decisions on, with the patience that the backlog's `age` allows, so that what
+    comes due together is one run. A set that could have made the vector, and did not, fails: it is tried
+    again a day later.
     """
+    import pyarrow.compute as pc
+
+    age = place.spec.triggers.backlog.age
     for features in sets_in_use(place).sets:
         waiting = _rows_not_in(place, "events", features.examples, days)
         if waiting is None or waiting.num_rows == 0:
             continue
+        of_others = without_tiles(place, [view for view in features.views if view.pipeline])
+        overdue = pc.less(waiting["decision_time"], now - age)
+        if not of_others:
+            stuck = waiting.filter(overdue)["day"].unique().to_pylist()
+            place.ledger.reopen_days(place.name, stuck, "score", now + _TRIED_AGAIN, worked_on)
+            waiting = waiting.filter(pc.invert(overdue))
         first = waiting.group_by("day").aggregate([("decision_time", "min")]).to_pylist()
         for one in first:
-            due = max(one["decision_time_min"], now) + place.spec.triggers.backlog.age
-            place.ledger.reopen_days(place.name, [one["day"]], "score", due)
+            due = max(one["decision_time_min"], now) + age
+            place.ledger.reopen_days(place.name, [one["day"]], "score", due, worked_on)
 
 
 def champions_before(promotions: Sequence[Promotion], moments: Sequence[datetime]) -> list[int | None]:
@@ -391,8 +425,8 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
     )
 
 
-def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
-    """Bring the online store to the moment of the home's clock."""
+def _write_online(place: PipelineHome, use: InUse, failed: Mapping[str, str]) -> tuple[int, datetime]:
+    """Bring the online store to the moment of the home's clock, but for views whose tiles failed."""
     from mlops_pipelines.features.online import online_rows
     from mlops_pipelines.features.store import Snapshot
 
@@ -401,10 +435,9 @@ def _write_online(place: PipelineHome, use: InUse) -> tuple[int, datetime]:
     place.store.apply(list({view.id: view for view in (*use.views, *use.made)}.values()))
     keys = 0
     for view in use.made:
-        versions = newest_versions(place.lake, [view])
-        if versions[view.source] is None:
+        if view.id in failed:
             continue
-        made_of, held = Snapshot(as_of, versions), place.store.held(view)
+        made_of, held = Snapshot(as_of, newest_versions(place.lake, [view])), place.store.held(view)
         rows = online_rows(view, place.lake, made_of, held)
         keys += place.store.write_online(view, rows, made_of, held)
     return keys, as_of
@@ -441,7 +474,11 @@ def _as_one(written: Mapping[str, list[Written]]) -> list[Written]:
     return [
         one
         if len(ones) == 1
-        else replace(one, content_hash=hash_of({v: w.content_hash for v, w in ones.items()}))
+        else replace(
+            one,
+            content_hash=hash_of({v: w.content_hash for v, w in ones.items()}),
+            changed=any(w.changed for w in ones.values()),
+        )
         for ones in days.values()
         for one in list(ones.values())[:1]
     ]

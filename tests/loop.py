@@ -91,7 +91,8 @@ def take_all(place: PipelineHome) -> None:
 def make_tiles(place: PipelineHome) -> None:
     """Tiles of the days that are reopened, in the lake alone."""
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    scoring.write_tiles(place, sets_in_use(place), [*reopened])
+    _, failed = scoring.write_tiles(place, sets_in_use(place), [*reopened])
+    assert not failed
     place.ledger.close_days(place.name, reopened, "tiles")
 
 

@@ -93,18 +93,17 @@ def read_features(
     """
 
     try:
-        values = store.read_online(view, keys)
-        written = store.written_as_of(view)
+        while True:
+            written = store.written_as_of(view)
+            values = store.read_online(view, keys)
+            if written is not None and store.written_as_of(view) == written:
+                return Read(values, written, "online")
     except TransientError as error:
         if otherwise is None:
             raise
         logging.getLogger(__name__).warning(
             "%s Values of %s are computed from tiles as of %s.", error, view.id, otherwise.as_of
         )
-    else:
-        if written is None:  # lost between the two
-            raise TransientError(f"The online store lost the values of {view.id} while they were read.")
-        return Read(values, written, "online")
     return Read(_values(view, keys, otherwise), otherwise.as_of, "tiles")
 
 

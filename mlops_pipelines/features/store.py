@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -28,6 +29,7 @@ _LOCK_SECONDS = 60.0
 # SQLite takes a limited number of parameters in one statement.
 _KEYS_A_READ = 2000
 _APPLIED = "applied_views"
+_HOME = "home"
 # Where Feast's values lie, by type of a key and kind of a feature.
 _FIELDS = {"string": "string_val", "int": "int64_val", "number": "double_val", "category": "string_val"}
 
@@ -38,6 +40,17 @@ class Snapshot:
 
     as_of: datetime
     versions: Mapping[str, int | None]
+
+    def is_after(self, other: Snapshot) -> bool:
+        """Whether it is of a later moment than the other, or of the same one and newer tables."""
+        if self.as_of != other.as_of:
+            return self.as_of > other.as_of
+
+        def number(versions: Mapping[str, int | None], table: str) -> int:
+            version = versions.get(table)
+            return -1 if version is None else version
+
+        return any(number(self.versions, table) > number(other.versions, table) for table in self.versions)
 
 
 @dataclass(frozen=True)
@@ -105,19 +118,31 @@ class FeatureStore:
         return written.as_of if written else None
 
     def held(self, view: CompiledView) -> Held:
-        """What the values there were made of: what a writer has to know, to bring all of them up to date."""
-        if self._redis:
+        """What the values there were made of: what a writer has to know, to bring all of them up to date.
+
+        Raises TerminalError for a Redis database with the values of another home.
+        """
+        if self._redis is None:
+            noted = self._metadata(_held_key(view), None)
+        else:
             with self._reached():
                 noted = self._redis.get(_held_key(view))
-        else:
-            noted = self._metadata(_held_key(view), None)
+            if noted and noted["home"] != self._home:
+                raise TerminalError(
+                    f"The Redis database at {self._redis.address} has values of {self.project} that another "
+                    "home wrote.",
+                    expected="a database of its own for each home",
+                    remedy="another number at the end of MLOPS_ONLINE_STORE, such as /1; or, if the other "
+                    "home is gone, redis-cli -n NUMBER FLUSHDB, which empties it",
+                )
         return _held_of(noted) if noted else Held()
 
     def write_online(self, view: CompiledView, rows: pa.Table, made_of: Snapshot, over: Held) -> int:
         """Writes values as `online_rows` gives them, in one transaction; returns how many keys.
 
         made_of: what the values are made of. over: what `held` said when they were made.
-        Returns 0, and writes nothing, if a later moment was written or begun. Raises TerminalError for a
+        Returns 0, and writes nothing, if a later moment was written or begun, or the same
+        one of newer tables. Raises TerminalError for a
         view that is not applied, TransientError if another process holds the store for a minute, or if the
         Redis server cannot be reached.
         """
@@ -240,12 +265,22 @@ class FeatureStore:
                 _let_read_while_written(self.folder / "online.db")
         return store
 
+    @cached_property
+    def _home(self) -> str:
+        """Tells this home from others that write to the same server; made on first use."""
+        with self._locked("home"):
+            known: str | None = self._metadata(_HOME, None)
+            if known is None:
+                known = uuid.uuid4().hex
+                self._set_metadata(_HOME, known)
+        return known
+
     @property
     def _registry(self) -> SqlRegistry:
         return cast("SqlRegistry", self._feast.registry)
 
     @contextmanager
-    def _locked(self, what: Literal["online", "registry"] = "online") -> Iterator[None]:
+    def _locked(self, what: Literal["online", "registry", "home"] = "online") -> Iterator[None]:
         from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -301,11 +336,11 @@ class FeatureStore:
             )
 
     def _overtaken(self, made_of: Snapshot, held: Held) -> bool:
-        return any(one.as_of > made_of.as_of for one in held.all)
+        return any(one.is_after(made_of) for one in held.all)
 
     def _note(self, view: CompiledView, held: Held) -> None:
         if self._redis:
-            self._redis.set(_held_key(view), asdict(held))
+            self._redis.set(_held_key(view), {**asdict(held), "home": self._home})
         else:
             self._set_metadata(_held_key(view), asdict(held))
 

@@ -292,16 +292,24 @@ class Landing(Store):
         with self._reading() as connection:
             return {(path, size, modified_at) for path, size, modified_at in connection.execute(query)}
 
-    def reopen_days(self, pipeline: str, days: Iterable[str], stage: Stage, at: datetime) -> None:
+    def reopen_days(
+        self,
+        pipeline: str,
+        days: Iterable[str],
+        stage: Stage,
+        at: datetime,
+        worked_on: Mapping[str, int] | None = None,
+    ) -> None:
         """Mark days (YYYY-MM-DD) whose data came late: `stage` has to look at them again.
 
-        at: from when on, the home's clock, UTC.
+        at: from when on, the home's clock, UTC. A day that is open from an earlier time on stays so, unless
+        that is what is being worked on: its revision is in `worked_on`, as `reopened_days` gave it.
         """
         days = sorted(set(days))
         if not days:
             return
         with self._writing() as connection:
-            reopen(connection, pipeline, days, stage, at)
+            reopen(connection, pipeline, days, stage, at, worked_on)
 
     def reopened_days(self, pipeline: str, stage: Stage, by: datetime | None = None) -> dict[str, int]:
         """Days (YYYY-MM-DD) that `stage` has to look at again, in order, each with its revision.
@@ -343,15 +351,31 @@ class Landing(Store):
                 )
 
 
-def reopen(connection: Connection, pipeline: str, days: Sequence[str], stage: Stage, at: datetime) -> None:
+def reopen(  # noqa: PLR0917 - as the method
+    connection: Connection,
+    pipeline: str,
+    days: Sequence[str],
+    stage: Stage,
+    at: datetime,
+    worked_on: Mapping[str, int] | None = None,
+) -> None:
     """As `Landing.reopen_days`, in a transaction of the caller's."""
+    columns = reopened_days.c
     for day in days:
         row = {"pipeline": pipeline, "stage": stage, "day": day}
         insert_new(connection, reopened_days, {**row, "revision": 0, "reopened_at": at})
+        waits_already = sa.and_(
+            columns.revision > columns.closed_revision,
+            columns.revision > (worked_on or {}).get(day, 0),
+            columns.reopened_at < at,
+        )
         connection.execute(
             reopened_days.update()
-            .where(*(reopened_days.c[name] == value for name, value in row.items()))
-            .values(revision=reopened_days.c.revision + 1, reopened_at=at)
+            .where(*(columns[name] == value for name, value in row.items()))
+            .values(
+                revision=columns.revision + 1,
+                reopened_at=sa.case((waits_already, columns.reopened_at), else_=at),
+            )
         )
 
 

@@ -354,7 +354,9 @@ def test_a_definition_that_fails_leaves_the_champion_fed_and_is_looked_at_again(
     counts = other.lake.row_counts("predictions"), other.lake.row_counts("events")
     assert counts[0]["2013-01-11"] == counts[1]["2013-01-11"]
     assert scoring.reopened_days(other) == [], "not at once again"
-    move(other, at(12) + other.spec.triggers.backlog.age)
+    move(other, at(13) - timedelta(seconds=1))
+    assert set(scoring.reopened_days(other)) == {"2013-01-11"}, "of which some were decided just now"
+    move(other, at(13))
     assert scoring.reopened_days(other) == other.lake.days("events")
     ask(other, "now")
     assert "have no vector yet" in retraining.admit(other, run_id="now").sentence
@@ -382,7 +384,7 @@ def test_a_day_that_one_set_lacks_stays_open_whatever_the_others_have(place: Pip
     assert scoring.score(other, []).unfed == 0, "they wait, and are not given up"
     assert other.lake.read("predictions").num_rows == before
     assert "2013-01-11" not in scoring.reopened_days(other), "not at once again"
-    move(other, at(12) + other.spec.triggers.backlog.age)
+    move(other, at(13))
     assert "2013-01-11" in scoring.reopened_days(other)
     scoring.make_examples(other, [])
     assert scoring.score(other, []).unfed == 0
