@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import retraining, scoring
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.features import tiles
 from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
+    import pytest
 
+    from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.retraining import Outcome
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
@@ -129,3 +133,15 @@ def move(place: PipelineHome, to: datetime) -> None:
     """Move the home's clock."""
     place.ledger.begin_advance(to)
     place.ledger.finish_advance()
+
+
+def break_tiles_of(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a value is too large to be summed."""
+    aggregate = tiles._aggregate
+
+    def failing(compiled: CompiledView, facts: pa.Table) -> pa.Table:
+        if compiled.name == view:
+            raise TerminalError("too large")
+        return aggregate(compiled, facts)
+
+    monkeypatch.setattr(tiles, "_aggregate", failing)

@@ -288,6 +288,17 @@ def test_stages_are_reopened_apart(ledger: Ledger) -> None:
     ]
 
 
+def test_a_day_that_waits_keeps_the_earlier_time_unless_it_is_what_is_worked_on(ledger: Ledger) -> None:
+    later = NOW + timedelta(days=1)
+    ledger.reopen_days(P, ["2013-03-01", "2013-03-02"], "score", NOW)
+    work = ledger.reopened_days(P, "score", by=NOW)
+    ledger.reopen_days(P, ["2013-03-02"], "score", NOW)  # what came in between
+    ledger.reopen_days(P, work, "score", later, work)
+    ledger.close_days(P, work, "score")
+    assert list(ledger.reopened_days(P, "score", by=NOW)) == ["2013-03-02"]
+    assert list(ledger.reopened_days(P, "score", by=later)) == ["2013-03-01", "2013-03-02"]
+
+
 def test_day_reopened_while_it_is_worked_on_stays_open(ledger: Ledger) -> None:
     ledger.reopen_days(P, ["2013-03-02", "2013-03-01", "2013-03-01"], "score", NOW)
     work = ledger.reopened_days(P, "score")

@@ -35,6 +35,7 @@ from tests.loop import (
     advance,
     ask,
     at,
+    break_tiles_of,
     copy_of,
     finish,
     land,
@@ -360,6 +361,26 @@ def test_a_definition_that_fails_leaves_the_champion_fed_and_is_looked_at_again(
     assert scoring.reopened_days(other) == other.lake.days("events")
     ask(other, "now")
     assert "have no vector yet" in retraining.admit(other, run_id="now").sentence
+
+
+def test_tiles_that_fail_leave_the_champion_fed(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(name="far", key="carrier", of="events", aggregate={"distance": ("std",)}, windows=("1d",))
+    features = place.spec.features.model_copy(update={"views": (*place.spec.features.views, view)})
+    other = varied(place, features=features)
+    break_tiles_of(view.name, monkeypatch)
+    move(other, at(12))
+    land(other, "events", "11", Flights().rows("events", at(11), at(12)))
+    take_all(other)
+    failed = scoring.make_tiles(other, []).failed
+    assert [(name.split("__")[0], why) for name, why in failed.items()] == [("far", "too large")]
+    assert list(scoring.make_examples(other, []).failed) == [other.features.version]
+    scoring.score(other, [])
+    counts = other.lake.row_counts("predictions"), other.lake.row_counts("events")
+    assert counts[0]["2013-01-11"] == counts[1]["2013-01-11"]
+    monkeypatch.undo()
+    move(other, at(13))
+    serve(other)
+    assert other.lake.row_counts(other.features.examples) == other.lake.row_counts("events")
 
 
 def test_where_every_definition_fails_nothing_is_made(tmp_path: Path) -> None:

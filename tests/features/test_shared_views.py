@@ -28,7 +28,7 @@ from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Features, SharedViews
 from mlops_pipelines.spec_loading import load_spec
-from tests.loop import at, serve, take_all
+from tests.loop import at, break_tiles_of, serve, take_all
 from tests.shared_views import SHARED, VIEW, fly, live, new_home, places, write
 
 if TYPE_CHECKING:
@@ -253,6 +253,17 @@ def test_a_run_that_dies_while_it_makes_tiles_leaves_the_view_to_be_made_again(
     scoring.make_tiles(flights, ["2013-01-02"])
     assert flights.lake.days(tile_table(view_of(bookings)))[0] == "2013-01-01"
     assert scoring.reopened_days(flights) == []
+
+
+def test_a_view_that_only_another_pipeline_uses_may_fail_without_harm(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights, bookings = both
+    alone = without_shared(flights)
+    break_tiles_of(VIEW, monkeypatch)
+    fly(alone, bookings, at(5))
+    assert alone.lake.row_counts(alone.features.examples) == alone.lake.row_counts("events")
+    assert scoring.reopened_days(alone) == [], "not at once again"
 
 
 def test_what_another_pipeline_uses_may_not_leave_the_contract(both: Both) -> None:

@@ -220,6 +220,60 @@ def test_the_only_fact_of_a_key_taken_back_is_taken_out(
     assert store.held(LANE) == Held(Snapshot(at(32), versions_of(lake, COMPILED)))
 
 
+def test_of_the_same_moment_an_older_writer_never_overwrites_newer_tables(
+    lake: Lake, store: FeatureStore
+) -> None:
+    older = Snapshot(at(30), versions_of(lake, COMPILED)), store.held(LANE)
+    rows = online_rows(LANE, lake, *older)
+    write(lake, random_world(22, hours=60, size=90))
+    write_tiles(lake, SPEC, days_between(at(0), at(140)))
+    assert bring_to(store, lake, LANE, at(30)) > 0
+    newer = store.read_online(LANE, KEYS)
+    assert store.write_online(LANE, rows, *older) == 0
+    assert store.read_online(LANE, KEYS).equals(newer)
+
+
+def test_a_view_whose_source_is_empty_reads_empty(tmp_path: Path, store: FeatureStore) -> None:
+    lake, world = Lake(tmp_path / "without"), random_world(21, hours=60, size=90)
+    write(lake, World(world.orders))
+    write_tiles(lake, SPEC, days_between(at(0), at(140)))
+    for view in (LANE, SKY, PLACE):
+        assert bring_to(store, lake, view, at(30)) == 0
+        read = store.read_online(view, KEYS).select([column.name for column in view.columns])
+        assert read.equals(seen_by_events(lake, view, KEYS, at(30)))
+
+
+def test_a_redis_database_has_the_values_of_one_home(
+    lake: Lake, made: Path, tmp_path: Path, server: str
+) -> None:
+    redis.Redis.from_url(server).flushall()
+    ours, theirs = (
+        FeatureStore(copytree(made / "feast", tmp_path / name), SPEC.name, server) for name in "ab"
+    )
+    bring_to(theirs, lake, LANE, at(10))
+    for use in (lambda: bring_to(ours, lake, LANE, at(30)), lambda: ours.read_online(LANE, KEYS)):
+        with pytest.raises(TerminalError, match="another home wrote"):
+            use()
+    assert theirs.written_as_of(LANE) == at(10)
+
+
+def test_a_reader_is_told_the_moment_of_the_values_it_gets(
+    lake: Lake, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_to(store, lake, LANE, at(30))
+    read = store.read_online
+
+    def and_written_at_once(view: CompiledView, keys: pa.Table) -> pa.Table:
+        values = read(view, keys)
+        bring_to(store, lake, LANE, at(33))
+        return values
+
+    monkeypatch.setattr(store, "read_online", and_written_at_once)
+    found = read_features(LANE, KEYS, store)
+    values = found.values.select([column.name for column in LANE.columns])
+    assert values.equals(seen_by_events(lake, LANE, KEYS, found.as_of))
+
+
 def test_a_static_reference_is_written_again_when_it_changes(lake: Lake, store: FeatureStore) -> None:
     assert [bring_to(store, lake, PLACE, at(hours)) > 0 for hours in (10, 11)] == [True, False]
     world = random_world(22, hours=60, size=90)
