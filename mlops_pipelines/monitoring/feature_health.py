@@ -16,7 +16,7 @@ from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
 from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
 from mlops_pipelines.features.in_use import sets_in_use, vectors
 from mlops_pipelines.features.sets import FeatureSet
-from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.monitoring.reports import closed_days, table_of
 
 if TYPE_CHECKING:
@@ -226,11 +226,11 @@ def ages(decisions: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.f
 
 def _without(features: FeatureSet, seen: set[tuple[str, str]]) -> FeatureSet:
     """The set without what another has in the same version."""
-    own = {name for name, version in features.view_versions.items() if (name, version) in seen}
+    told = {name for name, version in features.view_versions.items() if (name, version) in seen}
     return FeatureSet(
-        from_event={} if "from_event" in own else features.from_event,
-        from_python={} if "from_python" in own else features.from_python,
-        views=tuple(view for view in features.views if view.name not in own),
+        from_event={} if "from_event" in told else features.from_event,
+        from_python={} if "from_python" in told else features.from_python,
+        views=tuple(view for view in features.views if table_name(view.pipeline, view.name) not in told),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mlops_pipelines import scoring
+from mlops_pipelines import retraining, scoring
 from mlops_pipelines.cli import main
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.errors import TerminalError, UserError
@@ -28,7 +28,7 @@ from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Features, SharedViews
 from mlops_pipelines.spec_loading import load_spec
-from tests.loop import at, break_tiles_of, serve, take_all
+from tests.loop import ask, at, break_tiles_of, serve, take_all, varied
 from tests.shared_views import SHARED, VIEW, fly, live, new_home, places, write
 
 if TYPE_CHECKING:
@@ -169,6 +169,24 @@ def test_the_health_of_a_shared_view_is_told_by_the_tiles_that_were_there(both: 
     assert theirs.skew == 0
     assert theirs.age_worst is not None
     assert mine == theirs
+
+
+def test_the_health_of_a_shared_view_is_told_once_however_many_sets_have_it(both: Both) -> None:
+    _, bookings = both
+    ask(bookings, "first")
+    retrain = retraining.admit(bookings, run_id="first").retrain
+    assert retrain is not None
+    version = bookings.features.version
+    bookings.ledger.record_training_set(
+        retrain.id, retrain.token, dataset_version="1", feature_set=version, matured_rows=1
+    )
+    features = bookings.spec.features
+    expressions = features.from_event | {"twice": "2 * price"}
+    other = varied(bookings, features=features.model_copy(update={"from_event": expressions}))
+    serve(other)
+    assert [one.version for one in sets_in_use(other).sets] == [other.features.version, version]
+    told = [(one.day, one.version, one.feature) for one in report_features(other, ["2013-01-03"]).found]
+    assert len(told) == len({*told})
 
 
 def test_new_tiles_reopen_no_examples_of_those_who_use_them(both: Both) -> None:
