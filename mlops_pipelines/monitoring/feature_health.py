@@ -8,12 +8,13 @@ vector was made. (Whether the vector is what its own facts give is another quest
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
 from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
+from mlops_pipelines.features.functions import rewritten
 from mlops_pipelines.features.in_use import sets_in_use, vectors
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import table_name, tile_table
@@ -84,11 +85,13 @@ class Health:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found of some days."""
+    """What was found of some days. rewritten: Python functions `module:name` of sets in use whose file is
+    another one by now, or gone: their features were not looked at."""
 
     written: list[Written]
     found: Sequence[Health]
     max_skew: float
+    rewritten: Sequence[str]
 
     @property
     def features(self) -> list[Health]:
@@ -126,10 +129,13 @@ class Report:
 
     @property
     def skew_sentence(self) -> str:
+        names = ", ".join(self.rewritten)
+        others = f"; functions that are written otherwise by now were not looked at: {names}" if names else ""
         if not self.features:
-            return "no vectors on these days"
+            return f"no vectors on these days{others}"
         worst = self.features[0]
-        return f"worst skew {worst.skew:.4f}, of {worst.feature} on {worst.day}; at most {self.max_skew:g}"
+        skew = f"worst skew {worst.skew:.4f}, of {worst.feature} on {worst.day}"
+        return f"{skew}; at most {self.max_skew:g}{others}"
 
     @property
     def within_skew(self) -> bool:
@@ -150,15 +156,20 @@ def days_to_look_at(place: PipelineHome, now: datetime) -> list[str]:
 def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
     """Look at the features of `days` (UTC), and of closed days with new vectors.
 
+    A set with a Python function whose file is another one by now is looked at without its functions.
     Raises what `compute_examples` raises.
     """
     reopened = closed_days(place, "features", place.clock.now(), days)
     wanted = sorted({*days, *reopened})
     found: list[Health] = []
     seen: set[tuple[str, str]] = set()
+    otherwise: set[str] = set()
     for features in sets_in_use(place).sets:
         unseen = _without(features, seen)
         seen |= {*features.view_versions.items()}
+        if gone := rewritten(unseen.from_python):
+            otherwise |= {*gone}
+            unseen = replace(unseen, from_python={})
         for start in range(0, len(wanted), DAYS_AT_ONCE):
             part = wanted[start : start + DAYS_AT_ONCE]
             found += _of_days(place, features.examples, unseen, part)
@@ -169,7 +180,7 @@ def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
             TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=["view", "version", "feature"]
         )
     place.ledger.close_days(place.name, reopened, "features")
-    return Report(written, found, place.spec.features.max_skew)
+    return Report(written, found, place.spec.features.max_skew, sorted(otherwise))
 
 
 def latest(place: PipelineHome, since: date | None = None) -> list[dict[str, Any]]:

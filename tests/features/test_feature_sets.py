@@ -27,6 +27,7 @@ from mlops_pipelines.features.sets import FeatureSet, feature_set
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.ledger import Reign
+from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.retraining import model_of
@@ -455,7 +456,7 @@ def test_a_function_whose_file_was_changed_feeds_no_model_and_is_not_compared(
     retrain(other, "second")
     assert not rewritten(other.features.from_python)
     file.write_text("def made(rows): return [1.0] * rows.num_rows\n")
-    edited = varied(place, features=features)
+    edited = changed(varied(place, features=features))
     assert rewritten(other.features.from_python) == ["edited_features:made"]
     advance(edited, at(14))
     failed = scoring.make_examples(edited, ["2013-01-13"]).failed
@@ -464,6 +465,12 @@ def test_a_function_whose_file_was_changed_feeds_no_model_and_is_not_compared(
     scored = edited.lake.read("predictions", days=["2013-01-13"])
     assert set(scored["model_version"].to_pylist()) == {"1"}, "the second champion is fed nothing else"
     assert "written otherwise" in parity(edited).sentence
+    looked_at = report_features(edited, ["2013-01-12", "2013-01-13"])
+    told = {(one.version, one.feature) for one in looked_at.found}
+    assert "otherwise by now were not looked at: edited_features:made" in looked_at.skew_sentence
+    assert (edited.features.view_versions["from_python"], "made") in told
+    assert (other.features.view_versions["from_python"], "made") not in told
+    assert {view.version for view in other.features.views} <= {version for version, _ in told}
 
 
 def test_the_order_of_the_views_is_no_other_set(place: PipelineHome) -> None:
