@@ -145,7 +145,8 @@ def _greatest_so_far(
 def _with_superseded(best: NDArray[np.int64], versions: _Versions, asked: _Asked) -> NDArray[np.int64]:
     """`best`, raised where a version that was current for a while only was so at the moment asked.
 
-    There are few (corrected outcomes), so each is held against all that is asked of its key in its while.
+    In the order of what is asked, each version was current over a run of neighbours, which two runs of a
+    power of two cover. From the longest on, such a run hands what it found on to its two halves.
     """
     import numpy as np
 
@@ -155,12 +156,19 @@ def _with_superseded(best: NDArray[np.int64], versions: _Versions, asked: _Asked
         (asked.codes, versions.codes, versions.codes), (asked.at, versions.known, versions.until)
     )
     order = np.argsort(places)
-    low, high = (np.searchsorted(places[order], ends) for ends in (known, until))
-    lengths = high - low
-    # The positions low..high of every version, one after the other.
-    positions = np.repeat(high - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
+    first, end = (np.searchsorted(places[order], ends) for ends in (known, until))
+    # The greatest power of two within each run; -1 where nothing was asked in its while.
+    powers = np.frexp(end - first)[1] - 1
+    # Greatest rank of the runs of the present power that begin here.
+    greatest = np.full(len(order), -1, dtype=np.int64)
+    for power in range(int(powers.max()), -1, -1):
+        mine = powers == power
+        for starts in (first[mine], end[mine] - 2**power):
+            np.maximum.at(greatest, starts, versions.ranks[mine])
+        if half := 2**power // 2:
+            greatest[half:] = np.maximum(greatest[half:], greatest[:-half])
     raised = best.copy()
-    np.maximum.at(raised, order[positions], np.repeat(versions.ranks, lengths))
+    raised[order] = np.maximum(best[order], greatest)
     return raised
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -298,6 +299,28 @@ def test_a_corrected_outcome_is_the_one_current_at_the_decision(
     orders = [order("o", 0.0), order("p", 0.0), order("asks", asking)]
     example = examples_with(tmp_path, World(orders, outcomes), LANE)["asks"]
     assert example["lane_delay_last"] == expected
+
+
+def test_outcomes_that_were_all_corrected_take_memory_by_their_number_and_not_by_their_square(
+    tmp_path: Path,
+) -> None:
+    """The first version of each was current at every moment but one that is asked for."""
+    size = 1500
+    orders = [order(f"o{i}", 0.0) for i in range(size)]
+    asking = [order("late", 6.0), *(order(f"asks{i}", 4.0) for i in range(size))]
+    outcomes = [outcome(o.id, 1.0, known, delay=known) for o in orders for known in (2.0, 5.0)]
+    lake, spec = Lake(tmp_path), make_spec([LANE])
+    write(lake, World([*orders, *asking], outcomes))
+    versions = write_tiles(lake, spec, [day_of(START)])
+    events = lake.read("events")
+    tracemalloc.start()
+    try:
+        examples = compute_examples(feature_set(spec, CONTRACT), lake, events, versions)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {one["lane_delay_last"] for id_, one in by_id(examples).items() if id_[0] == "a"} == {2.0}
+    assert peak < 5_000_000
 
 
 def test_an_event_is_not_its_own_last_event(tmp_path: Path) -> None:
