@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -97,18 +97,29 @@ class FeatureStore:
     def apply(self, views: Sequence[CompiledView]) -> bool:
         """Registers the views and makes their online tables; False if they are registered already.
 
-        A changed view is another one (its name has its version), so what is there is never altered.
+        A changed view is another one (its name has its version), so what is there is never altered. Those
+        that Feast's own `feast apply` deleted are registered again, and have no values until they are written.
         """
-        wanted = sorted(view.id for view in views)
+        wanted = {view.id for view in views}
         self._write_repo()
-        if set(wanted) <= set(self._metadata(_APPLIED, [])):
+        if wanted <= self._applied():
             return False
-        with self._locked():
-            applied = set(self._metadata(_APPLIED, []))
+        with self._locked(), self._reached():
+            noted, applied = set(self._metadata(_APPLIED, [])), self._applied()
             new = [view for view in views if view.id not in applied]
+            for view in new:
+                if view.id in noted:
+                    # Whether its values went with it is not known: the next write goes over all of them.
+                    self._note(view, Held(begun=self.held(view).all))
+                    self._written.discard(view.id)
             self._feast.apply([part for view in new for part in _definitions(view)])
-            self._set_metadata(_APPLIED, sorted(applied | set(wanted)))
+            self._set_metadata(_APPLIED, sorted(noted | wanted))
         return True
+
+    def _applied(self) -> set[str]:
+        """Ids of the views that were registered with all that belongs to them, and still are."""
+        registered = {view.name for view in self._registry.list_feature_views(self.project)}
+        return registered & set(self._metadata(_APPLIED, []))
 
     def written_as_of(self, view: CompiledView) -> datetime | None:
         """The moment (UTC) the view's values were last written for, completely; None if they never were."""
@@ -146,7 +157,7 @@ class FeatureStore:
         view that is not applied, TransientError if another process holds the store for a minute, or if the
         Redis server cannot be reached.
         """
-        self._require_applied(view)
+        registered = self._require_applied(view)
         with self._locked(), self._reached():
             held = self.held(view)
             if self._overtaken(made_of, held):
@@ -154,9 +165,8 @@ class FeatureStore:
             # Noted before the rows, so that a writer killed here still keeps earlier ones out.
             self._note(view, replace(held, begun=(*(one for one in held.begun if one != made_of), made_of)))
             store = self._feast
-            table = store.get_feature_view(view.id)
             rows_of_feast = _protos(view, rows, made_of.as_of)
-            store.provider.online_write_batch(store.config, table, rows_of_feast, None)
+            store.provider.online_write_batch(store.config, registered, rows_of_feast, None)
             # What came in between, or was left by a writer that died, is for the next one to go over.
             unseen = tuple(one for one in held.all if one not in (*over.all, made_of))
             self._note(view, Held(made_of, unseen))
@@ -176,8 +186,8 @@ class FeatureStore:
 
         if view.pipeline:
             return self._of(view.pipeline).read_online(view.at_owner, keys)
-        self._require_written(view)
         registered = self._know(view.id)
+        self._require_written(view)
         layout = self._layouts.get(view.id) or self._layouts.setdefault(view.id, _Layout.of(view))
         keys = keys.select(list(view.keys))
         with self._reached():
@@ -216,17 +226,21 @@ class FeatureStore:
         if view.id in self._written:
             return
         if self.written_as_of(view) is None:
-            raise TerminalError(
-                f"The online store of {self.project} has no values of the view {view.id}.",
-                remedy=f"materialize {self.project}/feature_tiles first",
-            )
+            raise self._nothing_of(view.id)
         if self._redis is None:
             self._written.add(view.id)
+
+    def _nothing_of(self, view_id: str) -> TerminalError:
+        return TerminalError(
+            f"The online store of {self.project} has no values of the view {view_id}.",
+            remedy=f"materialize {self.project}/feature_tiles first",
+        )
 
     def _know(self, view_id: str) -> feast.FeatureView:
         """The view as it is registered; looks into the registry again if another process did it since.
 
         Once a view is known nothing is looked up: it never changes, and Feast takes a millisecond for it.
+        Raises TerminalError if it is not registered, or not any more.
         """
         from feast.errors import FeatureViewNotFoundException
 
@@ -235,7 +249,10 @@ class FeatureStore:
                 found = self._registry.get_feature_view(view_id, self.project, allow_cache=True)
             except FeatureViewNotFoundException:
                 self._registry.refresh(self.project)
-                found = self._registry.get_feature_view(view_id, self.project, allow_cache=True)
+                try:
+                    found = self._registry.get_feature_view(view_id, self.project, allow_cache=True)
+                except FeatureViewNotFoundException:
+                    raise self._nothing_of(view_id) from None
             self._known[view_id] = found
         return self._known[view_id]
 
@@ -328,12 +345,17 @@ class FeatureStore:
             "entity_key_serialization_version": 3,
         }  # fmt: skip
 
-    def _require_applied(self, view: CompiledView) -> None:
-        if view.id not in self._metadata(_APPLIED, []):
-            raise TerminalError(
-                f"The view {view.id} is not registered in the project {self.project}.",
-                expected="apply, with the view, before anything is written",
-            )
+    def _require_applied(self, view: CompiledView) -> feast.FeatureView:
+        from feast.errors import FeatureViewNotFoundException
+
+        with suppress(FeatureViewNotFoundException):
+            found = self._registry.get_feature_view(view.id, self.project)
+            if view.id in self._metadata(_APPLIED, []):
+                return found
+        raise TerminalError(
+            f"The view {view.id} is not registered in the project {self.project}.",
+            expected="apply, with the view, before anything is written",
+        )
 
     def _overtaken(self, made_of: Snapshot, held: Held) -> bool:
         return any(one.is_after(made_of) for one in held.all)

@@ -13,6 +13,7 @@ import feast
 import pyarrow as pa
 import pytest
 import redis
+from feast.repo_operations import apply_total
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.online import Tiles, online_rows, read_features
@@ -516,3 +517,26 @@ def test_feasts_own_api_reads_what_was_written(lake: Lake, tmp_path: Path) -> No
         theirs for theirs in answer if theirs is not None
     ]
     assert any(value is not None for value in answer)
+
+
+def test_views_that_feast_apply_deleted_are_registered_and_written_again(
+    lake: Lake, store: FeatureStore, tmp_path: Path, online: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.apply(COMPILED)
+    bring_to(store, lake, LANE, at(30))
+    expected = store.read_online(LANE, KEYS)
+    repo = tmp_path / "feast" / SPEC.name
+    monkeypatch.chdir(repo)
+    apply_total(feast.FeatureStore(repo_path=str(repo)).config, repo, skip_source_validation=False)
+    after = FeatureStore(tmp_path / "feast", SPEC.name, online)
+    with pytest.raises(TerminalError, match=r"no values of the view lane.*\n.*orders/feature_tiles"):
+        after.read_online(LANE, KEYS)
+    with pytest.raises(TerminalError, match="is not registered"):
+        put(after, LANE, pa.table({}), at(31))
+    assert after.apply(COMPILED)
+    assert after.written_as_of(LANE) is None
+    with pytest.raises(TerminalError, match="no values of the view lane"):
+        after.read_online(LANE, KEYS)
+    assert bring_to(after, lake, LANE, at(30)) > 0
+    assert after.read_online(LANE, KEYS).equals(expected)
+    assert not after.apply(COMPILED)
