@@ -119,6 +119,32 @@ def status(pipeline: str, since: date | None, until: date | None, home: Path | N
 
 
 @main.command()
+@click.argument("pipeline", required=False)
+@json_option
+def check(pipeline: str | None, as_json: bool) -> None:
+    """Check what PIPELINE declares, or every pipeline: fields, contract, SQL, shared files.
+
+    No home is read, and no Python function is called: the first run does that. Exit code 0, or 2 with
+    every problem and its place.
+
+    \b
+    Examples:
+      mlops check
+      mlops check flight_delays --json
+    """
+    from mlops_pipelines import spec_loading
+
+    found = spec_loading.checked(pipeline)
+    if as_json:
+        told = [{"pipeline": name, "ok": why is None, "why": why} for name, why in found.items()]
+        click.echo(json.dumps(told, indent=2))
+    for name, why in () if as_json else found.items():
+        click.echo(f"{name}: ok" if why is None else f"Error: {why}", err=why is not None)
+    if any(found.values()):
+        sys.exit(2)
+
+
+@main.command()
 @click.argument("pipeline")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows at most.")
 @home_option

@@ -48,11 +48,15 @@ _SLICE_TYPES = ("string", "int", "bool")
 
 @dataclass(frozen=True)
 class Finding:
-    """A path below `attributes`, and what is wrong there; `at_key`: with the key, not its value."""
+    """A path below `attributes`, and what is wrong there; `at_key`: with the key, not its value.
+
+    first: the path of what it repeats, whose line is told.
+    """
 
     place: Place
     text: str
     at_key: bool = False
+    first: Place | None = None
 
 
 Findings = Iterator[Finding]
@@ -82,7 +86,7 @@ def check_shared_views(views: tuple[View, ...], spec: PipelineSpec, contract: Co
     """
     owner = spec.model_copy(update={"features": Features(views=views)})
     for found in (*_check_views(owner, contract), *_check_feature_names(owner)):
-        yield replace(found, place=found.place[1:])
+        yield replace(found, place=found.place[1:], first=found.first and found.first[1:])
 
 
 def check_used_views(
@@ -96,10 +100,8 @@ def check_used_views(
         view.name: ("features", "views", index) for index, view in enumerate(spec.features.views)
     }
     for place, view in used:
-        if view.name in first:
-            other = ".".join(map(str, first[view.name]))
-            yield Finding(place, f"{view.name} is the name of the view at {other} too")
-        first.setdefault(view.name, place)
+        if first.setdefault(view.name, place) != place:
+            yield Finding(place, f"{view.name} stands twice", first=first[view.name])
         if view.pipeline is not None:
             yield from _check_looked_up(place, view, spec, contract)
     yield from _check_feature_names(spec, used)
@@ -326,7 +328,8 @@ def _check_views(spec: PipelineSpec, contract: Contract) -> Findings:
     for index, view in enumerate(spec.features.views):
         place: Place = ("features", "views", index)
         if first.setdefault(view.name, index) != index:
-            yield Finding((*place, "name"), f"{view.name} is the name of view {first[view.name]} too")
+            found: Place = ("features", "views", first[view.name], "name")
+            yield Finding((*place, "name"), f"{view.name} stands twice", first=found)
         yield from _check_keys(place, view, spec, contract)
         yield from _check_shape(place, view, spec)
         yield from _check_view_columns(place, view, spec, contract)
@@ -454,7 +457,7 @@ def _feature_names(
     # Of two views of one name that alone is told, where it stands.
     views: set[str] = set()
     for index, view in enumerate(spec.features.views):
-        for name in view.feature_names if view.name not in views else ():
+        for name in dict.fromkeys(view.feature_names) if view.name not in views else ():
             yield ("features", "views", index), name
         views.add(view.name)
     for place, shared in used:

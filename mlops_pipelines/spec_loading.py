@@ -168,12 +168,14 @@ def _contract(source: YamlSource, spec: PipelineSpec, problems: Sequence[Problem
     path = source.path.parent / spec.contract
     if not path.is_file():
         missing = source.problem(("attributes", "contract"), f"there is no file {path}")
-        raise _refusal(source.path, [*problems, missing])
+        text = _listed(source.path, [*problems, missing])
+        raise UserError(text, remedy=f"mlops contract infer FILE > {path}")
     try:
         return load_contract(path)
     except UserError as error:
         if problems:
-            raise UserError(f"{_listed(source.path, problems)}\n{error}") from error
+            text = f"{_listed(source.path, problems)}\n{error.message}"
+            raise UserError(text, remedy=error.remedy) from error
         raise
 
 
@@ -215,6 +217,26 @@ def load_pipeline(name: str, root: Path = PIPELINES) -> LoadedSpec:
             else f"give one of these names, or add a folder with a defs.yaml under {root}",
         )
     return load_spec(paths[0])
+
+
+def checked(name: str | None = None, root: Path = PIPELINES) -> dict[str, str | None]:
+    """Of the pipeline of this name, or of all below a folder: what is wrong with each, or None.
+
+    By name, or by file where that says none. Raises UserError if there is no pipeline of this name.
+    """
+    found: dict[str, str | None] = {}
+    for path in find_specs(root):
+        declared = _declared_name(path)
+        if name is None or declared == name:
+            try:
+                # By name, since two files may claim it.
+                _ = load_pipeline(declared, root) if declared else load_spec(path)
+                found[declared or str(path)] = None
+            except UserError as error:
+                found[declared or str(path)] = str(error)
+    if name is not None and not found:
+        load_pipeline(name, root)
+    return found
 
 
 def hash_of(part: object) -> str:
@@ -269,7 +291,10 @@ def _listed(path: Path, problems: Sequence[Problem]) -> str:
 
 def _located(source: YamlSource, findings: Findings, below: Place = ("attributes",)) -> Iterator[Problem]:
     for found in findings:
-        yield source.problem((*below, *found.place), found.text, at_key=found.at_key)
+        text = found.text
+        if found.first is not None:
+            text += f"; first in line {source.problem((*below, *found.first), '').line}"
+        yield source.problem((*below, *found.place), text, at_key=found.at_key)
 
 
 def _file_problems(source: YamlSource) -> Iterator[Problem]:

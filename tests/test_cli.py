@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from mlops_pipelines import spec_loading
 from mlops_pipelines.cli import main
 from mlops_pipelines.home import Home
 from mlops_pipelines.ingest import taking
@@ -216,3 +218,20 @@ def test_every_command_shows_examples(command: str) -> None:
     assert result.exit_code == 0
     assert "Examples:" in result.output
     assert "--home" in result.output
+
+
+def test_a_pipeline_is_checked_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = mlops("check", "flight_delays")
+    assert (result.exit_code, result.output) == (0, "flight_delays: ok\n")
+    (tmp_path / "defs.yaml").write_text("type: mlops_pipelines.LearningLoop\nattributes: {name: mine}\n")
+    monkeypatch.setattr(spec_loading, "checked", partial(spec_loading.checked, root=tmp_path))
+    for name in (("mine",), ()):
+        said = refused(mlops("check", *name))
+        assert f"{tmp_path / 'defs.yaml'} has " in said
+        assert "\nTry: docs/pipeline.md" in said
+    result = mlops("check", "--json")
+    assert result.exit_code == 2
+    (found,) = json.loads(result.output)
+    assert (found["pipeline"], found["ok"]) == ("mine", False)
+    assert "attributes.events" in found["why"]
+    assert mlops("check", "--help").output.count("mlops check") == 2

@@ -110,11 +110,11 @@ REFUSALS: dict[str, tuple[str, str, str, list[str]]] = {
     ),
     "view named twice": (
         DEFS, "[carrier_lateness]", "[carrier_lateness, carrier_lateness]",
-        ["views.1: carrier_lateness is the name of the view at features.shared.0.views.0 too"],
+        ["views.1: carrier_lateness stands twice; first in line 13"],
     ),
     "name of a view of its own": (
         DEFS, "{name: customer,", "{name: carrier_lateness,",
-        ["views.0: carrier_lateness is the name of the view at features.views.0 too"],
+        ["views.0: carrier_lateness stands twice; first in line 10"],
     ),
     "name of a feature of its own": (
         DEFS, "{price: price}", "{carrier_lateness_late_mean_6h: price}",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.spec import Policy
-from mlops_pipelines.spec_loading import find_specs, hash_of, json_schema, load_pipeline, load_spec
+from mlops_pipelines.spec_loading import checked, find_specs, hash_of, json_schema, load_pipeline, load_spec
 from mlops_pipelines.spec_wording import NOT_AVAILABLE_YET
 from mlops_pipelines.yaml_source import read_yaml
 
@@ -357,7 +357,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "name: customer",
         "customer\n        key: product",
         "features.views.1.name",
-        ["customer is the name of view 0 too"],
+        [f"customer stands twice; first in line {DEFS[: DEFS.index('name: customer')].count(chr(10)) + 1}"],
     ),
     "unknown view source": (
         "of: labels",
@@ -654,7 +654,20 @@ def test_a_view_that_is_declared_twice_is_one_problem(tmp_path: Path) -> None:
     views = data["attributes"]["features"]["views"]
     views.append(views[0])
     [line] = problems(written(tmp_path, yaml.safe_dump(data)))
-    assert line.endswith(f"views.{len(views) - 1}.name: customer is the name of view 0 too")
+    assert f"views.{len(views) - 1}.name: customer stands twice; first in line " in line
+
+
+def test_a_window_that_is_given_twice_is_one_problem(tmp_path: Path) -> None:
+    [line] = problems(written(tmp_path, replaced(DEFS, "windows: [6h, 30d]", "windows: [6h, 30d, 6h]")))
+    assert line.endswith("windows.0: 6h stands there 2 times")
+
+
+def test_a_contract_that_is_not_there_is_drafted_by_a_command(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (tmp_path / "contract.yaml").unlink()
+    with pytest.raises(UserError, match="there is no file") as refused:
+        load_spec(path)
+    assert refused.value.remedy == f"mlops contract infer FILE > {tmp_path / 'contract.yaml'}"
 
 
 @pytest.mark.parametrize(
@@ -841,6 +854,27 @@ def test_two_pipelines_of_one_name_are_refused_with_both_files(tmp_path: Path) -
     with pytest.raises(UserError, match="Two pipelines are called returns") as refused:
         load_pipeline("returns", tmp_path)
     assert all(str(path) in str(refused.value) for path in paths)
+
+
+def test_all_pipelines_are_checked_or_one(tmp_path: Path) -> None:
+    written(tmp_path / "a", replaced(DEFS, "name: returns", "name: refunds"))
+    assert checked(root=tmp_path) == {"refunds": None}
+    broken = written(tmp_path / "b", replaced(DEFS, "holdout: 28d", "holdout: 28"))
+    found = checked(root=tmp_path)
+    assert list(found) == ["refunds", "returns"]
+    assert found["refunds"] is None
+    assert f"{broken} has 1 problem:" in str(found["returns"])
+    assert checked("refunds", tmp_path) == {"refunds": None}
+    unread = written(tmp_path / "c", "a: [1\n")
+    assert "not YAML" in str(checked(root=tmp_path)[str(unread)])
+    with pytest.raises(UserError, match="There is no pipeline 'x'"):
+        checked("x", tmp_path)
+
+
+def test_two_pipelines_of_one_name_are_both_wrong(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        written(tmp_path / folder)
+    assert "Two pipelines are called returns" in str(checked(root=tmp_path)["returns"])
 
 
 JSON = st.recursive(

@@ -224,7 +224,8 @@ class StreamRules(Model):
         taken = sorted(RESERVED_COLUMNS & value.keys())
         if taken:
             raise ValueError(
-                f"{', '.join(taken)}: the intake writes columns of this name itself; rename them"
+                f"{', '.join(taken)}: the intake writes columns of this name itself; leave them out, or rename "
+                f"them in the files (reserved: {', '.join(sorted(RESERVED_COLUMNS))})"
             )
         return value
 
@@ -296,7 +297,10 @@ def load_contract(path: Path, *, alone: str | None = None) -> Contract:
             for found in error.errors(include_url=False)
         ]
     if problems:
-        raise UserError("The contract is not valid:\n" + "\n".join(map(str, problems)))
+        raise UserError(
+            "The contract is not valid:\n" + "\n".join(map(str, problems)),
+            remedy="docs/contract.md, which describes every rule",
+        )
     return contract
 
 

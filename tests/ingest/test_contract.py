@@ -133,3 +133,12 @@ def test_a_bound_without_a_zone_is_utc() -> None:
     assert rule.min == datetime(2013, 1, 1, 2, tzinfo=UTC)
     rule = ColumnRule.model_validate({"type": "timestamp", "min": "2013-01-01T02:00:00+02:00"})
     assert rule.min == datetime(2013, 1, 1, tzinfo=UTC)
+
+
+def test_a_column_that_the_intake_writes_is_refused_with_all_of_them_and_what_helps(tmp_path: Path) -> None:
+    text = GOOD + "references:\n  r: {columns: {known_at: {type: timestamp}}}\n"
+    with pytest.raises(UserError) as refused:
+        load_contract(written(tmp_path, text))
+    assert "reserved: day, file_digest, file_row, known_at" in refused.value.message
+    assert "leave them out, or rename them in the files" in refused.value.message
+    assert refused.value.remedy == "docs/contract.md, which describes every rule"
