@@ -32,7 +32,7 @@ def parity(pipeline: str, since: date | None, home: Path | None, as_json: bool) 
     \b
     Examples:
       mlops parity flight_delays
-      mlops parity flight_delays --since 2013-06-01 --json
+      mlops parity flight_delays --since 2013-03-01 --json
     """
     from mlops_pipelines.features import parity as features
 
@@ -102,9 +102,10 @@ def list_(pipeline: str, home: Path | None, as_json: bool) -> None:
 
 def _sharing(pipeline: str, one: Mapping[str, Any]) -> str:
     """Whose a view that `listed` gives is, and who uses it, unless it is this pipeline's alone."""
-    if (one["pipeline"], one["used_by"]) == (pipeline, [pipeline]):
+    if one["pipeline"] == pipeline and {*one["used_by"]} <= {pipeline}:
         return ""
-    return f"; of {one['pipeline']}, used by {', '.join(one['used_by'])}"
+    used = f", used by {', '.join(one['used_by'])}" if one["used_by"] else ""
+    return f"; of {one['pipeline']}{used}"
 
 
 @features.command()
@@ -115,7 +116,8 @@ def _sharing(pipeline: str, one: Mapping[str, Any]) -> str:
 def health(pipeline: str, since: date | None, home: Path | None, as_json: bool) -> None:
     """How fresh each view was at the decisions, how many keys it knows, what is missing, and its skew.
 
-    As the runs that monitor found it: ages in hours of the newest tile at a decision; skew in standard
+    As the runs that monitor found it. `median` and `worst` are ages: of the newest tile at a decision, in
+    hours. `too old`: the share of decisions that found it older than the view's max_age. `skew`: standard
     deviations from what a fully fresh store would have given.
 
     \b

@@ -112,7 +112,7 @@ def shown(loaded: LoadedSpec, name: str) -> list[dict[str, Any]]:
         known = [*(place for place, names in made.items() if names), *kinds]
         raise UserError(
             f"There is no view or feature {name!r}{alternatives(name, known)}.",
-            remedy=f"mlops features list {loaded.spec.name}",
+            remedy=f"mlops features lineage {loaded.spec.name}",
         )
     return [{"feature": feature, "kind": kinds[feature], "made": how} for feature, how in found.items()]
 
@@ -174,7 +174,9 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
 
     views = {view.name: view for view in place.features.views}
     if name not in views:
-        raise UserError(f"There is no view {name!r}{alternatives(name, [*views])}.")
+        raise UserError(
+            f"{_not_a_view(place.loaded, name, [*views])}.", remedy=f"mlops features list {place.name}"
+        )
     view = views[name]
     types = {"int": pa.int64(), "string": pa.string()}
     wanted = ", ".join(f"{column} ({kind})" for column, kind in zip(view.keys, view.key_types, strict=True))
@@ -192,9 +194,10 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
                 for column, kind, value in zip(view.keys, view.key_types, key, strict=True)
             }
         )
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeEncodeError) as error:  # the latter: bytes that are no UTF-8
+        told = ", ".join(key).encode(errors="backslashreplace").decode()
         raise UserError(
-            f"{', '.join(key)} is no key of {name}.",
+            f"{told} is no key of {name}.",
             expected=f"{wanted}, in this order",
             remedy=command,
         ) from error
@@ -212,6 +215,16 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
         "as_of": found.as_of.isoformat(),
         "source": found.source,
     }
+
+
+def _not_a_view(loaded: LoadedSpec, name: str, views: Sequence[str]) -> str:
+    """Why there are no values under this name."""
+    for of, features in _made(loaded).items():
+        if name == of or name in features:
+            if of in views:
+                return f"{name} is a feature of {of}, not a view"
+            return f"{name} is computed from the event's own row, nothing of it is stored"
+    return f"There is no view {name!r}{alternatives(name, views)}"
 
 
 def lineage(loaded: LoadedSpec, name: str | None = None) -> dict[str, list[dict[str, str]]]:

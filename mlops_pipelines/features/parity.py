@@ -64,11 +64,10 @@ class Parity:
 
     @property
     def sentence(self) -> str:
-        others = (
-            f"; {self.not_compared:,} are of functions that are written otherwise by now"
-            if self.not_compared
-            else ""
-        )
+        others = ""
+        if self.not_compared:
+            were = "more were" if self.compared else "were"
+            others = f"; {self.not_compared:,} {were} not compared: their functions are written otherwise by now"
         return f"{self.compared:,} vectors compared, {self.differ:,} differ{others}"
 
 

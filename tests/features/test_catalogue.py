@@ -24,9 +24,14 @@ LOADED = loaded()
 FEATURES = {column.name for column in feature_set(LOADED.spec, LOADED.contract).columns}
 
 
-def test_every_view_is_listed_with_its_version_and_the_tiles_there_are(tmp_path: Path) -> None:
+def test_every_view_is_listed_with_its_version_and_the_tiles_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = small_home(tmp_path)
     assert {one["newest_tile"] for one in listed(place)} == {None}
+    monkeypatch.setattr("mlops_pipelines.cli_features.place_of", lambda home, name: place)
+    said = CliRunner().invoke(main, ["features", "list", place.name]).output
+    assert "used by" not in said, "before the first run nobody uses it"
     advance(place, at(3))
     found = {one["name"]: one for one in listed(place)}
     assert {name: one["version"] for name, one in found.items()} == feature_set(
@@ -86,8 +91,24 @@ def test_the_current_values_of_a_key_are_read(tmp_path: Path) -> None:
     assert refused.value.remedy == (
         f"mlops features read {place.name} {view.name} {' '.join(view.keys).upper()}"
     )
-    with pytest.raises(UserError, match="There is no view 'lane'"):
-        current(place, "lane", ["x"], fallback=False)
+    with pytest.raises(UserError, match=f"is no key of {view.name}"):
+        current(place, view.name, ["\udcff"] * len(view.keys), fallback=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("lane", "There is no view 'lane'; did you mean plane? (allowed: "),
+        ("tail_lateness_late_mean_6h", "tail_lateness_late_mean_6h is a feature of tail_lateness"),
+        ("distance", "distance is computed from the event's own row, nothing of it is stored"),
+        ("from_event", "from_event is computed from the event's own row, nothing of it is stored"),
+    ],
+)
+def test_what_is_no_view_is_not_read_and_the_list_is_named(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(UserError) as refused:
+        current(small_home(tmp_path), name, ["x"], fallback=False)
+    assert why in refused.value.message
+    assert refused.value.remedy == "mlops features list small_flights"
 
 
 def test_keys_that_are_swapped_are_refused_with_their_types(tmp_path: Path) -> None:
@@ -114,4 +135,4 @@ def test_keys_that_are_swapped_are_refused_with_their_types(tmp_path: Path) -> N
 def test_a_name_that_nothing_has_is_refused_with_what_there_is(words: list[str]) -> None:
     result = CliRunner().invoke(main, ["features", *words])
     assert result.exit_code == 2
-    assert "Try: mlops features" in result.output
+    assert "Try: mlops features lineage flight_delays" in result.output

@@ -205,6 +205,9 @@ def test_vectors_of_functions_that_say_otherwise_are_counted_and_fail_alone(
     result = CliRunner().invoke(cli_features.parity, [place.name])
     assert result.exit_code == (0 if others else 1)
     assert ("put back the files of the functions" in result.output) is not others
+    more = "more were" if others else "were"
+    said = f"; {found.not_compared:,} {more} not compared: their functions are written otherwise by now.\n"
+    assert said in result.output
 
 
 def test_what_is_compared_at_once_changes_nothing(
