@@ -203,7 +203,11 @@ def lineage(pipeline: str, name: str | None, as_json: bool) -> None:
 @click.argument("pipeline")
 @click.argument("view")
 @click.argument("key", nargs=-1, required=True)
-@click.option("--fallback", is_flag=True, help="Compute the values from tiles if the online store is away.")
+@click.option(
+    "--fallback",
+    is_flag=True,
+    help="Compute the values from tiles if the online store is away or has none of the view.",
+)
 @home_option
 @json_option
 def read(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.errors import UserError
+from mlops_pipelines.errors import TransientError, UserError
 from mlops_pipelines.features.facts import newest_versions
-from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of
+from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of, without_tiles
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.lineage import column_sources, landed_column
@@ -165,8 +166,8 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
 
     And `key` by column, and whether it is `known`: whether the view has anything of it, as the share of
     known keys in the feature report counts. key: a text for each key column. fallback: as `read_features`
-    takes it, as of the moment of the home's clock. Raises UserError for a view that is not there and a key
-    that is none of it.
+    takes it, as of the moment of the home's clock, if all tiles of the view are there. Raises UserError for
+    a view that is not there and a key that is none of it, and else as `read_features` does.
     """
     import pyarrow as pa
 
@@ -201,9 +202,16 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
             expected=f"{wanted}, in this order",
             remedy=command,
         ) from error
-    versions = newest_versions(place.lake, [view])
-    otherwise = Tiles(place.lake, versions, place.clock.now()) if fallback else None
-    found = read_features(view, keys, place.store, otherwise)
+    otherwise = None
+    if fallback and not without_tiles(place, [view]):
+        otherwise = Tiles(place.lake, newest_versions(place.lake, [view]), place.clock.now())
+    try:
+        found = read_features(view, keys, place.store, otherwise)
+    except TransientError as error:
+        if fallback:  # and there are no tiles
+            raise
+        command = shlex.join(["mlops", "features", "read", place.name, name, *key, "--fallback"])
+        raise TransientError(error.message, expected=error.expected, remedy=command) from error
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
     counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
     return {

@@ -86,11 +86,13 @@ def read_features(
 ) -> Read:
     """The view's current values for `keys`, a table with its key columns.
 
-    otherwise: told so, the values are computed from tiles if the store cannot be reached, which is logged
-    as a warning and said by `source`. They are those that the store would hold as of that moment.
+    otherwise: told so, the values are computed from tiles if the store cannot be reached or has none of the
+    view, which is logged as a warning and said by `source`. They are those that the store would hold as of
+    that moment, if all tiles of the view are there.
     Raises what `FeatureStore.read_online` raises: without `otherwise`, TransientError for a store that is
-    away.
+    away, and TerminalError for one without values of the view.
     """
+    from mlops_pipelines.features.store import NoValuesError
 
     try:
         while True:
@@ -98,11 +100,12 @@ def read_features(
             values = store.read_online(view, keys)
             if written is not None and store.written_as_of(view) == written:
                 return Read(values, written, "online")
-    except TransientError as error:
+    except (TransientError, NoValuesError) as error:
         if otherwise is None:
             raise
+        as_of = f"{otherwise.as_of:%Y-%m-%d %H:%M:%S} UTC"
         logging.getLogger(__name__).warning(
-            "%s Values of %s are computed from tiles as of %s.", error, view.id, otherwise.as_of
+            "Values of %s are computed from tiles as of %s: %s", view.id, as_of, error.message
         )
     return Read(_values(view, keys, otherwise), otherwise.as_of, "tiles")
 

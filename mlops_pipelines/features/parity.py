@@ -67,7 +67,9 @@ class Parity:
         others = ""
         if self.not_compared:
             were = "more were" if self.compared else "were"
-            others = f"; {self.not_compared:,} {were} not compared: their functions are written otherwise by now"
+            others = (
+                f"; {self.not_compared:,} {were} not compared: their functions are written otherwise by now"
+            )
         return f"{self.compared:,} vectors compared, {self.differ:,} differ{others}"
 
 

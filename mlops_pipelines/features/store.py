@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -68,6 +69,10 @@ class Held:
         return (*([self.written] if self.written else ()), *self.begun)
 
 
+class NoValuesError(TerminalError):
+    """The store has no values of a view: they were never written, or were lost."""
+
+
 class FeatureStore:
     """One pipeline's views in Feast. Pipelines of a home share the files, each in a project of its own.
 
@@ -97,8 +102,8 @@ class FeatureStore:
     def apply(self, views: Sequence[CompiledView]) -> bool:
         """Registers the views and makes their online tables; False if they are registered already.
 
-        A changed view is another one (its name has its version), so what is there is never altered. Those
-        that Feast's own `feast apply` deleted are registered again, and have no values until they are written.
+        A changed view is another one (its name has its version), so what is there is never altered. One that
+        Feast's own `feast apply` deleted is registered again, and has no values until it is written.
         """
         wanted = {view.id for view in views}
         self._write_repo()
@@ -230,10 +235,11 @@ class FeatureStore:
         if self._redis is None:
             self._written.add(view.id)
 
-    def _nothing_of(self, view_id: str) -> TerminalError:
-        return TerminalError(
+    def _nothing_of(self, view_id: str) -> NoValuesError:
+        return NoValuesError(
             f"The online store of {self.project} has no values of the view {view_id}.",
-            remedy=f"materialize {self.project}/feature_tiles first",
+            remedy=f"materialize {self.project}/feature_tiles first, of any day: dagster asset materialize "
+            f"-m mlops_pipelines.definitions --select {self.project}/feature_tiles --partition DAY",
         )
 
     def _know(self, view_id: str) -> feast.FeatureView:
@@ -368,20 +374,34 @@ class FeatureStore:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Raises TransientError where a Redis server is asked that cannot be reached."""
+        """Raises TransientError where a Redis server is asked that cannot be reached.
+
+        And UserError where it has no database of that number.
+        """
         if self._redis is None:
             yield
             return
         from redis.exceptions import ConnectionError as Away
+        from redis.exceptions import ResponseError
         from redis.exceptions import TimeoutError as TooSlow
 
         try:
             yield
         except (Away, TooSlow) as error:
+            cause = error.__context__
+            why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).rstrip(".")
+            if isinstance(error, TooSlow):
+                why = "it did not answer in time"
             raise TransientError(
-                f"The Redis server of the online store, {self._redis.address}, cannot be reached: "
-                f"{type(error).__name__}.",
+                f"The Redis server of the online store, {self._redis.address}, cannot be reached: {why}.",
                 expected="a Redis server that answers (MLOPS_ONLINE_STORE)",
+            ) from error
+        except ResponseError as error:
+            if "DB index" not in str(error):
+                raise
+            raise UserError(
+                f"The Redis server at {self._redis.address} has no database {self._redis.database}.",
+                expected="a number that it has at the end of MLOPS_ONLINE_STORE: of 16 databases, 0 to 15",
             ) from error
 
     def _metadata(self, key: str, default: Any) -> Any:
@@ -467,18 +487,24 @@ class _Redis:
         from redis.connection import parse_url
 
         try:
+            # Feast is told what stands before a `?` only; the client takes any other path for database 0.
+            if not re.fullmatch(r"rediss?://[^/?#]+(/\d*)?", url):
+                raise ValueError(url)
             given: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
             host = given["host"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError):
+            # Without the cause, which may say the password.
             raise UserError(
                 "MLOPS_ONLINE_STORE is no URL of a Redis server.",
-                expected="redis://host:6379/0, or rediss:// for TLS; user and password before an @",
-            ) from error
+                expected="redis://host:6379/0, or rediss:// for TLS; user and password before an @; at the "
+                "end the number of the database, and no options",
+            ) from None
         self.address = f"{host}:{given.get('port', 6379)}"
+        self.database: int = given.get("db", 0)
         self._url = url
         self._prefix = f"mlops_pipelines:{project}"
         options = {
-            "db": given.get("db", 0),
+            "db": self.database,
             "username": given.get("username"),
             "password": given.get("password"),
             "ssl": url.startswith("rediss:") or None,

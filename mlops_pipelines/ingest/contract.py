@@ -224,8 +224,8 @@ class StreamRules(Model):
         taken = sorted(RESERVED_COLUMNS & value.keys())
         if taken:
             raise ValueError(
-                f"{', '.join(taken)}: the intake writes columns of this name itself; leave them out, or rename "
-                f"them in the files (reserved: {', '.join(sorted(RESERVED_COLUMNS))})"
+                f"{', '.join(taken)}: the intake writes columns of this name itself; leave them out, or "
+                f"rename them in the files (reserved: {', '.join(sorted(RESERVED_COLUMNS))})"
             )
         return value
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
 from mlops_pipelines.cli import main
-from mlops_pipelines.errors import UserError
+from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.catalogue import current, lineage, listed, shown
 from mlops_pipelines.features.sets import feature_set
+from mlops_pipelines.features.store import FeatureStore
 from mlops_pipelines.features.views import compile_views, tile_table
+from mlops_pipelines.scoring import make_tiles
 from mlops_pipelines.spec import Features, View
 from tests.loop import advance, at, small_home, varied
 from tests.small_flights import loaded
@@ -93,6 +96,28 @@ def test_the_current_values_of_a_key_are_read(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=f"is no key of {view.name}"):
         current(place, view.name, ["\udcff"] * len(view.keys), fallback=False)
+
+
+def test_a_changed_view_is_computed_from_tiles_once_they_are_there(tmp_path: Path) -> None:
+    place = small_home(tmp_path)
+    advance(place, at(3))
+    features = Features(
+        views=(LOADED.spec.features.views[0].model_copy(update={"windows": (timedelta(hours=5),)}),)
+    )
+    changed = varied(place, features=features)
+    (view,) = changed.features.views
+    key = ["x"] * len(view.keys)
+    with pytest.raises(TerminalError, match="has no values of the view") as refused:
+        current(changed, view.name, key, fallback=True)
+    assert f"--select {place.name}/feature_tiles --partition " in str(refused.value.remedy)
+    make_tiles(changed, [])
+    written = current(changed, view.name, key, fallback=False)
+    changed.__dict__["store"] = FeatureStore(tmp_path / "empty", place.name)
+    assert current(changed, view.name, key, fallback=True) == {**written, "source": "tiles"}
+    changed.__dict__["store"] = FeatureStore(tmp_path / "feast", place.name, "redis://127.0.0.1:1/0")
+    with pytest.raises(TransientError) as away:
+        current(changed, view.name, key, fallback=False)
+    assert away.value.remedy == f"mlops features read {place.name} {view.name} {' '.join(key)} --fallback"
 
 
 @pytest.mark.parametrize(

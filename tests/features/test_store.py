@@ -13,6 +13,7 @@ import feast
 import pyarrow as pa
 import pytest
 import redis
+import yaml
 from feast.repo_operations import apply_total
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
@@ -441,7 +442,9 @@ def test_a_redis_server_that_is_away_may_be_asked_again(lake: Lake, made: Path, 
         lambda: store.read_online(LANE, KEYS),
         lambda: put(store, LANE, pa.table({}), at(3)),
     ):
-        with pytest.raises(TransientError, match=f"127.0.0.1:{port}, cannot be reached") as away:
+        with pytest.raises(
+            TransientError, match=f"127.0.0.1:{port}, cannot be reached: Connection ref"
+        ) as away:
             use()
         assert "s3cret" not in str(away.value)
 
@@ -471,12 +474,32 @@ def test_a_reader_is_not_held_up_by_a_write_under_way(
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "http://localhost", "redis://", "redis://:a,b@localhost/0"]
-)
+    "url",
+    [
+        "localhost:6379", "http://localhost", "redis://", "redis://:a,b@localhost/0",
+        "redis://localhost/0?ssl=true", "redis://localhost/first", "redis://localhost/0/1",
+        "redis://localhost/0#1", "redis://localhost:port/0",
+    ],
+)  # fmt: skip
 def test_what_is_no_url_of_a_redis_server_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(UserError) as refused:
         FeatureStore(tmp_path, SPEC.name, url)
     assert "a,b" not in str(refused.value)
+    assert refused.value.expected or refused.value.remedy
+
+
+def test_a_database_that_the_redis_server_has_not_is_refused(made: Path, tmp_path: Path, server: str) -> None:
+    url = server.removesuffix("/0") + "/99"
+    store = FeatureStore(copytree(made / "feast", tmp_path / "feast"), SPEC.name, url)
+    with pytest.raises(UserError, match="has no database 99"):
+        store.read_online(LANE, KEYS)
+
+
+def test_a_redis_host_that_is_not_known_is_said_to_be_none(made: Path, tmp_path: Path) -> None:
+    url = "redis://no-such-host.invalid:6379/0"
+    store = FeatureStore(copytree(made / "feast", tmp_path / "feast"), SPEC.name, url)
+    with pytest.raises(TransientError, match=r"invalid:6379, cannot be reached: (Name|No address|Temporary)"):
+        store.read_online(LANE, KEYS)
 
 
 def test_a_reader_falls_back_to_tiles_only_if_told_to_and_says_so(
@@ -491,8 +514,22 @@ def test_a_reader_falls_back_to_tiles_only_if_told_to_and_says_so(
     instead = read_features(LANE, KEYS, away, Tiles(lake, versions_of(lake, COMPILED), at(33)))
     assert (instead.source, instead.as_of) == ("tiles", at(33))
     assert instead.values.equals(here.values)
-    assert "cannot be reached" in caplog.text
-    assert "computed from tiles" in caplog.text
+    (said,) = caplog.messages
+    as_of = f"{at(33):%Y-%m-%d %H:%M:%S} UTC"
+    assert said.startswith(f"Values of {LANE.id} are computed from tiles as of {as_of}: The Redis server of ")
+    assert said.endswith("cannot be reached: Connection refused.")
+
+
+def test_a_reader_that_falls_back_finds_the_values_that_were_never_written(
+    lake: Lake, store: FeatureStore, tmp_path: Path
+) -> None:
+    bring_to(store, lake, LANE, at(33))
+    empty = FeatureStore(tmp_path / "empty", SPEC.name)
+    with pytest.raises(TerminalError, match="has no values of the view lane"):
+        read_features(LANE, KEYS, empty)
+    instead = read_features(LANE, KEYS, empty, Tiles(lake, versions_of(lake, COMPILED), at(33)))
+    assert instead.source == "tiles"
+    assert instead.values.equals(store.read_online(LANE, KEYS))
 
 
 def test_feasts_own_command_line_opens_on_the_registry_and_finds_no_password(tmp_path: Path) -> None:
@@ -504,11 +541,18 @@ def test_feasts_own_command_line_opens_on_the_registry_and_finds_no_password(tmp
     assert "hidden" not in (repo / "feature_store.yaml").read_text()
 
 
-def test_feasts_own_api_reads_what_was_written(lake: Lake, tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path / "feast", "orders", lake=lake.root)
+def test_feasts_own_api_reads_what_was_written(lake: Lake, tmp_path: Path, online: str | None) -> None:
+    """From a Redis server by a copy of the file, with the address, as the page on the online store says."""
+    store = FeatureStore(tmp_path / "feast", "orders", online, lake=lake.root)
     store.apply(COMPILED)
     bring_to(store, lake, LANE, at(30))
-    opened = feast.FeatureStore(repo_path=str(tmp_path / "feast" / "orders"))
+    settings = yaml.safe_load((tmp_path / "feast" / "orders" / "feature_store.yaml").read_text())
+    if online:
+        address = online.removeprefix("redis://").replace("/", ",db=")
+        settings["online_store"] = {"type": "redis", "connection_string": address}
+    copied = tmp_path / "copy.yaml"
+    copied.write_text(yaml.safe_dump(settings))
+    opened = feast.FeatureStore(fs_yaml_file=copied)
     name = LANE.columns[0].name
     keys = KEYS.select(list(LANE.keys)).drop_null()
     answer = opened.get_online_features([f"{LANE.id}:{name}"], keys.to_pydict()).to_dict()[name]
