@@ -98,11 +98,12 @@ def _examples(stage: Stage) -> dg.AssetsDefinition:
 
 def _check(key: dg.AssetKey, name: str, failed: Mapping[str, str], sentence: str) -> dg.AssetCheckResult:
     """Whether nothing failed. failed: why, by the id or version of what did. sentence: what follows."""
+    causes = [f"{one}: {why.splitlines()[0]}" for one, why in failed.items()]
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=name,
         passed=not failed,
-        description=sentence if failed else None,
+        description=f"{causes[0]} {sentence}" if causes else None,
         metadata={"failed": table_preview([{"which": one, "error": why} for one, why in failed.items()])},
     )
 

@@ -293,6 +293,14 @@ def test_events_whose_champion_is_not_fed_any_more_are_counted_and_wait_for_noth
     assert "2013-01-11" not in scoring.reopened_days(place)
 
 
+def test_the_check_of_what_failed_says_the_first_cause() -> None:
+    failed = {"a1b2": "distance of events fails: no number.\nTry: try_cast", "c3d4": "another"}
+    found = assets._check(dg.AssetKey("examples"), "every_set", failed, "Some events are not scored.")
+    assert not found.passed
+    assert found.description == "a1b2: distance of events fails: no number. Some events are not scored."
+    assert assets._check(dg.AssetKey("examples"), "every_set", {}, "Some.").description is None
+
+
 def test_a_run_that_dies_among_its_tiles_leaves_none_out(
     lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
