@@ -32,6 +32,8 @@ settings.register_profile(
 )
 
 SAMPLE_SIZE = "sample size"
+# At full size, of all files the longest: begun last, one would run alone at the end.
+LONGEST = ("test_replay.py", "test_online_path.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +42,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("full" if config.getoption("--full") else "fast")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET_SECONDS = 60 * 60
-PROOFS = ("-m", "proof", "--full", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider",
-          "--durations=20", "-v", "tests")  # fmt: skip
+PROOFS = ("-m", "proof", "--full", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
+          "-p", "no:cacheprovider", "--durations=20", "-v", "tests")  # fmt: skip
 
 
 def stream(command: Sequence[str], *, budget: float, log: Path) -> tuple[int, str]:
