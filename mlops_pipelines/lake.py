@@ -211,9 +211,7 @@ class Lake:
         import pyarrow.compute as pc
 
         snapshot = self._snapshot(name, version)
-        if snapshot is None or not snapshot.files:
-            return None
-        if f"min.{column}" not in snapshot.statistics.schema.names:
+        if snapshot is None or not snapshot.files or f"min.{column}" not in snapshot.statistics.schema.names:
             return None
         moments, mine = pa.timestamp("us", tz="UTC"), [file.index for file in snapshot.files]
         lowest, highest = (

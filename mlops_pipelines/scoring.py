@@ -108,9 +108,8 @@ def reopened_days(place: PipelineHome) -> list[str]:
     ledger, now = place.ledger, place.clock.now()
     use = sets_in_use(place)
     days = {*ledger.reopened_days(place.name, "tiles", by=now)}
-    put_off = {*ledger.reopened_days(place.name, "tiles")} - days
-    if without_tiles(place, use.lent) and not put_off:
-        # Whatever day is asked for, it is made for all.
+    if without_tiles(place, use.lent) and days >= {*ledger.reopened_days(place.name, "tiles")}:
+        # None failed and was put off. Whatever day is asked for, it is made for all.
         days |= {(place.lake.days("events") or [now.date().isoformat()])[-1]}
     if not without_tiles(place, [view for view in use.views if view.pipeline]):
         days |= {*ledger.reopened_days(place.name, "score", by=now)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import TransientError, UserError
 from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.in_use import recorded_sets, set_of, users_of, without_tiles
+from mlops_pipelines.features.point_in_time import has_facts
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.lineage import column_sources, landed_column
@@ -213,12 +214,9 @@ def current(place: PipelineHome, name: str, key: Sequence[str], *, fallback: boo
         command = shlex.join(["mlops", "features", "read", place.name, name, *key, "--fallback"])
         raise TransientError(error.message, expected=error.expected, remedy=command) from error
     values = found.values.select([column.name for column in view.columns]).to_pylist()[0]
-    counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
     return {
         "key": keys.to_pylist()[0],
-        "known": any(
-            value is not None and (feature not in counts or value > 0) for feature, value in values.items()
-        ),
+        "known": bool(has_facts(view, found.values)[0]),
         "values": values,
         "as_of": found.as_of.isoformat(),
         "source": found.source,

@@ -137,7 +137,6 @@ def evaluate_functions(
 
 def rewritten(functions: Mapping[str, Function]) -> list[str]:
     """The functions `module:name` whose file is another one than when the features were defined, or gone."""
-
     return sorted({one.function for one in functions.values() if _text(one) is None})
 
 

@@ -81,6 +81,19 @@ def compute_examples(
     return pa.table(columns)
 
 
+def has_facts(view: CompiledView, values: pa.Table) -> NDArray[np.bool_]:
+    """Whether each row of a view's values has anything of it: a value, or a count that is not zero."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    found = np.zeros(values.num_rows, dtype=bool)
+    for column in view.columns:
+        one = values[column.name]
+        there = pc.greater(one, 0.0).fill_null(False) if column.name in view.counts else one.is_valid()
+        found |= there.to_numpy()
+    return found
+
+
 def view_values(
     view: CompiledView, lake: Lake, probes: Probes, versions: Mapping[str, int | None]
 ) -> dict[str, pa.Array]:

@@ -157,10 +157,9 @@ class FeatureStore:
         """Writes values as `online_rows` gives them, in one transaction; returns how many keys.
 
         made_of: what the values are made of. over: what `held` said when they were made.
-        Returns 0, and writes nothing, if a later moment was written or begun, or the same
-        one of newer tables. Raises TerminalError for a
-        view that is not applied, TransientError if another process holds the store for a minute, or if the
-        Redis server cannot be reached.
+        Returns 0, and writes nothing, if a later moment was written or begun, or the same one of newer
+        tables. Raises TerminalError for a view that is not applied, TransientError if another process holds
+        the store for a minute, or if the Redis server cannot be reached.
         """
         registered = self._require_applied(view)
         with self._locked(), self._reached():
@@ -431,7 +430,6 @@ class _Layout:
     @classmethod
     def of(cls, view: CompiledView) -> _Layout:
         placeholders: dict[str, str | int] = {"string": "", "int": 0}
-        counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
         kinds = {column.name: column.kind for column in view.columns}
         order = list(kinds.values())
         return cls(
@@ -441,7 +439,7 @@ class _Layout:
             },
             kinds=kinds,
             # There are no facts, and that is known.
-            absent={name: 0.0 if name in counts else None for name in kinds},
+            absent={name: 0.0 if name in view.counts else None for name in kinds},
             places=[(kind, order[:position].count(kind)) for position, kind in enumerate(order)],
             names=[*view.keys, *kinds],
         )
@@ -578,9 +576,8 @@ def _definitions(view: CompiledView) -> list[Any]:
         entities=entities,
         schema=fields,
         source=source,
-        ttl=timedelta(
-            0
-        ),  # Values are as of a moment that `written_as_of` tells; none expires by the wall clock.
+        # Values are as of a moment that `written_as_of` tells; none expires by the wall clock.
+        ttl=timedelta(0),
         tags={"view": view.name, "version": view.version, "of": view.source, DEFINITION: view.to_json()},
     )
     return [*entities, feature_view]

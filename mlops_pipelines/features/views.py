@@ -132,6 +132,11 @@ class CompiledView:
         return max((feature.window for feature in self.windowed), default=timedelta(0))
 
     @property
+    def counts(self) -> frozenset[str]:
+        """Names of the features that are 0, and not missing, where there are no facts."""
+        return frozenset(one.name for one in self.windowed if one.aggregate in ("count", "distinct"))
+
+    @property
     def columns(self) -> tuple[FeatureColumn, ...]:
         """The view's features, in the order of the examples' columns."""
         return (

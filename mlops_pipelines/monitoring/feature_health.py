@@ -16,6 +16,7 @@ from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
 from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
 from mlops_pipelines.features.functions import rewritten
 from mlops_pipelines.features.in_use import sets_in_use, vectors
+from mlops_pipelines.features.point_in_time import has_facts
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.monitoring.reports import closed_days, table_of
@@ -305,7 +306,7 @@ def _of_view(
         missing=sum(one.missing for one in ones) / len(ones),
         skew=max(one.skew for one in ones),
         differ=max(one.differ for one in ones),
-        covered=_covered(view, logged),
+        covered=float(has_facts(view, logged).mean()),
         age_median=float(np.median(known)) if len(known) else None,
         age_worst=float(known.max()) if len(known) else None,
         stale=None if view.static else float(stale.mean()) if len(due) else 0.0,
@@ -353,17 +354,3 @@ def _ages_by_vector(place: PipelineHome, view: CompiledView, logged: pa.Table) -
     span = lake.span(table, column)
     first = span[0].timestamp() * 1e6 + lag if span else np.inf
     return np.where(np.isnan(found) & (decisions < first), np.inf, found)
-
-
-def _covered(view: CompiledView, logged: pa.Table) -> float:
-    """Share of vectors with anything from the view: a value, or a count that is not zero."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    counts = {one.name for one in view.windowed if one.aggregate in ("count", "distinct")}
-    found = np.zeros(logged.num_rows, dtype=bool)
-    for column in view.columns:
-        values = logged[column.name]
-        there = pc.greater(values, 0.0).fill_null(False) if column.name in counts else values.is_valid()
-        found |= there.to_numpy()
-    return float(found.mean())

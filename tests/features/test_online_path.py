@@ -348,7 +348,7 @@ def read_by_feast(lived: Lived, name: str, flights: pa.Table, vectors: pa.Table)
         lived.feasts[name] = feast.FeatureStore(config=lived.stores[name]._feast.config)
     features = [f"{view.id}:{column.name}" for view in views for column in view.columns]
     answer = lived.feasts[name].get_online_features(features, keys.to_pydict()).to_dict()
-    counts = {one.name for view in views for one in view.windowed if one.aggregate in ("count", "distinct")}
+    counts = frozenset[str]().union(*(view.counts for view in views))
     names = [column.name for view in views for column in view.columns]
     gave = {one: pa.chunked_array([answer[one]], vectors.schema.field(one).type) for one in names}
     gave |= {one: gave[one].fill_null(0.0) for one in counts}
