@@ -32,8 +32,8 @@ settings.register_profile(
 )
 
 SAMPLE_SIZE = "sample size"
-# At full size, of all files the longest: begun last, one would run alone at the end.
-LONGEST = ("test_replay.py", "test_online_path.py")
+# At full size, of all files the longest, in the order they begin: begun last, one would run alone at the end.
+LONGEST = ("test_replay.py", "test_online_path.py", "test_killed.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,7 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--full"):
-        items.sort(key=lambda item: item.path.name not in LONGEST)
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

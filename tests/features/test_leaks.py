@@ -156,6 +156,7 @@ def vectors_of(examples: dict[str, dict[str, Any]], ids: set[str]) -> dict[str, 
 
 
 @pytest.mark.proof
+@settings(max_examples=max(25, settings().max_examples // 3))
 @given(twins())
 def test_facts_that_become_known_after_a_decision_change_no_vector(pair: Twins) -> None:
     with TemporaryDirectory() as folder:

@@ -51,8 +51,9 @@ STORES = ("sqlite", "redis")
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 FIRST_FLIGHT = 10  # leaves in this hour of the first day
-# One hour in so many has two writers at once, a second run within it, a run whose clock is behind.
-RACE, AGAIN, BEHIND = 8, 7, 6
+# One hour in so many has two writers at once, a second run within it, a run whose clock is behind: no
+# divisors of a day, so that each comes at all hours of it.
+RACE, AGAIN, BEHIND = 23, 19, 17
 BEHIND_BY = 3 * HOUR
 LATE, CORRECTED = 0.1, 0.05  # of the rows
 WHOLE_HOURS = 0.2  # of those
