@@ -33,6 +33,8 @@ KNOWN_AT = "known_at"
 OWN_TIME = "own_time"
 NEVER = 2**63 - 1
 _OWN_TIMES = {"events": "event_time", "labels": "label_time"}
+# What a label is of. An id that comes again, further apart than ids are held unique, is another event.
+_LABEL_OF = ("day", "event_id")
 
 
 def key_columns(view: CompiledView) -> list[str]:
@@ -166,7 +168,7 @@ def superseded_at(facts: pa.Table, known_at: NDArray[np.int64]) -> NDArray[np.in
     import numpy as np
 
     ends = np.full(facts.num_rows, NEVER, dtype=np.int64)
-    codes = codes_of([facts["event_id"]])
+    codes = codes_of([facts[name] for name in _LABEL_OF])
     if len(np.unique(codes)) == len(codes):
         return ends
     order = version_order(facts, KNOWN_AT, "ascending")
@@ -216,7 +218,7 @@ def _own_time(view: CompiledView) -> str:
 
 def _identity(view: CompiledView) -> list[str]:
     """Columns that say what a fact is about, whatever its version."""
-    return ["event_id"] if view.source == "labels" else [*key_columns(view), OWN_TIME]
+    return [*_LABEL_OF] if view.source == "labels" else [*key_columns(view), OWN_TIME]
 
 
 def _wanted(view: CompiledView, columns: Sequence[str]) -> list[str]:
@@ -244,7 +246,7 @@ def _known_before(
         where=(KNOWN_AT, None, since),
     )
     if view.source == "labels":
-        return rows.select(["event_id"])
+        return rows.select([*_LABEL_OF])
     return _named(view, rows, [rows[key] for key in view.source_keys], ())
 
 
@@ -252,6 +254,7 @@ def _keys(
     view: CompiledView, lake: Lake, versions: Mapping[str, int | None], rows: pa.Table
 ) -> list[pa.ChunkedArray]:
     """Key columns of source rows. Labels have those of their events: only these are read, of their days."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if view.source != "labels":
@@ -262,9 +265,10 @@ def _keys(
     if version is None:
         raise _orphaned(rows, version)
     days = sorted(pc.unique(rows["day"]).to_pylist())
-    wanted = list(dict.fromkeys(["event_id", *view.keys]))
+    wanted = list(dict.fromkeys([*_LABEL_OF, *view.keys]))
     events = lake.read("events", columns=wanted, days=days, version=version)
-    positions = pc.index_in(rows["event_id"], value_set=events["event_id"].combine_chunks())
+    asked, having = shared_codes([rows[name] for name in _LABEL_OF], [events[name] for name in _LABEL_OF])
+    positions = pc.index_in(pa.array(asked), value_set=pa.array(having))
     if positions.null_count:
         raise _orphaned(rows.filter(positions.is_null()), version)
     return [events[key].take(positions) for key in view.keys]

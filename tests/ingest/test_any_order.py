@@ -245,6 +245,15 @@ LABELLED: Landed = ("labels", [label(True, 3)])
     False,
     None,
 )
+# An id that comes again on a later day, each with a label of its own.
+@example(
+    [
+        ("events", [event(T0, 1), event(T0 + 8 * DAY, 2)]),
+        ("labels", [label(False, 3), label(False, 3) | {"ended_at": T0 + 8 * DAY + HOUR}]),
+    ],
+    False,
+    None,
+)
 # Three of one id, the second of which contradicts both others.
 @example(
     [("events", [event(T0 + days * DAY, 1, made=made) for days, made in ((0, 0), (4, 1), (8, 2))])],
