@@ -1,12 +1,14 @@
-"""Training sets as versions of a git and DVC repository: daily parts under a manifest.
+"""Training sets as versions of a git and DVC repository: daily parts under a signed manifest.
 
     <pipeline>/parts/<day>.parquet    tracked by DVC, one file a day, only what a model can see
     <pipeline>/parts.dvc              DVC's hash of them, in git
-    <pipeline>/manifest.json          the parts' hashes and where they come from, in git
+    <pipeline>/manifest.json          the parts' hashes and where they come from, signed, in git
+    <pipeline>/datasheet.md           what the manifest says, for people, in git
 
-A version is a git tag `<pipeline>/<version>`. The tag is set last: what an interrupted commit left behind
-belongs to no version, and the next commit starts from what git holds. Bytes of a part are a function of its
-content, so the same content has the same DVC hash, whenever and from whatever tables it was made.
+A version is a git tag `<pipeline>/<version>`. The tag is set last, once the remote has the parts: what an
+interrupted commit left behind belongs to no version, and the next commit starts from what git holds. Bytes
+of a part are a function of its content, so the same content has the same DVC hash, whenever and from
+whatever tables it was made. A part is on the disk once: in the workspace stand links into DVC's cache.
 """
 
 from __future__ import annotations
@@ -15,18 +17,23 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import uuid
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from mlops_pipelines.datasheet import datasheet
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.lake import canonical, content_hash, valid_days
 from mlops_pipelines.provenance import code_commit, lock_hash
 from mlops_pipelines.settings import environment_without_git
+from mlops_pipelines.signing import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
@@ -34,14 +41,19 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 MANIFEST = "manifest.json"
+DATASHEET = "datasheet.md"
+FORMAT = 2
 _ORDER = ("decision_time", "event_id")
 _PIPELINE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _IDENTITY = "mlops_pipelines"  # author of the commits
 _LOCK = ".lock"
 _LOCK_TIMEOUT = 120.0  # seconds; a commit of a year of days takes three
+# The workspace holds links into DVC's cache where the disk has them: a part takes its room once.
+_LINKS = "hardlink,copy"
+_REMOTE = "home"  # DVC's name of the remote
 # What `dvc init` writes, with DVC's own reporting off.
 _DVC_FILES = {
-    ".dvc/config": "[core]\n    analytics = false\n    check_update = false\n",
+    ".dvc/config": f"[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = {_LINKS}\n",
     ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
     ".dvcignore": "",
     ".gitignore": f"/{_LOCK}\n",
@@ -55,13 +67,16 @@ class ManifestFacts:
     """What a training set was made of.
 
     tables: lake version by table. view_versions: hash by feature view. window: UTC, the end excluded.
-    matured_through: last day of which all labels are known or overdue.
+    matured_through: last day of which all labels are known or overdue. contracts: by table the versions of
+    the rules that its rows passed. about: further figures for the datasheet, JSON.
     """
 
     tables: Mapping[str, int]
     view_versions: Mapping[str, str]
     window: tuple[datetime, datetime]
     matured_through: date
+    contracts: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class DatasetVersion:
     """One version.
 
     version: 12 hex digits of the hash over what a model can see. path: of the parts; the workspace may have
-    moved on to another version since. days: YYYY-MM-DD, ascending.
+    moved on to another version since. manifest: its signature was verified. days: YYYY-MM-DD, ascending.
     """
 
     version: str
@@ -84,10 +99,15 @@ class DatasetRegistry:
 
     It is a git repository of its own, also inside another one, and touches no other: neither the user's git
     settings nor an outer work tree count. Methods raise UserError where there is no git.
+
+    keys: what manifests are signed with, by default those of the folder `keys` beside the root. remote:
+    where the parts go as well: a folder, or a URL that DVC has a driver for (s3://, gs://).
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, keys: Keys | None = None, remote: str | None = None):
         self.root = root
+        self.keys = keys or Keys(root.parent / "keys")
+        self._remote = _checked_remote(remote)
 
     def commit(
         self, pipeline: str, parts: Mapping[str, pa.Table], facts: ManifestFacts, created_at: datetime
@@ -96,42 +116,50 @@ class DatasetRegistry:
 
         Content is the rows, whatever their order, and the versions of the views. A version that exists is
         returned as it is, with the manifest it was first given. created_at: UTC.
+        Processes write parts side by side, and commit one after the other.
         Raises TerminalError for a part without rows or a name that is no day, TransientError if another
-        process holds the repository for two minutes.
+        process holds the repository for two minutes or the remote is away, UserError for a signing key that
+        is missing or none.
         """
         _require_names(pipeline, parts)
-        entries = [
-            {"day": day, "rows": parts[day].num_rows, "hash": content_hash(parts[day], sort_by=_ORDER)}
-            for day in sorted(parts)
-        ]
-        seen = {"parts": entries, "views": dict(sorted(facts.view_versions.items()))}
-        version = hashlib.sha256(_canonical_json(seen).encode()).hexdigest()[:12]
-        with self._exclusive():
-            self._prepare()
-            if not self._tagged(pipeline, version):
-                manifest = {
-                    "format": 1,
-                    "version": version,
-                    "pipeline": pipeline,
-                    **seen,
-                    "tables": dict(facts.tables),
-                    "window": [moment.isoformat() for moment in facts.window],
-                    "matured_through": facts.matured_through.isoformat(),
-                    "created_at": created_at.isoformat(),
-                    "commit": asdict(code_commit()),
-                    "lock": lock_hash(),
-                }
-                self._write(pipeline, parts, manifest, created_at)
+        seen = {
+            "parts": [
+                {"day": day, "rows": parts[day].num_rows, "hash": content_hash(parts[day], sort_by=_ORDER)}
+                for day in sorted(parts)
+            ],
+            "views": dict(sorted(facts.view_versions.items())),
+        }
+        version = _version_of(seen)
+        if not self._tagged(pipeline, version):
+            manifest = {
+                "format": FORMAT,
+                "version": version,
+                "pipeline": pipeline,
+                **seen,
+                "tables": dict(facts.tables),
+                "contracts": {table: sorted(versions) for table, versions in facts.contracts.items()},
+                "window": [moment.isoformat() for moment in facts.window],
+                "matured_through": facts.matured_through.isoformat(),
+                "created_at": created_at.isoformat(),
+                "commit": asdict(code_commit()),
+                "lock": lock_hash(),
+                "about": dict(facts.about),
+            }
+            with self._staged(pipeline, parts, manifest) as staged, self._exclusive():
+                self._prepare()
+                if not self._tagged(pipeline, version):
+                    self._write(pipeline, parts, staged, manifest, created_at)
         return self.version(pipeline, version)
 
     def version(self, pipeline: str, version: str) -> DatasetVersion:
-        """A version by its name. Raises TerminalError if there is none."""
+        """A version by its name. Raises TerminalError if there is none, or its manifest was changed."""
         if not self._tagged(pipeline, version):
             raise TerminalError(
                 f"There is no training set {version} of {pipeline}.",
-                remedy=f"git -C {self.root} tag --list '{pipeline}/*'",
+                remedy=f"mlops datasets list {pipeline}",
             )
         manifest = self._manifest(pipeline, _tag(pipeline, version))
+        self._verify(pipeline, version, manifest)
         days = tuple(entry["day"] for entry in manifest["parts"])
         rows = sum(entry["rows"] for entry in manifest["parts"])
         return DatasetVersion(version, self.root / pipeline / PARTS, manifest, rows, days)
@@ -143,46 +171,127 @@ class DatasetRegistry:
         tag = self._git("describe", "--tags", "--abbrev=0", f"--match={_tag(pipeline, '*')}", "HEAD")
         return tag.partition("/")[2]
 
+    def versions(self, pipeline: str) -> list[str]:
+        """Names of all versions, in the order in which they were committed."""
+        if not self._ready():
+            return []
+        tags = self._git("tag", "--list", _tag(pipeline, "*")).splitlines()
+        order = self._git("log", "--format=%D", "--reverse", "--decorate-refs=refs/tags/*", "HEAD")
+        committed = re.findall(r"tag: ([^,\n]+)", order)
+        return [tag.partition("/")[2] for tag in committed if tag in tags]
+
     def read(self, pipeline: str, version: str) -> pa.Table:
         """The rows of a version, by day, decision time and event, each part checked against its hash.
 
         Columns are in alphabetical order. A part comes from the workspace if it is still that of this
-        version, else from DVC's cache.
-        Raises TerminalError that names the part of which neither has the bytes.
+        version, else from DVC's cache, else from the remote.
+        Raises TerminalError that names the part of which none has the bytes, or for a manifest that was
+        changed since it was signed; TransientError if the remote is away.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         found = self.version(pipeline, version)
-        files = found.manifest["files"]
+        files = {entry["day"]: entry["file"] for entry in found.manifest["parts"]}
         paths = {day: found.path / f"{day}.parquet" for day in found.days}
         contents = {day: path.read_bytes() if path.is_file() else b"" for day, path in paths.items()}
         moved = [day for day in found.days if _digest(contents[day]) != files[day]]
         if moved:
-            contents |= self._from_cache(pipeline, version, moved)
+            contents |= self._from_dvc(pipeline, version, {day: files[day] for day in moved})
         for day in moved:
             if _digest(contents[day]) != files[day]:
                 raise TerminalError(
                     f"The part {day} of training set {version} of {pipeline} was changed or removed.",
-                    expected=f"a file with SHA-256 {files[day]} in the workspace or DVC's cache",
-                    remedy=f"restore {self.root} from a copy, or retrain in a new home",
+                    expected=f"a file with SHA-256 {files[day]} in the workspace, DVC's cache or the remote",
+                    remedy="mlops restore, from a backup that has it; or retrain",
                 )
         tables = [pq.ParquetFile(pa.BufferReader(contents[day])).read() for day in found.days]
         return pa.concat_tables(tables, promote_options="default")
 
+    def push(self, pipeline: str) -> int:
+        """Brings all versions of a pipeline to the remote; how many there are.
+
+        For those that were committed before there was a remote, or another one. Raises UserError without a
+        remote, and as `commit` does.
+        """
+        if self._remote is None:
+            raise UserError(
+                "There is no remote to push training sets to.",
+                expected="a folder or URL in the setting MLOPS_DATASETS_REMOTE",
+                remedy="MLOPS_DATASETS_REMOTE=s3://bucket/path mlops datasets push PIPELINE",
+            )
+        versions = self.versions(pipeline)
+        with self._exclusive():
+            self._prepare()
+            for version in versions:
+                self._push(pipeline, _tag(pipeline, version))
+        return len(versions)
+
+    def _verify(self, pipeline: str, version: str, manifest: Mapping[str, Any]) -> None:
+        """Whether the manifest is the one that was signed, and that of this version."""
+        what = f"the manifest of training set {version} of {pipeline}"
+        if manifest.get("format") != FORMAT:
+            raise TerminalError(
+                f"{what.capitalize()} is of format {manifest.get('format')!r}.",
+                expected=f"format {FORMAT}",
+                remedy="run the version of mlops_pipelines that wrote it, or retrain in a new home",
+            )
+        self.keys.verify(what, _signed(manifest), manifest.get("signature"))
+        named = (manifest["pipeline"], manifest["version"])
+        if named != (pipeline, version):
+            raise TerminalError(f"{what[:1].upper()}{what[1:]} is that of {' '.join(named)}.")
+        # git holds the truth; but whoever changed the file in the workspace should not believe it counts.
+        beside = self.root / pipeline / MANIFEST
+        told = _parsed(beside.read_text(encoding="utf-8", errors="replace")) if beside.is_file() else None
+        if told is not None and told.get("version") == version and told != manifest:
+            raise TerminalError(
+                f"{beside} is another than the one that was committed as {_tag(pipeline, version)}.",
+                expected="the file as git has it",
+                remedy=f"git -C {self.root} checkout -- {pipeline}/{MANIFEST}",
+            )
+
+    @contextmanager
+    def _staged(
+        self, pipeline: str, parts: Mapping[str, pa.Table], manifest: Mapping[str, Any]
+    ) -> Iterator[Path]:
+        """A folder with the parts that are new, written before the repository is held."""
+        folder = self.root / ".dvc" / "tmp" / "parts" / str(uuid.uuid4())
+        folder.mkdir(parents=True)
+        try:
+            known = self._known_files(pipeline) if self._ready() else {}
+            for entry in manifest["parts"]:
+                if (entry["day"], entry["hash"]) not in known:
+                    _write_part(folder / f"{entry['day']}.parquet", parts[entry["day"]])
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _write(
-        self, pipeline: str, parts: Mapping[str, pa.Table], manifest: dict[str, Any], created_at: datetime
+        self,
+        pipeline: str,
+        parts: Mapping[str, pa.Table],
+        staged: Path,
+        manifest: Mapping[str, Any],
+        created_at: datetime,
     ) -> None:
         self._forget_interrupted()
-        files = self._write_parts(pipeline, parts, manifest["parts"])
+        entries = self._write_parts(pipeline, parts, staged, manifest["parts"])
         self._add_to_dvc(self.root / pipeline / PARTS)
-        text = json.dumps({**manifest, "files": files}, indent=1) + "\n"
-        (self.root / pipeline / MANIFEST).write_text(text, encoding="utf-8")
-        (self.root / pipeline / ".gitignore").write_text(f"/{PARTS}\n", encoding="utf-8")
-        self._git("add", "--force", "--", *(f"{pipeline}/{n}" for n in (".gitignore", "parts.dvc", MANIFEST)))
+        unsigned = {**manifest, "parts": entries}
+        whole = {**unsigned, "signature": asdict(self.keys.sign(_signed(unsigned)))}
+        files = {
+            MANIFEST: json.dumps(whole, indent=1) + "\n",
+            DATASHEET: datasheet(whole),
+            ".gitignore": f"/{PARTS}\n",
+        }
+        for name, text in files.items():
+            (self.root / pipeline / name).write_text(text, encoding="utf-8")
+        self._git("add", "--force", "--", *(f"{pipeline}/{name}" for name in (*files, "parts.dvc")))
         # Nothing is staged if the process was killed between this commit and its tag.
         if self._git("diff", "--cached", "--name-only"):
             self._git("commit", "--quiet", "-m", f"{pipeline} {manifest['version']}", at=created_at)
+        if self._remote:
+            self._push(pipeline, "HEAD")
         self._git("tag", "--force", _tag(pipeline, manifest["version"]))
 
     def _forget_interrupted(self) -> None:
@@ -198,37 +307,48 @@ class DatasetRegistry:
         (self.root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
 
     def _write_parts(
-        self, pipeline: str, parts: Mapping[str, pa.Table], entries: list[dict[str, Any]]
-    ) -> dict[str, str]:
-        """Makes the folder of parts hold these and no others; SHA-256 of the file by day.
+        self, pipeline: str, parts: Mapping[str, pa.Table], staged: Path, entries: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Makes the folder of parts hold these and no others; the entries with the file's SHA-256 and bytes.
 
         A file is kept if the last commit wrote it for the same content and its bytes are still the same.
+        staged: has the others, but for those that were kept when they were staged and are not any more.
         """
         folder = self.root / pipeline / PARTS
         folder.mkdir(parents=True, exist_ok=True)
         known = self._known_files(pipeline)
-        files: dict[str, str] = {}
+        written: list[dict[str, Any]] = []
         for entry in entries:
-            day = entry["day"]
-            path = folder / f"{day}.parquet"
-            digest = known.get((day, entry["hash"]))
-            if digest is None or not path.is_file() or _digest(path.read_bytes()) != digest:
-                digest = _write_part(path, parts[day])
-            files[day] = digest
+            name = f"{entry['day']}.parquet"
+            path, fresh = folder / name, staged / name
+            content = path.read_bytes() if path.is_file() else b""
+            digest = _digest(content)
+            if digest != known.get((entry["day"], entry["hash"])):
+                if not fresh.is_file():
+                    _write_part(fresh, parts[entry["day"]])
+                content = fresh.read_bytes()
+                digest = _digest(content)
+                # DVC takes it that what its cache has by this name was never changed.
+                self._cached(hashlib.md5(content, usedforsecurity=False).hexdigest()).unlink(missing_ok=True)
+                fresh.replace(path)
+            written.append({**entry, "file": digest, "bytes": len(content)})
+        names = {f"{entry['day']}.parquet" for entry in entries}
         for path in folder.iterdir():
-            if path.suffix != ".parquet" or path.stem not in files:
+            if path.name not in names:
                 path.unlink()
-        return files
+        return written
 
     def _known_files(self, pipeline: str) -> dict[tuple[str, str], str]:
         """SHA-256 of the file by day and content hash, of the parts of the last commit."""
         if not self._git("ls-tree", "--name-only", "HEAD", f"{pipeline}/{MANIFEST}"):
             return {}
         manifest = self._manifest(pipeline, "HEAD")
-        return {(e["day"], e["hash"]): manifest["files"][e["day"]] for e in manifest["parts"]}
+        return {(entry["day"], entry["hash"]): entry.get("file") for entry in manifest["parts"]}
 
     def _manifest(self, pipeline: str, revision: str) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(self._git("show", f"{revision}:{pipeline}/{MANIFEST}"))
+        manifest = _parsed(self._git("show", f"{revision}:{pipeline}/{MANIFEST}"))
+        if manifest is None:
+            raise TerminalError(f"The manifest of {pipeline} at {revision} in {self.root} is no JSON.")
         return manifest
 
     def _add_to_dvc(self, folder: Path) -> None:
@@ -238,35 +358,81 @@ class DatasetRegistry:
             with Repo(str(self.root), config=self._dvc_settings) as repo:
                 repo.add(str(folder))
 
-    def _from_cache(self, pipeline: str, version: str, days: list[str]) -> dict[str, bytes]:
-        """The files of these days as DVC's cache has them for a version, b"" for one that it has not."""
+    def _push(self, pipeline: str, revision: str) -> None:
+        """Brings the parts of a revision to the remote; what is there already is not sent again."""
+        with _silent_dvc(), self._reached():
+            from dvc.repo import Repo
+
+            with Repo(str(self.root), rev=revision, config=self._dvc_settings) as repo:
+                repo.push([f"{pipeline}/{PARTS}.dvc"], remote=_REMOTE)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Errors of the remote as ours: away, or a driver that is missing."""
+        from dvc.exceptions import DvcException
+
+        try:
+            yield
+        except ImportError as error:
+            if self._remote is None:
+                raise
+            scheme = urlsplit(self._remote or "").scheme
+            raise UserError(
+                f"DVC has no driver for the remote {self._remote}.",
+                expected=f"the package dvc-{scheme} beside dvc",
+                remedy=f"uv pip install dvc-{scheme}",
+            ) from error
+        except (DvcException, OSError) as error:
+            if self._remote is None:
+                raise
+            raise TransientError(
+                f"The remote {self._remote} of the training sets cannot be reached: {error}",
+                expected="a folder or bucket that this user may read and write",
+                remedy="run the same again once it is back: nothing is lost",
+            ) from error
+
+    def _from_dvc(self, pipeline: str, version: str, wanted: Mapping[str, str]) -> dict[str, bytes]:
+        """The files of some days as DVC has them for a version, in its cache or at the remote.
+
+        wanted: SHA-256 by day. Of a day b"", or other bytes, where neither has the right ones.
+        """
         found: dict[str, bytes] = {}
-        with _silent_dvc():
+        with _silent_dvc(), self._reached():
             from dvc.api import DVCFileSystem
             from dvc.repo import Repo
 
             tag = _tag(pipeline, version)
             with Repo(str(self.root), rev=tag, config=self._dvc_settings) as repo:
                 files = DVCFileSystem(repo)
-                for day in days:
-                    try:
-                        found[day] = files.cat_file(f"{pipeline}/{PARTS}/{day}.parquet")
-                    except FileNotFoundError:
-                        found[day] = b""
+                for day, digest in wanted.items():
+                    path = f"{pipeline}/{PARTS}/{day}.parquet"
+                    found[day] = _content(files, path)
+                    if self._remote and _digest(found[day]) != digest:
+                        # The remote is asked for what the cache does not have.
+                        self._cached(files.info(path)["dvc_info"]["md5"]).unlink(missing_ok=True)
+                        found[day] = _content(files, path)
         return found
 
+    def _cached(self, md5: str) -> Path:
+        """Where DVC's cache has the file of this hash (https://dvc.org/doc/user-guide/project-structure)."""
+        return self.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
     @property
-    def _dvc_settings(self) -> dict[str, dict[str, str | bool]]:
+    def _dvc_settings(self) -> dict[str, dict[str, Any]]:
         """What stands above the settings of the user and the machine: all files stay in the home.
 
         site_cache_dir: DVC's index of file hashes, by default in a folder of the machine. no_scm: git is
         ours to call, and DVC would refuse files that the user's own ignore lists name.
         """
         folder = self.root.absolute() / ".dvc"
-        return {
+        settings: dict[str, dict[str, Any]] = {
             "core": {"site_cache_dir": str(folder / "tmp" / "site"), "no_scm": True},
-            "cache": {"dir": str(folder / "cache")},
+            "cache": {"dir": str(folder / "cache"), "type": _LINKS},
         }
+        if self._remote:
+            settings["core"]["remote"] = _REMOTE
+            settings["remote"] = {_REMOTE: {"url": self._remote}}
+        return settings
 
     def _tagged(self, pipeline: str, version: str) -> bool:
         return self._ready() and bool(self._git("tag", "--list", _tag(pipeline, version)))
@@ -282,8 +448,14 @@ class DatasetRegistry:
         for pattern in _GIT_LOCKS:
             for lock in (self.root / ".git").glob(pattern):
                 lock.unlink()
-        if self._ready():
-            return
+        if not self._ready():
+            self._make()
+        if self._remote:
+            # For whoever uses DVC here by hand. Not committed: another machine reaches it another way.
+            local = f"[core]\n    remote = {_REMOTE}\n['remote \"{_REMOTE}\"']\n    url = {self._remote}\n"
+            (self.root / ".dvc" / "config.local").write_text(local, encoding="utf-8")
+
+    def _make(self) -> None:
         self._git("init", "--quiet", "--initial-branch=main")
         for name, text in _DVC_FILES.items():
             (self.root / name).parent.mkdir(exist_ok=True)
@@ -346,25 +518,47 @@ class DatasetRegistry:
             ) from error
 
 
-def datasheet(manifest: Mapping[str, Any]) -> str:
-    """What the training set holds and what it was made of, as Markdown."""
-    parts = manifest["parts"]
-    rows = sum(part["rows"] for part in parts)
-    lines = [
-        f"Training set `{manifest['version']}` of {manifest['pipeline']}: {rows:,} labelled examples of "
-        f"{len(parts)} days, {parts[0]['day']} to {parts[-1]['day']}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| window | {manifest['window'][0]} to {manifest['window'][1]} |",
-        f"| matured through | {manifest['matured_through']} |",
-        f"| as of | {manifest['created_at']} |",
-        f"| code | {manifest['commit']['sha'][:12]}{' (changed)' if manifest['commit']['dirty'] else ''} |",
-        f"| dependencies | {manifest['lock'][:12] if manifest['lock'] else 'not locked'} |",
-        *(f"| table {name} | version {version} |" for name, version in manifest["tables"].items()),
-        *(f"| view {name} | {version} |" for name, version in manifest["views"].items()),
-    ]
-    return "\n".join(lines)
+def _checked_remote(remote: str | None) -> str | None:
+    """A folder as an absolute path, or a URL without a password in it."""
+    if not remote:
+        return None
+    parts = urlsplit(remote)
+    if "://" not in remote:
+        return os.path.abspath(os.path.expanduser(remote))
+    if parts.username or parts.password or any(letter.isspace() for letter in remote):
+        raise UserError(
+            "The remote of the training sets (MLOPS_DATASETS_REMOTE) has a user, password or space in it.",
+            expected="a folder or a URL such as s3://bucket/path",
+            remedy="give the secret as the driver's own settings do, such as AWS_PROFILE",
+        )
+    return remote
+
+
+def _version_of(seen: Mapping[str, Any]) -> str:
+    """Name of a version by what a model can see: days, rows and content hash of the parts, and the views."""
+    return hashlib.sha256(_canonical_json(seen).encode()).hexdigest()[:12]
+
+
+def _signed(manifest: Mapping[str, Any]) -> bytes:
+    """What a manifest's signature is of: all of it but the signature, whatever the spaces."""
+    return _canonical_json({name: value for name, value in manifest.items() if name != "signature"}).encode()
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads(text)
+    except ValueError:
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _content(files: Any, path: str) -> bytes:
+    """A file of a DVC file system; b"" if it is not there."""
+    try:
+        content: bytes = files.cat_file(path)
+    except FileNotFoundError:
+        return b""
+    return content
 
 
 def _require_names(pipeline: str, parts: Mapping[str, pa.Table]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.lake import Lake
     from mlops_pipelines.ledger import Ledger
     from mlops_pipelines.registry import Registry
+    from mlops_pipelines.signing import Keys
     from mlops_pipelines.spec import PipelineSpec
     from mlops_pipelines.spec_loading import LoadedSpec
 
@@ -115,7 +116,14 @@ class Home:
     def datasets(self) -> DatasetRegistry:
         from mlops_pipelines.datasets import DatasetRegistry
 
-        return DatasetRegistry(self.path / "datasets")
+        return DatasetRegistry(self.path / "datasets", self.keys, settings().datasets_remote)
+
+    @property
+    def keys(self) -> Keys:
+        """What the home signs with, and whose signatures it takes."""
+        from mlops_pipelines.signing import Keys
+
+        return Keys(self.path / "keys", settings().signing_key)
 
     @cached_property
     def _pipelines(self) -> dict[str, PipelineHome]:

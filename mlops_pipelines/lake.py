@@ -341,6 +341,23 @@ class Lake:
             found.update(content.hashes)
         return found
 
+    def written_by(self, name: str, days: Sequence[str], *, version: int | None = None) -> dict[str, Commit]:
+        """The commit that last wrote each of these days, as of a version; a day never written has none.
+
+        Reads the log backwards until all are found. Raises TerminalError without such a table or version.
+        """
+        snapshot = self._existing(name, version)
+        wanted = set(valid_days(days))
+        found: dict[str, Commit] = {}
+        for number in range(snapshot.version, -1, -1):
+            if not wanted:
+                break
+            commit = _read_commit(self._path(name), number)
+            for day in wanted & set(commit.hashes):
+                found[day] = commit
+            wanted -= set(found)
+        return dict(sorted(found.items()))
+
     def history(self, name: str, limit: int) -> list[Commit]:
         """The latest commits, newest first. Raises TerminalError if there is no such table."""
         table = self._existing_table(name)
@@ -1026,6 +1043,14 @@ def _create(path: Path, schema: pa.Schema, adds: list[AddAction], message: str) 
         if _first_commit(path).exists():
             raise _Conflict from error
         raise
+
+
+def _read_commit(path: Path, version: int) -> Commit:
+    """A commit from its file in the log, which is kept for good."""
+    for line in _commit_file(path, version).read_text(encoding="utf-8").splitlines():
+        if line.startswith('{"commitInfo"'):
+            return _commit_of({**json.loads(line)["commitInfo"], "version": version})
+    raise TerminalError(f"The commit {version} of {path} does not say what it wrote.")
 
 
 def _commit_of(entry: Mapping[str, Any]) -> Commit:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import known_set, set_of
 from mlops_pipelines.features.sets import set_version
+from mlops_pipelines.lake import STATIC_DAY
 from mlops_pipelines.policy import Admit
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
@@ -296,8 +297,8 @@ def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[st
     """Examples of the window's matured days with their labels as of `watermark`, one row an event.
 
     By the features of the YAML. versions: of the tables of their examples and of labels. Columns as in
-    the examples without `made_of`, and `label` (int8). Unlabelled events have no row. Raises TerminalError
-    if no day has both.
+    the examples without `made_of`, `label` (int8) and `label_known_at`: when its first version became known.
+    Unlabelled events have no row. Raises TerminalError if no day has both.
     """
     from mlops_pipelines.monitoring.performance import scored_labels
 
@@ -315,7 +316,7 @@ def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[st
     examples = lake.read(table, days=days, version=versions[table]).drop_columns(["made_of"])
     columns = ["event_id", "label", "known_at", "label_time"]
     labels = lake.read("labels", columns=columns, days=days, version=versions["labels"])
-    return scored_labels(examples, labels, watermark).drop_columns(["label_known_at"])
+    return scored_labels(examples, labels, watermark)
 
 
 def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
@@ -324,7 +325,7 @@ def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
     A retrain that is taken up keeps the one it began with, whatever has arrived since.
     Raises StaleTokenError if another run carries the retrain now.
     """
-    from mlops_pipelines.datasets import datasheet
+    from mlops_pipelines.datasheet import datasheet
 
     if retrain.dataset_version is not None:
         place.ledger.check_token(retrain.id, retrain.token)
@@ -340,22 +341,39 @@ def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:
 
 def _commit_training_set(place: PipelineHome, retrain: Retrain) -> DatasetVersion:
     from mlops_pipelines.datasets import ManifestFacts
+    from mlops_pipelines.datasheet import figures
 
     # Pinned before they are read: what arrives meanwhile is not in the set that names these versions.
-    tables = ("labels", place.features.examples)
+    tables = ("events", "labels", place.features.examples)
     versions = {name: v for name in tables if (v := place.lake.version(name)) is not None}
     rows = training_rows(place, retrain.watermark, versions)
+    start, matured = retrain.watermark - place.spec.training.window, matured_through(place, retrain.watermark)
+    days = (start.date().isoformat(), matured.isoformat())
     return place.home.datasets.commit(
         place.name,
-        parts_by_day(rows),
+        parts_by_day(rows.drop_columns(["label_known_at"])),
         ManifestFacts(
             tables=versions,
             view_versions=place.features.view_versions,
-            window=(retrain.watermark - place.spec.training.window, retrain.watermark),
-            matured_through=matured_through(place, retrain.watermark),
+            window=(start, retrain.watermark),
+            matured_through=matured,
+            contracts=_contracts_passed(place, days),
+            about=figures(place, rows, days=days, versions=versions),
         ),
         created_at=retrain.watermark,
     )
+
+
+def _contracts_passed(place: PipelineHome, days: tuple[str, str]) -> dict[str, set[str]]:
+    """By table the versions of the contract that the rows of these days, first to last, have passed."""
+    first, last = days
+    passed: dict[str, set[str]] = {}
+    for table in place.streams:
+        if place.lake.exists(table):
+            held = [day for day in place.lake.days(table) if first <= day <= last or day == STATIC_DAY]
+            commits = place.lake.written_by(table, held).values()
+            passed[table] = {str(commit.provenance["contract"]) for commit in commits}
+    return passed
 
 
 def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:

@@ -26,6 +26,14 @@ class Settings(BaseSettings):
         default=None,
         description="Redis server of the online store, redis://host:6379/0; without it a file of the home.",
     )
+    datasets_remote: str | None = Field(
+        default=None,
+        description="Where training sets go as well: a folder, s3://bucket/path or gs://bucket/path.",
+    )
+    signing_key: Path | None = Field(
+        default=None,
+        description="Ed25519 private key (PEM) that signs training sets; without it one of the home's own.",
+    )
     code_commit: str | None = Field(
         default=None, description="Commit of the running code, given by a build that carries no git."
     )

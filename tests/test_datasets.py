@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pty
+import shutil
+import stat
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +19,8 @@ import pytest
 from filelock import FileLock
 
 from mlops_pipelines import datasets as datasets_module
-from mlops_pipelines.datasets import DatasetRegistry, DatasetVersion, ManifestFacts, datasheet
+from mlops_pipelines.datasets import DatasetRegistry, DatasetVersion, ManifestFacts
+from mlops_pipelines.datasheet import datasheet
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 
 NAME = "flights"
@@ -106,7 +109,7 @@ def test_provenance_and_order_do_not_reach_what_dvc_hashes(tmp_path: Path) -> No
     )
     assert one.version == other.version
     assert dvc_hash(one) == dvc_hash(other)
-    assert one.manifest["files"] == other.manifest["files"]
+    assert one.manifest["parts"] == other.manifest["parts"]
     assert one.manifest["created_at"] != other.manifest["created_at"]
 
 
@@ -171,7 +174,7 @@ def test_the_manifest_says_where_the_parts_come_from(registry: DatasetRegistry) 
     assert set(manifest["commit"]) == {"sha", "dirty"}
     sheet = datasheet(manifest)
     assert "3 labelled examples of 2 days, 2013-01-01 to 2013-01-02" in sheet
-    assert "| table examples | version 4 |" in sheet
+    assert "| table examples | 4 |" in sheet
     assert "| view carrier | aa11 |" in sheet
 
 
@@ -224,15 +227,164 @@ def cached_file(registry: DatasetRegistry, content: bytes) -> Path:
     return found
 
 
-def test_a_changed_part_is_read_from_the_cache_and_written_again(registry: DatasetRegistry) -> None:
+def test_a_part_is_on_the_disk_once_and_guarded_against_writing(registry: DatasetRegistry) -> None:
+    for path in commit(registry, ONE).path.iterdir():
+        assert (path.stat().st_nlink, stat.S_IMODE(path.stat().st_mode)) == (2, 0o444)
+
+
+def test_a_removed_part_is_read_from_the_cache_and_written_again(registry: DatasetRegistry) -> None:
     made = commit(registry, ONE)
     path = made.path / f"{A}.parquet"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-20] + b"x" * 20)
+    path.unlink()
     assert registry.read(NAME, made.version).num_rows == 3
     newer = commit(registry, {**ONE, C: part(C, [1])})
     assert path.read_bytes() == whole
     assert registry.read(NAME, newer.version).num_rows == 4
+
+
+def test_a_changed_part_is_named_and_mended_by_the_next_version_that_has_it(
+    registry: DatasetRegistry,
+) -> None:
+    made = commit(registry, ONE)
+    path = made.path / f"{A}.parquet"
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(whole[:-20] + b"x" * 20)
+    with pytest.raises(TerminalError, match=f"part {A} of training set {made.version}"):
+        registry.read(NAME, made.version)
+    newer = commit(registry, {**ONE, C: part(C, [1])})
+    assert path.read_bytes() == whole
+    assert registry.read(NAME, newer.version).num_rows == 4
+    assert registry.read(NAME, made.version).num_rows == 3
+
+
+# --- signatures
+
+
+def altered(registry: DatasetRegistry, made: DatasetVersion, old: str, new: str) -> None:
+    """Commits the manifest with other words in it, under the version's own tag."""
+    path = registry.root / NAME / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    git(registry.root, "commit", "--quiet", "--all", "--message", "altered")
+    git(registry.root, "tag", "--force", f"{NAME}/{made.version}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"rows": 2', '"rows": 3'),
+        ('"labels": 9', '"labels": 8'),
+        ('"value": "', '"value": "A'),
+        ("+00", "+01"),
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(registry: DatasetRegistry, old: str, new: str) -> None:
+    made = commit(registry, ONE)
+    altered(registry, made, old, new)
+    with pytest.raises(TerminalError, match=f"manifest of training set {made.version} .* was changed since"):
+        registry.read(NAME, made.version)
+
+
+def test_a_manifest_without_a_known_signature_is_refused(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    [key] = registry.keys.public()
+    altered(registry, made, f'"key": "{key}"', '"key": "00"')
+    with pytest.raises(TerminalError, match=r"signed with the key 00, which is not known here"):
+        registry.version(NAME, made.version)
+    altered(registry, made, '"signature"', '"signatures"')
+    with pytest.raises(TerminalError, match="is not signed"):
+        registry.version(NAME, made.version)
+
+
+def test_a_manifest_of_another_version_is_refused(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    other = commit(registry, {A: ONE[A]})
+    git(registry.root, "tag", "--force", f"{NAME}/{made.version}", f"{NAME}/{other.version}")
+    with pytest.raises(TerminalError, match=f"is that of {NAME} {other.version}"):
+        registry.version(NAME, made.version)
+
+
+def test_a_manifest_that_was_changed_in_the_workspace_alone_is_told(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    path = registry.root / NAME / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"rows": 2', '"rows": 3'), encoding="utf-8")
+    with pytest.raises(TerminalError, match="is another than the one that was committed"):
+        registry.read(NAME, made.version)
+
+
+# --- a remote
+
+
+@pytest.fixture
+def beside(registry: DatasetRegistry) -> DatasetRegistry:
+    """The same repository with a folder as its remote."""
+    return DatasetRegistry(registry.root, registry.keys, str(registry.root.parent / "mounted" / "remote"))
+
+
+def test_a_part_that_was_changed_comes_from_the_remote(beside: DatasetRegistry) -> None:
+    made = commit(beside, ONE)
+    for path in made.path.iterdir():
+        path.chmod(0o644)
+        path.write_bytes(b"other")
+    assert beside.read(NAME, made.version).num_rows == 3
+
+
+def test_a_part_that_the_remote_lacks_too_is_named(beside: DatasetRegistry) -> None:
+    made = commit(beside, ONE)
+    shutil.rmtree(beside.root.parent / "mounted")
+    path = made.path / f"{B}.parquet"
+    path.chmod(0o644)
+    path.write_bytes(b"other")
+    with pytest.raises(TerminalError, match=f"part {B} of training set {made.version}"):
+        beside.read(NAME, made.version)
+
+
+def test_while_the_remote_is_away_there_is_no_version_and_then_the_whole(beside: DatasetRegistry) -> None:
+    remote = beside.root.parent / "mounted"
+    remote.parent.mkdir()
+    remote.write_bytes(b"")  # a file where the folder should be
+    with pytest.raises(TransientError, match=r"remote .* cannot be reached"):
+        commit(beside, ONE)
+    assert beside.versions(NAME) == []
+    remote.unlink()
+    made = commit(beside, ONE)
+    assert beside.versions(NAME) == [made.version]
+    assert len([path for path in remote.rglob("*") if path.is_file()]) == 3
+
+
+def test_versions_from_before_there_was_a_remote_are_pushed(
+    registry: DatasetRegistry, beside: DatasetRegistry
+) -> None:
+    made = commit(registry, ONE)
+    commit(registry, {B: part(B, [0]), C: part(C, [1])})
+    with pytest.raises(UserError, match="no remote"):
+        registry.push(NAME)
+    assert beside.push(NAME) == 2
+    shutil.rmtree(registry.root / ".dvc" / "cache")
+    shutil.rmtree(made.path)
+    assert beside.read(NAME, made.version).num_rows == 3
+
+
+@pytest.mark.parametrize("remote", ["s3://key:secret@bucket/x", "s3://bucket/a b"])
+def test_a_remote_with_a_secret_in_it_is_refused(tmp_path: Path, remote: str) -> None:
+    with pytest.raises(UserError, match="MLOPS_DATASETS_REMOTE") as told:
+        DatasetRegistry(tmp_path, remote=remote)
+    assert "secret" not in told.value.message
+
+
+def test_a_remote_without_a_driver_is_told(registry: DatasetRegistry) -> None:
+    with pytest.raises(UserError, match="no driver for the remote s3://bucket") as told:
+        commit(DatasetRegistry(registry.root, registry.keys, "s3://bucket/path"), ONE)
+    assert "dvc-s3" in str(told.value)
+
+
+def test_versions_are_listed_in_the_order_they_were_committed(registry: DatasetRegistry) -> None:
+    made = [commit(registry, {day: part(day, [1])}).version for day in (C, A, B)]
+    commit(registry, ONE, pipeline="taxis")
+    assert registry.versions(NAME) == made
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -468,4 +620,4 @@ def test_the_manifest_is_readable_json_in_git(registry: DatasetRegistry) -> None
     made = commit(registry, ONE)
     stored = json.loads(git(registry.root, "show", f"{NAME}/{made.version}:{NAME}/manifest.json"))
     assert stored == made.manifest
-    assert stored["format"] == 1
+    assert stored["format"] == 2

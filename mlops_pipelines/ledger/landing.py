@@ -195,8 +195,8 @@ class Landing(Store):
                     found.setdefault(row.digest, TakenFile(**asdict(_landed_file(row)), digest=row.digest))
         return found
 
-    def file_counts(self, pipeline: str) -> Mapping[str, FileCounts]:
-        """Sums over all registered files, by stream."""
+    def file_counts(self, pipeline: str, since_day: str = "") -> Mapping[str, FileCounts]:
+        """Sums over the registered files that arrived on a day or later, by default all, by stream."""
         columns = landed_files.c
         query = (
             sa.select(
@@ -209,7 +209,7 @@ class Landing(Store):
                     for column in (columns.rows, columns.accepted, columns.quarantined, columns.duplicates)
                 ),
             )
-            .where(columns.pipeline == pipeline)
+            .where(columns.pipeline == pipeline, columns.arrival_day >= since_day)
             .group_by(columns.stream)
         )
         counts: defaultdict[str, FileCounts] = defaultdict(FileCounts)
