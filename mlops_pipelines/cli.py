@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlops_pipelines.cli_contract import contract
+from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
 from mlops_pipelines.cli_quarantine import quarantine
@@ -282,6 +283,7 @@ def _become(program: str, *arguments: str) -> None:
 
 
 main.add_command(contract)
+main.add_command(datasets)
 main.add_command(features)
 main.add_command(parity)
 main.add_command(quarantine)

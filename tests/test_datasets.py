@@ -12,9 +12,11 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
@@ -22,6 +24,9 @@ from mlops_pipelines import datasets as datasets_module
 from mlops_pipelines.datasets import DatasetRegistry, DatasetVersion, ManifestFacts
 from mlops_pipelines.datasheet import datasheet
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAME = "flights"
 A, B, C = "2013-01-01", "2013-01-02", "2013-01-03"
@@ -67,6 +72,12 @@ def commit(
 
 def git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -477,29 +488,104 @@ def test_what_a_killed_commit_leaves_behind_is_no_obstacle(registry: DatasetRegi
     assert len(list(newer.path.iterdir())) == 3
 
 
-def _commit_in_a_process(root: str, pipeline: str, day: str, gate: Any) -> None:
+def _commit_in_a_process(root: str, pipeline: str, number: int, gate: Any) -> None:
     registry = DatasetRegistry(Path(root))
     gate.wait()
-    commit(registry, {day: part(day, [0, 1])}, pipeline=pipeline)
+    commit(registry, {A: ONE[A], B: part(B, [0] * (number + 1))}, pipeline=pipeline)
 
 
-def test_processes_that_commit_at_once_all_succeed(registry: DatasetRegistry) -> None:
+@pytest.mark.proof
+def test_processes_that_commit_at_once_all_succeed(
+    registry: DatasetRegistry, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    count = 8 if full else 3
     spawn = multiprocessing.get_context("spawn")
-    work = [(NAME, A), ("taxis", B)]
-    gate = spawn.Barrier(len(work))
+    gate = spawn.Barrier(count)
     processes = [
-        spawn.Process(target=_commit_in_a_process, args=(str(registry.root), pipeline, day, gate))
-        for pipeline, day in work
+        spawn.Process(
+            target=_commit_in_a_process,
+            args=(str(registry.root), "taxis" if number == 1 else NAME, number, gate),
+        )
+        for number in range(count)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
-    for pipeline, day in work:
-        version = registry.latest(pipeline)
-        assert version is not None
-        assert registry.read(pipeline, version)["day"].to_pylist() == [day, day]
+    sample_size("processes", count)
+    assert len(registry.versions("taxis")) == 1
+    versions = registry.versions(NAME)
+    assert len(versions) == count - 1
+    rows = {version: registry.read(NAME, version).num_rows for version in versions}
+    assert sorted(rows.values()) == [3 + number for number in range(count) if number != 1]
+    git(registry.root, "fsck", "--full", "--strict")
+    assert git(registry.root, "status", "--porcelain") == ""
+    for version in versions:
+        git(registry.root, "checkout", "--quiet", f"{NAME}/{version}")
+        said = dvc(registry.root, "checkout", f"{NAME}/parts.dvc") + dvc(registry.root, "status")
+        assert "up to date" in said
+        assert (
+            sum(pq.read_metadata(path).num_rows for path in (registry.root / NAME / "parts").iterdir())
+            == rows[version]
+        )
+
+
+def a_day_like_a_real_one(day: str) -> pa.Table:
+    """900 examples of 30 features whose numbers do not repeat."""
+    random = np.random.default_rng(int(day.replace("-", "")))
+    columns = {f"x{n}": random.normal(size=900).tolist() for n in range(30)}
+    return part(day, random.integers(0, 2, 900).tolist(), **columns)
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Of each file once, however many names it has."""
+    found = {
+        (at.st_dev, at.st_ino): at.st_size
+        for path in folder.rglob("*")
+        if stat.S_ISREG((at := path.lstat()).st_mode)
+    }
+    return sum(found.values())
+
+
+@pytest.mark.proof
+def test_the_twelfth_version_of_a_growing_year_takes_little_more_than_its_new_days(
+    registry: DatasetRegistry, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    start = date(2013, 1, 1)
+    days = [(start + timedelta(days=n)).isoformat() for n in range(360 if full else 72)]
+    size = len(days) // 12
+    parts: dict[str, pa.Table] = {}
+    sizes = [0]
+    for month in range(12):
+        new = days[month * size : (month + 1) * size]
+        parts |= {day: a_day_like_a_real_one(day) for day in new}
+        made = commit(registry, parts)
+        sizes.append(bytes_on_disk(registry.root))
+    of_new_days = sum(entry["bytes"] for entry in made.manifest["parts"] if entry["day"] in new)
+    sample_size("days", len(days))
+    assert sizes[-1] - sizes[-2] <= 1.2 * of_new_days
+
+
+def test_the_versions_are_usable_with_the_commands_of_dvc(registry: DatasetRegistry, tmp_path: Path) -> None:
+    first = commit(registry, ONE)
+    second = commit(registry, {B: part(B, [0]), C: part(C, [1])})
+    out = tmp_path / "out"
+    dvc(
+        tmp_path,
+        "get",
+        str(registry.root),
+        f"{NAME}/parts",
+        "--rev",
+        f"{NAME}/{first.version}",
+        "-o",
+        str(out),
+    )
+    assert sorted(path.name for path in out.iterdir()) == [f"{A}.parquet", f"{B}.parquet"]
+    differences = dvc(registry.root, "diff", "--json", f"{NAME}/{first.version}", f"{NAME}/{second.version}")
+    found = json.loads(differences)
+    assert [one["path"] for one in found["added"]] == [f"{NAME}/parts/{C}.parquet"]
+    assert [one["path"] for one in found["deleted"]] == [f"{NAME}/parts/{A}.parquet"]
 
 
 def test_a_repository_that_stays_held_is_a_transient_error(
