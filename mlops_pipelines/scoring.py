@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import newest_versions
-from mlops_pipelines.features.in_use import known_set, recorded_sets, sets_in_use, vectors, without_tiles
+from mlops_pipelines.features.in_use import (
+    known_set,
+    recorded_sets,
+    set_of,
+    sets_in_use,
+    vectors,
+    without_tiles,
+)
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.spec_loading import hash_of
@@ -39,9 +46,15 @@ PREDICTION_COLUMNS = {
     "decided_at": "timestamp",
     "model_version": "string",
     "model_hash": "string",
+    "feature_set": "string",
     "score": "float",
+    "decision": "bool",
+    "threshold": "float",
+    "examples_version": "int",
     "scored_at": "timestamp",
 }
+# What a score does not depend on: when it was made, MLflow's number, which version of the table was read.
+PREDICTION_PROVENANCE = ("scored_at", "model_version", "examples_version")
 EXAMPLE_ORDER = ("decision_time", "event_id")
 PREDICTION_ORDER = ("decided_at", "event_id")
 MOST_MISSING = 15
@@ -244,7 +257,10 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     lake = place.lake
     promotions = place.ledger.promotions(place.name)
     unscored, unfed = _unscored(place, promotions, wanted)
-    parts = [_score_with(place, promotions[at], examples, now) for at, examples in sorted(unscored.items())]
+    parts = [
+        _score_with(place, promotions[at], examples, version, now)
+        for at, (examples, version) in sorted(unscored.items())
+    ]
     made = pa.concat_tables(parts) if parts else None
     if made is not None:
         # Recorded before the scores are: a run that dies in between leaves days to measure, not gaps.
@@ -258,7 +274,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
             wanted,
             _adding(made),
             sort_by=PREDICTION_ORDER,
-            unhashed=("scored_at", "model_version"),
+            unhashed=PREDICTION_PROVENANCE,
         )
     _keep_open(place, wanted, now, reopened)
     place.ledger.close_days(place.name, reopened, "score")
@@ -267,19 +283,22 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
 
 def _unscored(
     place: PipelineHome, promotions: Sequence[Promotion], days: Sequence[str]
-) -> tuple[dict[int, pa.Table], int]:
+) -> tuple[dict[int, tuple[pa.Table, int]], int]:
     """Examples without a score by the position of their champion, each by the set it was trained on.
 
-    And how many more there are by the set of the YAML, of champions whose sets are out of use by now.
+    With the version of the table they stand in. And how many more there are by the set of the YAML, of
+    champions whose sets are out of use by now.
     """
     sets = [reign.feature_set for reign in place.ledger.reigns(place.name)]
     in_use = {features.version for features in recorded_sets(place).sets}
-    unscored: dict[int, pa.Table] = {}
+    unscored: dict[int, tuple[pa.Table, int]] = {}
     fed: set[str] = set()
     out_of_use: set[str] = set()
     for version in dict.fromkeys([place.features.version, *sets]):
-        examples = _rows_not_in(place, known_set(place, version).examples, "predictions", days)
-        if examples is None:
+        table = known_set(place, version).examples
+        at = place.lake.version(table)
+        examples = _rows_not_in(place, table, "predictions", days, version=at)
+        if examples is None or at is None:
             continue
         ids = examples["event_id"].to_pylist()
         theirs: dict[int, list[int]] = {}
@@ -291,7 +310,7 @@ def _unscored(
                 fed.add(ids[row])
             elif version == place.features.version and sets[champion] not in in_use:
                 out_of_use.add(ids[row])
-        unscored |= {champion: examples.take(rows) for champion, rows in theirs.items()}
+        unscored |= {champion: (examples.take(rows), at) for champion, rows in theirs.items()}
     return unscored, len(out_of_use - fed)
 
 
@@ -401,8 +420,12 @@ def _adding(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:
     return add
 
 
-def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, now: datetime) -> pa.Table:
+def _score_with(
+    place: PipelineHome, champion: Promotion, examples: pa.Table, version: int, now: datetime
+) -> pa.Table:
+    """Scores of examples, which stand in this version of their table, as rows of the predictions."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from mlops_pipelines.retraining import model_of
 
@@ -410,6 +433,8 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
     rows = examples.num_rows
     moments = pa.timestamp("us", tz="UTC")
     ids = [prediction_id(event, champion.model_hash) for event in examples["event_id"].to_pylist()]
+    scores = pa.array(model.predict(examples), pa.float64())
+    threshold = place.spec.decision.at_least
     return pa.table(
         {
             "day": examples["day"],
@@ -418,7 +443,11 @@ def _score_with(place: PipelineHome, champion: Promotion, examples: pa.Table, no
             "decided_at": examples["decision_time"],
             "model_version": pa.array([champion.mlflow_version] * rows, pa.string()),
             "model_hash": pa.array([champion.model_hash] * rows, pa.string()),
-            "score": pa.array(model.predict(examples), pa.float64()),
+            "feature_set": pa.array([set_of(place, champion).version] * rows, pa.string()),
+            "score": scores,
+            "decision": pc.greater_equal(scores, threshold),
+            "threshold": pa.array([threshold] * rows, pa.float64()),
+            "examples_version": pa.array([version] * rows, pa.int64()),
             "scored_at": pa.array([now] * rows, moments),
         }
     )

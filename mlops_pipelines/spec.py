@@ -582,6 +582,12 @@ class Policy(Model):
     breaker: Breaker = Field(default_factory=Breaker, description="Stops retraining that keeps failing.")
 
 
+class Decision(Model):
+    at_least: float = Field(
+        default=0.5, gt=0, lt=1, description="Score from which on an event is decided as positive."
+    )
+
+
 class Promotion(Model):
     approval: Literal["automatic"] = Field(
         default="automatic", description="Who lets a passed candidate serve."
@@ -642,6 +648,7 @@ class PipelineSpec(Document):
     triggers: Triggers = Field(default_factory=Triggers, description="What asks for runs.")
     policy: Policy = Field(default_factory=Policy, description="What holds retrains back.")
     promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
+    decision: Decision = Field(default_factory=Decision, description="What a score means for its event.")
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
 
     def stream(self, name: str) -> Events | Labels | Reference:

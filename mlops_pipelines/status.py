@@ -87,7 +87,7 @@ def newest_predictions(place: PipelineHome, limit: int) -> list[dict[str, Any]]:
     """
     lake = place.lake
     found: list[dict[str, Any]] = []
-    columns = ["prediction_id", "event_id", "model_version", "score", "decided_at"]
+    columns = ["prediction_id", "event_id", "model_version", "score", "decision", "decided_at"]
     for day in reversed(lake.days("predictions")):
         rows = lake.read("predictions", days=[day], columns=columns)
         rows = rows.sort_by([("decided_at", "descending"), ("event_id", "descending")])
@@ -134,10 +134,10 @@ def render(pipeline: str, found: Mapping[str, Any]) -> str:
 
 def render_predictions(rows: Sequence[Mapping[str, Any]]) -> str:
     """Predictions as a table of fixed-width columns."""
-    lines = [f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7}  prediction_id"]
+    lines = [f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7} {'decision':>8}  prediction_id"]
     lines += [
-        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f}  "
-        f"{row['prediction_id']}"
+        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f} "
+        f"{'yes' if row['decision'] else 'no':>8}  {row['prediction_id']}"
         for row in rows
     ]
     return "\n".join(lines)

@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "labels_unmatched": (["event_id", "known_at"], ["file_digest", "file_row"]),
     "weather": (["origin", "ref_time", "arrived_at"], ["file_digest", "file_row"]),
     "planes": (["tailnum", "arrived_at"], ["file_digest", "file_row"]),
-    "predictions": (["decided_at", "event_id"], ["scored_at", "model_version"]),
+    "predictions": (["decided_at", "event_id"], ["scored_at", "model_version", "examples_version"]),
     "drift_report": (["feature"], ["model_version"]),
     "performance_report": (["model_hash"], ["model_version"]),
     "quarantine": (["file_digest", "file_row"], []),

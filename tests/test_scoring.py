@@ -60,7 +60,7 @@ def hashes(place: PipelineHome) -> list[dict[str, str]]:
     return [
         place.lake.hashes(place.features.examples, sort_by=scoring.EXAMPLE_ORDER, unhashed=["made_of"]),
         place.lake.hashes(
-            "predictions", sort_by=scoring.PREDICTION_ORDER, unhashed=["scored_at", "model_version"]
+            "predictions", sort_by=scoring.PREDICTION_ORDER, unhashed=scoring.PREDICTION_PROVENANCE
         ),
     ]
 
