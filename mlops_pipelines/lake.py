@@ -77,13 +77,15 @@ class Written:
 class Commit:
     """One entry of a table's history.
 
-    hashes: content hash by day written in it. at: the machine's clock, UTC.
+    hashes: content hash by day written in it. files: SHA-256 of the file by day, of days with rows. at: the
+    machine's clock, UTC.
     """
 
     version: int
     at: datetime
     hashes: Mapping[str, str]
     provenance: Mapping[str, object]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Conflict(Exception):  # noqa: N818 - a turn of the retry loop, not an error
@@ -358,6 +360,27 @@ class Lake:
             wanted -= set(found)
         return dict(sorted(found.items()))
 
+    def altered(self, name: str, days: Sequence[str], *, version: int | None = None) -> dict[str, str]:
+        """What is wrong with the files of these days, for people, by day; of whole ones there is nothing.
+
+        A file is held against the SHA-256 that its commit names. Raises TerminalError if there is no such
+        table or version.
+        """
+        snapshot = self._existing(name, version)
+        commits = self.written_by(name, days, version=version)
+        wrong = {}
+        for file in snapshot.select(days, None):
+            recorded = commits[file.day].files.get(file.day)
+            try:
+                with open(file.path, "rb") as stored:
+                    found = hashlib.file_digest(stored, "sha256").hexdigest()
+            except OSError as error:
+                wrong[file.day] = f"{file.path} cannot be read: {error.strerror}"
+                continue
+            if recorded is not None and found != recorded:
+                wrong[file.day] = f"{file.path} has SHA-256 {found[:12]}, it was written as {recorded[:12]}"
+        return wrong
+
     def history(self, name: str, limit: int) -> list[Commit]:
         """The latest commits, newest first. Raises TerminalError if there is no such table."""
         table = self._existing_table(name)
@@ -403,12 +426,14 @@ class Lake:
         if rewritten:
             path = self._path(name)
             schema = target.schema if snapshot is None else _widened(snapshot, target.schema)
-            message = _message({d: target.hashes[d] for d in rewritten}, provenance)
             version += 1
             with _writing(name, path, version) as adds:
+                files: dict[str, str] = {}
                 for day in rewritten:
                     if target.rows[day].num_rows:
-                        adds.append(_write_file(path, day, target.rows[day]))
+                        add, files[day] = _write_file(path, day, target.rows[day])
+                        adds.append(add)
+                message = _message({d: target.hashes[d] for d in rewritten}, files, provenance)
                 if snapshot is None:
                     _create(path, schema, adds, message)
                 else:
@@ -953,28 +978,35 @@ def _last_line(error: OSError) -> str:
     return said.strip().splitlines()[-1].strip(" ↳")
 
 
-def _write_file(path: Path, day: str, rows: pa.Table) -> AddAction:
-    """Writes the rows of a day under a name of its own; it belongs to the table once a commit names it."""
+def _write_file(path: Path, day: str, rows: pa.Table) -> tuple[AddAction, str]:
+    """Writes the rows of a day under a name of its own; it belongs to the table once a commit names it.
+
+    And the SHA-256 of the file.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from deltalake.transaction import AddAction
 
     relative = f"day={day}/part-{uuid.uuid4()}.parquet"
     target = path / relative
     target.parent.mkdir(parents=True, exist_ok=True)
+    content = pa.BufferOutputStream()
+    pq.write_table(rows.drop_columns("day"), content, compression="zstd")
+    written = content.getvalue()
     try:
-        pq.write_table(rows.drop_columns("day"), target, compression="zstd")
+        target.write_bytes(written)
     except OSError:
         target.unlink(missing_ok=True)
         raise
-    written = target.stat()
-    return AddAction(
+    add = AddAction(
         path=relative,
-        size=written.st_size,
+        size=written.size,
         partition_values={"day": day},
-        modification_time=written.st_mtime_ns // 10**6,
+        modification_time=target.stat().st_mtime_ns // 10**6,
         data_change=True,
         stats=json.dumps(_statistics(rows)),
     )
+    return add, hashlib.sha256(written).hexdigest()
 
 
 def _statistics(rows: pa.Table) -> dict[str, object]:
@@ -1004,8 +1036,9 @@ def _statistic(value: int | datetime, *, up: bool = False) -> int | str:
     return bound.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{bound.microsecond // 1000:03d}Z"
 
 
-def _message(hashes: Mapping[str, str], provenance: Mapping[str, object]) -> str:
-    return json.dumps({"hashes": dict(hashes), "provenance": dict(provenance)}, sort_keys=True)
+def _message(hashes: Mapping[str, str], files: Mapping[str, str], provenance: Mapping[str, object]) -> str:
+    said = {"hashes": dict(hashes), "files": dict(files), "provenance": dict(provenance)}
+    return json.dumps(said, sort_keys=True)
 
 
 def _properties(message: str) -> CommitProperties:
@@ -1060,4 +1093,5 @@ def _commit_of(entry: Mapping[str, Any]) -> Commit:
         at=datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
         hashes=message.get("hashes", {}),
         provenance=message.get("provenance", {}),
+        files=message.get("files", {}),
     )

@@ -677,3 +677,28 @@ def test_a_table_without_rows_spans_no_time(lake: Lake) -> None:
     assert lake.span("t", "at") == (moments[0].as_py(), moments[0].as_py())
     lake.replace("t", rows.slice(0, 0), days=["2024-01-02"], sort_by=["at"])
     assert lake.span("t", "at") is None
+
+
+# --- what was written, and whether it still is
+
+
+def test_each_day_is_told_with_the_commit_that_last_wrote_it(lake: Lake) -> None:
+    lake.replace("t", rows(A, [1, 2]), days=[A], sort_by=["id"], provenance={"run": 1})
+    lake.replace("t", rows(B, [3]), days=[B], sort_by=["id"], provenance={"run": 2})
+    lake.replace("t", rows(A, [4]), days=[A], sort_by=["id"], provenance={"run": 3})
+    found = lake.written_by("t", [A, B, C])
+    assert {day: (one.version, one.provenance["run"]) for day, one in found.items()} == {A: (2, 3), B: (1, 2)}
+    assert lake.written_by("t", [A], version=1)[A].provenance == {"run": 1}
+
+
+def test_an_altered_byte_of_a_file_is_told(lake: Lake) -> None:
+    lake.replace("t", rows(A, [1, 2]), days=[A], sort_by=["id"])
+    lake.replace("t", rows(B, [3]), days=[B], sort_by=["id"])
+    assert lake.altered("t", [A, B, C]) == {}
+    [path] = map(Path, lake.files("t", days=[B]))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "has SHA-256" in lake.altered("t", [A, B])[B]
+    path.unlink()
+    assert "cannot be read" in lake.altered("t", [A, B])[B]
