@@ -14,6 +14,8 @@ from mlops_pipelines.settings import environment_without_git, settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGE = "mlops_pipelines"
+# Whose versions decide the bytes of a model.
+_LIBRARIES = ("lightgbm", "numpy", "pyarrow")
 # What decides a result: a changed README makes no other model.
 _CODE = (_PACKAGE, "assets", "sensors", "pyproject.toml", "requirements.lock")
 _LOCK = _PROJECT / "requirements.lock"
@@ -60,13 +62,19 @@ def lock_hash() -> str | None:
 
 @cache
 def platform() -> dict[str, str | int]:
-    """Operating system, processor and Python of this process."""
+    """Operating system, processor, Python and libraries of this process: what the bytes of a model depend on.
+
+    A model depends on its number of threads as well, which stands with its parameters.
+    """
+    from importlib.metadata import version
+
     return {
         "system": machine.system(),
         "machine": machine.machine(),
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "python": machine.python_version(),
+        **{library: version(library) for library in _LIBRARIES},
     }
 
 

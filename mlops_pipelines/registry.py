@@ -6,6 +6,7 @@ that scoring does not have to import MLflow.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -51,6 +52,8 @@ _BUNDLE = "mlops"
 _BOOSTER = "model.lgb"
 _REPORT = "evaluation/report.json"
 _CARD = "model_card.md"
+# Tag of a version: SHA-256 by file of its bundle, as JSON.
+FILES_TAG = "files_sha256"
 _DESCRIPTION_LIMIT = 5_000  # of MLflow's database
 _PASSING_FAULTS = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
 
@@ -138,7 +141,8 @@ class Registry:
                     "dataset_version": dataset_version,
                 }
                 run, model = self._log_run(pipeline, experiment_id, candidate, identity, bundle)
-                self._register(pipeline, run, model, {**identity, **(tags or {})})
+                digests = {FILES_TAG: _digests({_BOOSTER: candidate.refit.booster_text, **bundle})}
+                self._register(pipeline, run, model, {**identity, **digests, **(tags or {})})
                 found = self._find(pipeline, retrain_id, model_hash)
             if found is None:
                 raise TransientError(f"The version of {retrain_id} was registered and is not there.")
@@ -174,6 +178,24 @@ class Registry:
                 )
             self._loaded[key] = known
         return self._loaded[key]
+
+    def check_stored(self, pipeline: str, version: str) -> str | None:
+        """What of a version's files is not as it was registered, for people; None if all are.
+
+        They are fetched from MLflow, whatever the cache holds. Raises TerminalError if there is no such
+        version.
+        """
+        with _faults():
+            tags = self._client.get_model_version(pipeline, version).tags
+        if FILES_TAG not in tags:
+            return f"nothing says what the files of version {version} were"
+        recorded = json.loads(tags[FILES_TAG])
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                stored = _stored_digests(self._download(pipeline, version, Path(folder)))
+            except (TerminalError, OSError) as error:
+                return f"the files of version {version} cannot be fetched: {error}"
+        return _difference(recorded, stored)
 
     def log_evaluation(self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes]) -> None:
         """Keep the report, its Markdown, its pictures (PNG by name) and its metrics with the run."""
@@ -377,19 +399,26 @@ class Registry:
     def _fetch(self, pipeline: str, version: str, target: Path) -> LoadedModel:
         """The version's files from MLflow, laid into the cache in one move."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _faults(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
-            source = self._client.get_model_version_download_uri(pipeline, version)
-            fetched = _mlflow().artifacts.download_artifacts(
-                artifact_uri=source, dst_path=folder, tracking_uri=self._uri
-            )
-            model = _read_model(pipeline, version, Path(fetched))
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as folder:
+            fetched = self._download(pipeline, version, Path(folder))
+            model = _read_model(pipeline, version, fetched)
             try:
-                Path(fetched).rename(target)
+                fetched.rename(target)
             except OSError:
                 # Another process fetched the same version meanwhile.
                 if not target.is_dir():
                     raise
         return model
+
+    def _download(self, pipeline: str, version: str, folder: Path) -> Path:
+        """The version's files, fetched from MLflow into `folder`: where they lie there."""
+        with _faults():
+            source = self._client.get_model_version_download_uri(pipeline, version)
+            return Path(
+                _mlflow().artifacts.download_artifacts(
+                    artifact_uri=source, dst_path=str(folder), tracking_uri=self._uri
+                )
+            )
 
     def _cached(self, pipeline: str, version: str, model_hash: str) -> Path:
         """Where the version's files are kept: named by their content, so that they never change."""
@@ -415,6 +444,32 @@ def _write_files(folder: Path, files: Mapping[str, str]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
+
+
+def _digests(files: Mapping[str, str]) -> str:
+    """SHA-256 by file, as JSON."""
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(files.items())}
+    return json.dumps(digests)
+
+
+def _stored_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of the bundle that lies in a version's folder, by its path there."""
+    paths = [folder / _BOOSTER, *(folder / _BUNDLE).rglob("*")]
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(paths)
+        if path.is_file()
+    }
+
+
+def _difference(recorded: Mapping[str, str], stored: Mapping[str, str]) -> str | None:
+    """What differs between the digests of files, for people."""
+    found = {
+        "changed": [name for name in recorded if name in stored and stored[name] != recorded[name]],
+        "missing": [name for name in recorded if name not in stored],
+        "added": [name for name in stored if name not in recorded],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names) or None
 
 
 def _read_model(pipeline: str, version: str, folder: Path) -> LoadedModel:

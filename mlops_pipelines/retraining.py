@@ -7,7 +7,7 @@ ask for, and what they say is recorded.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from mlops_pipelines.features.in_use import known_set, set_of
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.lake import STATIC_DAY
 from mlops_pipelines.policy import Admit
-from mlops_pipelines.provenance import code_commit
+from mlops_pipelines.provenance import code_commit, lock_hash, platform
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -409,7 +409,13 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
         retrain.id if retrain else f"{EXPERIMENT}-{run_id}",
         candidate,
         version,
-        {"dataset_version": version, "retrain": retrain.id if retrain else EXPERIMENT},
+        {
+            "dataset_version": version,
+            "retrain": retrain.id if retrain else EXPERIMENT,
+            "platform": {**platform(), "threads": place.spec.training.threads},
+            "commit": asdict(code_commit()),
+            "lock": lock_hash(),
+        },
         files={REFERENCE_FILE: reference.to_json()},
         tags={"authority": retrain.id if retrain else EXPERIMENT},
     )

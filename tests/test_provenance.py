@@ -112,5 +112,7 @@ def test_the_lock_is_named_by_its_hash(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_platform_says_what_a_model_depends_on() -> None:
     found = platform()
-    assert set(found) == {"system", "machine", "processor", "cores", "python"}
+    assert set(found) == {
+        "system", "machine", "processor", "cores", "python", "lightgbm", "numpy", "pyarrow"
+    }  # fmt: skip
     assert all(found.values())

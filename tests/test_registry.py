@@ -241,6 +241,45 @@ def test_names_that_could_leave_their_place_are_refused(store: Path, candidate: 
         registry.load(name, "1", model_hash="0" * 64)
 
 
+# What is stored
+
+
+def bundle(store: Path, pipeline: str) -> Path:
+    """The folder in which MLflow keeps the files of the only version."""
+    [found] = (store / "artifacts" / pipeline).rglob("mlops")
+    return found.parent
+
+
+def test_files_that_are_as_they_were_registered_are_said_to_be(store: Path, candidate: Candidate) -> None:
+    made = logged(opened(store), "whole", candidate)
+    assert opened(store).check_stored("whole", made.version) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["model.lgb", "mlops/refit/encoding.json", "mlops/twin/model.lgb", "mlops/files/facts.json"]
+)
+def test_a_stored_file_that_was_altered_by_a_byte_is_named(
+    store: Path, candidate: Candidate, name: str
+) -> None:
+    pipeline = "altered_" + name.replace("/", "_").replace(".", "_")
+    made = logged(opened(store), pipeline, candidate)
+    opened(store).load(pipeline, made.version)  # the cache has what it was
+    path = bundle(store, pipeline) / name
+    path.write_bytes(path.read_bytes()[:-1] + b"#")
+    assert opened(store).check_stored(pipeline, made.version) == f"changed: {name}"
+
+
+def test_stored_files_that_are_gone_or_new_are_named(store: Path, candidate: Candidate) -> None:
+    made = logged(opened(store), "gone", candidate)
+    folder = bundle(store, "gone")
+    (folder / "mlops" / "twin" / "encoding.json").unlink()
+    (folder / "mlops" / "files" / "more.json").write_text("{}")
+    said = "missing: mlops/twin/encoding.json; added: mlops/files/more.json"
+    assert opened(store).check_stored("gone", made.version) == said
+    shutil.rmtree(folder)
+    assert "cannot be fetched" in str(opened(store).check_stored("gone", made.version))
+
+
 # Evaluations, cards, aliases
 
 

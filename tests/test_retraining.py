@@ -211,4 +211,7 @@ def test_a_candidate_names_its_training_set_and_its_drift_reference(place: Pipel
     model = retraining.model_of(place, champion)
     facts = json.loads(model.files["facts.json"])
     assert facts["dataset_version"] == place.ledger.retrains(place.name)[0].dataset_version
+    assert set(facts) >= {"commit", "lock", "platform"}
+    assert facts["platform"]["threads"] == place.spec.training.threads
+    assert facts["platform"]["lightgbm"]
     assert retraining.REFERENCE_FILE in model.files
