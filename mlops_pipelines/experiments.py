@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.errors import TerminalError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.training import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,30 @@ def verified(place: PipelineHome, versions: Sequence[str] | None = None) -> list
         else:
             found.append(Verified(version, None))
     return found
+
+
+def refit_from(place: PipelineHome, dataset_version: str, recorded: TrainedModel) -> TrainedModel:
+    """A model trained again from a version of the training set, as `recorded` was trained.
+
+    recorded: the refit or the twin of a registered version, whose parameters, seed, threads, features and
+    days count, whatever the YAML says today. On the platform that made it the hash is the same.
+    Raises TerminalError for a set that is not there, or not what was signed.
+    """
+    from mlops_pipelines.training import train_again
+
+    return train_again(place.home.datasets.read(place.name, dataset_version), recorded)
+
+
+def platform_difference(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between two platforms, as sentences without a full stop; what only one knows is left out.
+
+    recorded: as `facts.json` of a model has it. here: `provenance.platform()`.
+
+    >>> platform_difference({"machine": "x86_64", "numpy": "2.3.0"}, {"machine": "x86_64", "numpy": "2.4.6"})
+    ['numpy was 2.3.0, and is 2.4.6 here']
+    """
+    return [
+        f"{name} was {value}, and is {here[name]} here"
+        for name, value in recorded.items()
+        if name in here and here[name] != value
+    ]

@@ -271,19 +271,35 @@ def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training
     TerminalError for an empty table, a label of one class, a missing column, vectors of several versions of
     the views, or parameters LightGBM refuses.
     """
+    return _trained(table, features, _params(training))
+
+
+def train_again(table: pa.Table, made: TrainedModel) -> TrainedModel:
+    """The model that the recipe of `made` gives: its features and parameters, on the days it learned from.
+
+    table: as in `train`, and of the rows that `made` was trained on at least. On the same rows, kind of
+    machine and libraries it has the same hash. Raises as `train` does.
+    """
+    days = [day for day in _text(table, "day").unique().to_pylist() if made.first_day <= day <= made.last_day]
+    return _trained(_of_days(table, days), made.features, made.params)
+
+
+def _trained(
+    table: pa.Table, features: Sequence[FeatureColumn], params: Mapping[str, str | int | float | bool]
+) -> TrainedModel:
     import pyarrow.compute as pc
 
     rows = _in_order(table)
     labels = _labels(rows)
     categories = {f.name: _categories(rows, f.name) for f in features if f.kind == "category"}
-    booster_text = _boost(encode(rows, features, categories), labels, features, _params(training))
+    booster_text = _boost(encode(rows, features, categories), labels, features, params)
     span = pc.min_max(_text(rows, "day")).as_py()
     return TrainedModel(
         booster_text=booster_text,
         features=tuple(features),
         categories=categories,
         view_versions=_view_versions(rows),
-        params=_params(training),
+        params=params,
         rows=rows.num_rows,
         cutoff=pc.max(rows["decision_time"]).as_py().astimezone(UTC),
         first_day=span["min"],

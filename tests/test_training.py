@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.views import FeatureColumn
-from mlops_pipelines.training import TrainedModel, candidate_of, encode, fit_candidate, split_holdout, train
+from mlops_pipelines.training import (
+    TrainedModel,
+    candidate_of,
+    encode,
+    fit_candidate,
+    split_holdout,
+    train,
+    train_again,
+)
 from tests.synthetic_examples import FEATURES, examples, training
 
 
@@ -125,6 +133,14 @@ def test_another_seed_or_setting_is_another_model(table: pa.Table, model: Traine
         train(table, FEATURES, training(params=sampling, seed=4)).hash,
     }
     assert len(hashes) == 3
+
+
+def test_the_recipe_of_a_model_gives_it_again_from_the_rows_of_its_set(table: pa.Table) -> None:
+    sampling = {"n_estimators": 20, "bagging_fraction": 0.5, "bagging_freq": 1}
+    made = fit_candidate(table, FEATURES, training(params=sampling, seed=4))
+    for one in (made.refit, made.twin):
+        again = train_again(shuffled(table, 5), TrainedModel.from_files(one.to_files()))
+        assert (again, again.hash) == (one, one.hash)
 
 
 def test_model_says_what_it_was_made_of(table: pa.Table, model: TrainedModel) -> None:
