@@ -16,6 +16,7 @@ import click
 
 from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
+from mlops_pipelines.cli_experiments import train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
 from mlops_pipelines.cli_quarantine import quarantine
@@ -287,3 +288,4 @@ main.add_command(datasets)
 main.add_command(features)
 main.add_command(parity)
 main.add_command(quarantine)
+main.add_command(train)

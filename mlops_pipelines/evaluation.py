@@ -551,7 +551,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _said(figure: Estimate | None) -> str:
+def said(figure: Estimate | None) -> str:
+    """A figure with its interval, as text."""
     if figure is None:
         return "undefined"
     if figure.lower is None or figure.upper is None:
@@ -563,10 +564,10 @@ def metric_table(report: EvaluationReport) -> str:
     """Markdown table of the metrics, beside the champion's where there is one."""
     comparison = report.comparison
     if comparison is None:
-        return _table(["metric", "candidate"], [[n, _said(e)] for n, e in report.metrics.items()])
+        return _table(["metric", "candidate"], [[n, said(e)] for n, e in report.metrics.items()])
     head = ["metric", "candidate", "same rows", f"champion v{comparison.version}", "difference"]
     rows = [
-        [name, _said(figure), *_beside(comparison.metrics.get(name))]
+        [name, said(figure), *_beside(comparison.metrics.get(name))]
         for name, figure in report.metrics.items()
     ]
     return _table(head, rows)
@@ -587,7 +588,7 @@ def slice_table(slices: Slices) -> str:
         ((g, g.figure) for g in slices.groups if g.figure), key=lambda each: (each[1].value, each[0].column)
     )
     rows = [
-        [f"{g.column} = {g.value}", f"{g.rows:,}", f"{g.positives / g.rows:.1%}", _said(figure)]
+        [f"{g.column} = {g.value}", f"{g.rows:,}", f"{g.positives / g.rows:.1%}", said(figure)]
         for g, figure in judged[:SHOWN_ROWS]
     ]
     table = _table(["slice, worst first", "rows", "positive", slices.metric], rows) if rows else ""
@@ -600,7 +601,7 @@ def slice_table(slices: Slices) -> str:
 def _beside(paired: Paired | None) -> list[str]:
     if paired is None:
         return ["undefined"] * 3
-    return [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", _said(paired.difference)]
+    return [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", said(paired.difference)]
 
 
 def _threshold_table(thresholds: Sequence[Threshold]) -> str:

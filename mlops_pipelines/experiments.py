@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import yaml
+from pydantic import ValidationError
+
+from mlops_pipelines import lightgbm_params, retraining
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.home import PipelineHome
+from mlops_pipelines.spec import Training
+from mlops_pipelines.spec_checks import check_training
+from mlops_pipelines.spec_wording import alternatives, in_plain_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.gates import Verdict
     from mlops_pipelines.training import TrainedModel
+
+# Fields of `training` that an experiment does not change: the set is made, and the rest has its own form.
+_NOT_SET = ("window", "params")
 
 
 @dataclass(frozen=True)
@@ -107,3 +120,100 @@ def platform_difference(recorded: Mapping[str, Any], here: Mapping[str, Any]) ->
         for name, value in recorded.items()
         if name in here and here[name] != value
     ]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A version that was trained outside of any retrain, and how it was judged.
+
+    link: of its run, below the address of MLflow's pages. verdicts: as they would have been in a retrain.
+    """
+
+    version: str
+    link: str
+    model_hash: str
+    dataset_version: str
+    training: Training
+    report: EvaluationReport
+    verdicts: Sequence[Verdict]
+
+
+def settings_changed(place: PipelineHome, changes: Sequence[str]) -> PipelineHome:
+    """The same pipeline, whose `training` has other settings.
+
+    changes: NAME=VALUE, of a field of `training` or one of `training.params`; VALUE is read as YAML.
+    Raises UserError for a name that is not known, or a value that is not allowed.
+    """
+    written = place.spec.training.model_dump(mode="json")
+    fields = [name for name in written if name not in _NOT_SET]
+    for change in changes:
+        name, sign, value = change.partition("=")
+        if not sign:
+            raise UserError(
+                f"--set {change} gives no value.", expected="NAME=VALUE, such as num_leaves=63 or seed=5"
+            )
+        if name in fields:
+            written[name] = _yaml_value(value)
+        elif name not in _NOT_SET and lightgbm_params.is_known(name):
+            written["params"][name] = _yaml_value(value)
+        else:
+            allowed = [*fields, *lightgbm_params.ALLOWED]
+            raise UserError(f"--set {change}: {name} is not a setting{alternatives(name, allowed)}")
+    return _with_training(place, _validated(place, written))
+
+
+def _validated(place: PipelineHome, written: Mapping[str, Any]) -> Training:
+    try:
+        training = Training.model_validate(written)
+    except ValidationError as error:
+        wrong = in_plain_words(error, Training, written)[0]
+        raise UserError(f"--set {wrong['loc'][-1]}: {wrong['ctx']['error']}") from None
+    for found in check_training(place.spec.model_copy(update={"training": training})):
+        raise UserError(f"--set {found.place[-1]}: {found.text}")
+    return training
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _with_training(place: PipelineHome, training: Training) -> PipelineHome:
+    spec = place.spec.model_copy(update={"training": training})
+    return PipelineHome(place.home, replace(place.loaded, spec=spec))
+
+
+def train_from(
+    place: PipelineHome,
+    version: str,
+    changes: Sequence[str] = (),
+    *,
+    told: Callable[[str], None] = lambda what: None,
+) -> Experiment:
+    """A model trained from a version of the training set, registered as an experiment and judged.
+
+    changes: as in `settings_changed`. told: is called with what begins. Candidate, champion and ledger stay
+    as they are.
+    """
+    from mlops_pipelines.gates import judge
+
+    varied = settings_changed(place, changes)
+    run_id = uuid.uuid4().hex[:12]
+    told(f"training from {version}")
+    made = retraining.fit(varied, run_id=run_id, dataset_version=version)
+    told(f"evaluating version {made.version}")
+    retraining.evaluate(varied, run_id=run_id)
+    report = place.home.registry.evaluation(made.run_id)
+    if report is None:
+        raise TerminalError(f"Version {made.version} of {place.name} was evaluated and has no report.")
+    return Experiment(
+        made.version,
+        made.link,
+        made.model_hash,
+        version,
+        varied.spec.training,
+        report,
+        judge(report, place.spec.gates),
+    )

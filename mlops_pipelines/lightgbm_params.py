@@ -159,6 +159,11 @@ _SPELLINGS: Mapping[str, str] = {
 }
 
 
+def is_known(name: str) -> bool:
+    """Whether it is a name, or another spelling of one, of which `refusals` can say more than that."""
+    return name in ALLOWED or name in _ELSEWHERE or name in _SPELLINGS
+
+
 def refusals(params: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Name and reason of each parameter that may not be set, or not to this value."""
     for name, value in params.items():

@@ -258,9 +258,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A registered candidate. authority: the retrain it serves, or `experiment`."""
+    """A registered candidate. authority: the retrain it serves, or `experiment`. run_id: MLflow's."""
 
     version: str
+    run_id: str
     link: str
     model_hash: str
     rows: int
@@ -389,14 +390,17 @@ def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def fit(place: PipelineHome, *, run_id: str) -> Fitted:
-    """Train a candidate and register it; without authority over a retrain, as an experiment."""
+def fit(place: PipelineHome, *, run_id: str, dataset_version: str | None = None) -> Fitted:
+    """Train a candidate and register it; without authority over a retrain, as an experiment.
+
+    dataset_version: what an experiment learns from, by default the latest; a retrain has its own.
+    """
     from mlops_pipelines.evaluation import importance
     from mlops_pipelines.monitoring.reference import build_reference
     from mlops_pipelines.training import fit_candidate
 
     retrain = carried_by(place, run_id)
-    version = _dataset_version(place, retrain)
+    version = _dataset_version(place, retrain, dataset_version)
     table = place.home.datasets.read(place.name, version)
     # Those of the training set: the YAML may say otherwise by now.
     made_by = set_version(place.home.datasets.version(place.name, version).manifest["views"])
@@ -415,6 +419,7 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
             "platform": {**platform(), "threads": place.spec.training.threads},
             "commit": asdict(code_commit()),
             "lock": lock_hash(),
+            "training": place.spec.training.model_dump(mode="json"),
         },
         files={REFERENCE_FILE: reference.to_json()},
         tags={"authority": retrain.id if retrain else EXPERIMENT},
@@ -433,6 +438,7 @@ def fit(place: PipelineHome, *, run_id: str) -> Fitted:
         place.home.registry.set_alias(place.name, "candidate", made.version)
     return Fitted(
         made.version,
+        made.run_id,
         made.link,
         made.model_hash,
         table.num_rows,
@@ -521,9 +527,9 @@ def carried_by(place: PipelineHome, run_id: str) -> Retrain | None:
     return retrain if retrain and (retrain.run_id, retrain.status) == (run_id, "running") else None
 
 
-def _dataset_version(place: PipelineHome, retrain: Retrain | None) -> str:
-    """The training set of this retrain; the latest one for a run that carries none."""
-    version = retrain.dataset_version if retrain else place.home.datasets.latest(place.name)
+def _dataset_version(place: PipelineHome, retrain: Retrain | None, asked: str | None) -> str:
+    """The training set of this retrain; for a run that carries none the one asked for, or the latest."""
+    version = retrain.dataset_version if retrain else asked or place.home.datasets.latest(place.name)
     if version is None:
         raise TerminalError(
             f"{place.name} has no training set.",

@@ -74,7 +74,7 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_functions(spec, contract)
     yield from _check_views(spec, contract)
     yield from _check_feature_names(spec)
-    yield from _check_training(spec)
+    yield from check_training(spec)
     yield from _check_gates(spec, contract)
     yield from _check_triggers(spec)
 
@@ -469,7 +469,8 @@ def _feature_names(
 # Learning
 
 
-def _check_training(spec: PipelineSpec) -> Findings:
+def check_training(spec: PipelineSpec) -> Findings:
+    """What is wrong with how a pipeline learns, its contract aside."""
     training = spec.training
     for name, span in (("window", training.window), ("holdout", training.holdout)):
         if span % DAY:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
-from mlops_pipelines import retraining
+from mlops_pipelines import retraining, spec_loading
+from mlops_pipelines.cli import main
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.experiments import platform_difference, refit_from
+from mlops_pipelines.experiments import platform_difference, refit_from, train_from
+from mlops_pipelines.home import Home
 from mlops_pipelines.provenance import platform
 from mlops_pipelines.spec import Training
 from tests.loop import advance, at, copy_of, retrain, small_home, varied
+from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from click.testing import Result
 
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.registry import LoadedModel
@@ -48,6 +55,20 @@ def with_training(place: PipelineHome, **changes: object) -> PipelineHome:
     return varied(place, training=Training.model_validate(training))
 
 
+def mlops(place: PipelineHome, *arguments: str) -> Result:
+    """The command on the home of `place`; the small pipeline has no folder that it could be loaded from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec_loading, "load_pipeline", lambda name: place.loaded)
+        return CliRunner().invoke(main, [*arguments, "--home", str(place.home.path)])
+
+
+def standing(place: PipelineHome) -> list[object]:
+    """All that an experiment leaves alone."""
+    registry, ledger = place.home.registry, place.ledger
+    aliases = [registry.alias(place.name, alias) for alias in ("candidate", "champion", "previous")]
+    return [aliases, ledger.retrains(place.name), ledger.promotions(place.name), ledger.triggers(place.name)]
+
+
 # Training again
 
 
@@ -72,3 +93,81 @@ def test_a_difference_of_platform_is_told_and_equal_ones_have_none() -> None:
     assert platform_difference({**here, "threads": 2}, here) == []
     [said] = platform_difference({**here, "lightgbm": "4.6.0"}, here)
     assert said == f"lightgbm was 4.6.0, and is {here['lightgbm']} here"
+
+
+# Experiments
+
+
+def test_an_experiment_is_judged_beside_the_champion_and_moves_nothing(place: PipelineHome) -> None:
+    before = standing(place)
+    result = mlops(place, "train", place.name, "--set", "num_leaves=7", "--set", "seed=5", "--json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["version"] == "2"
+    assert made["training"]["params"]["num_leaves"] == 7
+    assert made["training"]["seed"] == 5
+    assert {"roc_auc", "log_loss"} <= set(made["metrics"])
+    assert made["metrics"]["log_loss"]["lower"] < made["metrics"]["log_loss"]["upper"]
+    assert made["comparison"]["version"] == "1"
+    assert {one["gate"]: one["outcome"] for one in made["verdicts"]} == {"skill": "pass", "champion": "pass"}
+    model = place.home.registry.load(place.name, "2")
+    assert model.refit.hash == made["model_hash"]
+    assert (model.refit.params["num_leaves"], model.refit.params["seed"]) == (7, 5)
+    assert json.loads(model.files["facts.json"])["retrain"] == retraining.EXPERIMENT
+    assert standing(place) == before
+
+
+def test_an_experiment_without_changes_is_the_model_of_the_retrain(place: PipelineHome) -> None:
+    [version] = place.home.datasets.versions(place.name)
+    result = mlops(place, "train", place.name, "--dataset", version[:4])
+    assert result.exit_code == 0, result.output
+    assert f"Version 2 of {place.name}, an experiment, trained from {version}" in result.output
+    assert champion_of(place).model_hash in result.output
+    assert "roc_auc" in result.output
+    assert "Gates, as they would have judged it" in result.output
+    assert "/#/experiments/" in result.output
+
+
+def test_another_holdout_is_what_an_experiment_is_judged_on(place: PipelineHome) -> None:
+    [version] = place.home.datasets.versions(place.name)
+    made = train_from(place, version, ["holdout=1d", "refit=false"])
+    assert made.report.days == 1
+    assert made.report.model_hash == made.report.twin_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("num_leafs=63", "num_leafs is not a setting; did you mean num_leaves"),
+        ("sead=5", "sead is not a setting; did you mean seed"),
+        ("window=30d", "window is not a setting"),
+        ("num_leaves=1", "1 is not allowed for num_leaves (allowed: a whole number from 2 to 131072)"),
+        ("num_leaves=many", "'many' is not allowed for num_leaves"),
+        ("eta=0.1", "eta is another spelling of learning_rate"),
+        ("num_threads=1", "num_threads may not be set: write training.threads"),
+        ("seed=-1", "-1: must be greater than or equal to 0"),
+        ("seed=1.5", "1.5 is not a whole number"),
+        ("holdout=400d", "400d leaves nothing of the window to train on"),
+        ("holdout=soon", "'soon' is not a duration"),
+        ("holdout=36h", "36h is not a whole number of days"),
+        ("seed", "--set seed gives no value"),
+        ("seed=[", "'[' is not a whole number"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_with_what_can(lived: Path, change: str, said: str) -> None:
+    place = Home.open(lived).pipeline(loaded())
+    result = mlops(place, "train", place.name, "--set", change)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+def test_a_training_set_that_is_not_there_is_refused_with_those_that_are(lived: Path) -> None:
+    place = Home.open(lived).pipeline(loaded())
+    result = mlops(place, "train", place.name, "--dataset", "nothing")
+    assert result.exit_code == 2
+    assert place.home.datasets.versions(place.name)[0] in result.output
+
+
+def test_before_there_is_a_training_set_nothing_is_trained(empty: Path) -> None:
+    result = mlops(Home.open(empty).pipeline(loaded()), "train", "small_flights")
+    assert result.exit_code == 2
+    assert "small_flights has no training set yet" in result.output
