@@ -20,6 +20,7 @@ from mlops_pipelines.cli_experiments import train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
 from mlops_pipelines.cli_quarantine import quarantine
+from mlops_pipelines.cli_trace import reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
 from mlops_pipelines.spec import parse_duration
@@ -288,4 +289,6 @@ main.add_command(datasets)
 main.add_command(features)
 main.add_command(parity)
 main.add_command(quarantine)
+main.add_command(reproduce)
+main.add_command(trace)
 main.add_command(train)

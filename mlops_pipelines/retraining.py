@@ -301,23 +301,31 @@ def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[st
     the examples without `made_of`, `label` (int8) and `label_known_at`: when its first version became known.
     Unlabelled events have no row. Raises TerminalError if no day has both.
     """
-    from mlops_pipelines.monitoring.performance import scored_labels
-
     last = matured_through(place, watermark).isoformat()
     first = (watermark - place.spec.training.window).date().isoformat()
-    lake = place.lake
     table = place.features.examples
-    held = lake.days(table, version=versions[table]) if table in versions else []
+    held = place.lake.days(table, version=versions[table]) if table in versions else []
     days = [day for day in held if first <= day <= last]
     if not days or "labels" not in versions:
         raise TerminalError(
             f"No day of {place.name} from {first} to {last} has examples and labels to learn from.",
             remedy=f"mlops status {place.name}",
         )
-    examples = lake.read(table, days=days, version=versions[table]).drop_columns(["made_of"])
+    examples = place.lake.read(table, days=days, version=versions[table])
+    return with_labels(place, examples, watermark, versions["labels"])
+
+
+def with_labels(place: PipelineHome, examples: pa.Table, as_of: datetime, version: int) -> pa.Table:
+    """The examples whose label was known, without `made_of`, with `label` and `label_known_at`.
+
+    version: of the labels. as_of: UTC.
+    """
+    from mlops_pipelines.monitoring.performance import scored_labels
+
+    days = examples["day"].unique().to_pylist()
     columns = ["event_id", "label", "known_at", "label_time"]
-    labels = lake.read("labels", columns=columns, days=days, version=versions["labels"])
-    return scored_labels(examples, labels, watermark)
+    labels = place.lake.read("labels", columns=columns, days=days, version=version)
+    return scored_labels(examples.drop_columns(["made_of"]), labels, as_of)
 
 
 def assemble(place: PipelineHome, retrain: Retrain) -> TrainingSet:

@@ -129,7 +129,7 @@ def trace(found: Predicted) -> dict[str, Any]:
     Raises TerminalError if something that the prediction names is gone.
     """
     place = found.place
-    promotion = _promotion(found)
+    promotion = promotion_of(found)
     retrain = place.ledger.retrain(promotion.retrain_id)
     manifest = place.home.datasets.version(place.name, str(retrain.dataset_version)).manifest
     labels = _labels(found)
@@ -279,7 +279,7 @@ def _tiles(found: Predicted, view: CompiledView) -> dict[str, Any]:
     }
 
 
-def _promotion(found: Predicted) -> Promotion:
+def promotion_of(found: Predicted) -> Promotion:
     """The promotion whose champion scored: the last one before the decision, by the model's hash."""
     of_model = [
         one

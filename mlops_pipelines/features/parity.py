@@ -108,6 +108,27 @@ def logged_days(place: PipelineHome, since: date | None) -> list[str]:
     return sorted(day for day in days if day >= first)
 
 
+def made_again(place: PipelineHome, features: FeatureSet, logged: pa.Table) -> pa.Table:
+    """The vectors of the same events, made again from the versions that each was made of, in any order.
+
+    logged: examples of a set. What is not there any more has no row. Raises as `parity` does.
+    """
+    import pyarrow as pa
+
+    return pa.concat_tables(
+        [
+            _made_again(place, features, rows, json.loads(made_of)).examples
+            for made_of, rows in _groups(logged)
+        ]
+    )
+
+
+def differing_features(logged: pa.Table, again: pa.Table, features: FeatureSet) -> list[str]:
+    """Features whose values differ by a bit in any of these rows."""
+    wrong = _wrong(logged, again, [column.name for column in features.columns])
+    return sorted({feature or "the event" for _, feature in wrong})
+
+
 def _groups(logged: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The rows by what they were made of, each in order of day and event."""
     import pyarrow.compute as pc

@@ -1,0 +1,93 @@
+"""`mlops trace`: why a prediction is what it is; `mlops reproduce`: the same prediction made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlops_pipelines.cli_options import home_option, home_path, json_option
+
+if TYPE_CHECKING:
+    from mlops_pipelines.reproduce import Link
+
+
+@click.command()
+@click.argument("prediction_id")
+@click.option(
+    "--page", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page (HTML) to a file."
+)
+@home_option
+@json_option
+def trace(prediction_id: str, page: Path | None, home: Path | None, as_json: bool) -> None:
+    """Show the whole chain behind a prediction, and what became of it.
+
+    From the landed file and row through contract, partition, tiles and vector to the model with its training
+    set, code, verdicts and promotion; then the label, and the retrains that it fed.
+
+    \b
+    Examples:
+      mlops trace 0123456789abcdef
+      mlops trace 0123456789abcdef --json
+      mlops trace 0123456789abcdef --page trace.html
+    """
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.trace import find_prediction
+    from mlops_pipelines.trace import trace as chain
+    from mlops_pipelines.trace_page import as_page, as_text
+
+    found = chain(find_prediction(Home.open(home_path(home)), prediction_id))
+    if page:
+        page.write_text(as_page(found), encoding="utf-8")
+        click.echo(f"Written to {page}.", err=as_json)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not page:
+        click.echo(as_text(found, max(shutil.get_terminal_size().columns, 80)))
+
+
+@click.command()
+@click.argument("prediction_id")
+@home_option
+@json_option
+def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
+    """Make a prediction again from its facts, and hold each link of the chain against what was recorded.
+
+    Partition, tiles, vector, training set and model are made anew, and the score with them. Exit code 1 at
+    the first link that differs, by its name.
+
+    \b
+    Examples:
+      mlops reproduce 0123456789abcdef
+      mlops reproduce 0123456789abcdef --json
+    """
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.reproduce import reproduce as links
+
+    made = []
+    for link in links(Home.open(home_path(home)), prediction_id):
+        made.append(link)
+        if not as_json:
+            click.echo(_line(link))
+    if as_json:
+        click.echo(
+            json.dumps({"prediction": prediction_id, "links": [asdict(link) for link in made]}, indent=2)
+        )
+    if not made[-1].same:
+        click.echo(f"Error: {made[-1].name} differs.", err=True)
+        sys.exit(1)
+
+
+def _line(link: Link) -> str:
+    said = "same" if link.same else "differs"
+    hashes = (
+        link.recorded[:16]
+        if link.same
+        else f"{link.recorded[:16]} recorded, {link.rebuilt[:16] or 'nothing'} rebuilt"
+    )
+    return f"{link.name:<34} {said:<8} {hashes}{f'  {link.why}' if link.why else ''}"
