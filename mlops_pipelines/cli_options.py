@@ -55,3 +55,13 @@ def place_of(home: Path | None, pipeline: str) -> PipelineHome:
 
     loaded = load_pipeline(pipeline)
     return Home.open(home_path(home)).pipeline(loaded)
+
+
+def places_of(home: Path | None) -> list[PipelineHome]:
+    """The places of all pipelines that a home has anything of. Raises UserError if there is no home."""
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.spec_loading import load_pipeline, pipeline_names
+
+    found = Home.open(home_path(home))
+    names = [name for name in pipeline_names() if (found.path / "pipelines" / name).is_dir()]
+    return [found.pipeline(load_pipeline(name)) for name in names]

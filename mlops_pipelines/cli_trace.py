@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlops_pipelines.cli_options import home_option, home_path, json_option
+from mlops_pipelines.cli_options import home_option, json_option, places_of
 
 if TYPE_CHECKING:
     from mlops_pipelines.reproduce import Link
@@ -36,12 +36,11 @@ def trace(prediction_id: str, page: Path | None, home: Path | None, as_json: boo
       mlops trace 0123456789abcdef --json
       mlops trace 0123456789abcdef --page trace.html
     """
-    from mlops_pipelines.home import Home
     from mlops_pipelines.trace import find_prediction
     from mlops_pipelines.trace import trace as chain
     from mlops_pipelines.trace_page import as_page, as_text
 
-    found = chain(find_prediction(Home.open(home_path(home)), prediction_id))
+    found = chain(find_prediction(places_of(home), prediction_id))
     if page:
         page.write_text(as_page(found), encoding="utf-8")
         click.echo(f"Written to {page}.", err=as_json)
@@ -66,18 +65,17 @@ def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
       mlops reproduce 0123456789abcdef
       mlops reproduce 0123456789abcdef --json
     """
-    from mlops_pipelines.home import Home
-    from mlops_pipelines.reproduce import reproduce as links
+    from mlops_pipelines.reproduce import Reproducer
+    from mlops_pipelines.trace import find_prediction
 
     made = []
-    for link in links(Home.open(home_path(home)), prediction_id):
+    for link in Reproducer().links(find_prediction(places_of(home), prediction_id)):
         made.append(link)
         if not as_json:
             click.echo(_line(link))
     if as_json:
-        click.echo(
-            json.dumps({"prediction": prediction_id, "links": [asdict(link) for link in made]}, indent=2)
-        )
+        links = [asdict(link) for link in made]
+        click.echo(json.dumps({"prediction": prediction_id, "links": links}, indent=2))
     if not made[-1].same:
         click.echo(f"Error: {made[-1].name} differs.", err=True)
         sys.exit(1)

@@ -208,6 +208,26 @@ class DatasetRegistry:
         tables = [pq.ParquetFile(pa.BufferReader(contents[day])).read() for day in found.days]
         return pa.concat_tables(tables, promote_options="default")
 
+    def altered(self, pipeline: str, version: str) -> str | None:
+        """What of a version's parts has other bytes than were signed, for people; None if nothing has.
+
+        Looked at are DVC's cache, or the remote for what it lacks, and the workspace if it is at this
+        version: `read` makes do with whichever is whole. Raises as `version` does.
+        """
+        found = self.version(pipeline, version)
+        files = {entry["day"]: entry["file"] for entry in found.manifest["parts"]}
+        told = _parsed(self._beside(pipeline))
+        if told is not None and told.get("version") == version:
+            for day, digest in files.items():
+                path = found.path / f"{day}.parquet"
+                if path.is_file() and (now := _digest(path.read_bytes())) != digest:
+                    return f"the part {day} in the workspace has SHA-256 {now[:12]}, signed was {digest[:12]}"
+        for day, content in self._from_dvc(pipeline, version, files).items():
+            if (now := _digest(content)) != files[day]:
+                what = f"has SHA-256 {now[:12]}, not {files[day][:12]}" if content else "is gone"
+                return f"the part {day} in DVC's cache {what}"
+        return None
+
     def push(self, pipeline: str) -> int:
         """Brings all versions of a pipeline to the remote; how many there are.
 
@@ -240,15 +260,29 @@ class DatasetRegistry:
         named = (manifest["pipeline"], manifest["version"])
         if named != (pipeline, version):
             raise TerminalError(f"{what[:1].upper()}{what[1:]} is that of {' '.join(named)}.")
-        # git holds the truth; but whoever changed the file in the workspace should not believe it counts.
-        beside = self.root / pipeline / MANIFEST
-        told = _parsed(beside.read_text(encoding="utf-8", errors="replace")) if beside.is_file() else None
-        if told is not None and told.get("version") == version and told != manifest:
+        self._verify_workspace(pipeline, version, manifest)
+
+    def _verify_workspace(self, pipeline: str, version: str, manifest: Mapping[str, Any]) -> None:
+        """git holds the truth; but whoever changed the file in the workspace should not believe it counts."""
+        text = self._beside(pipeline)
+        told = _parsed(text) or {}
+        if not text or told == manifest or self._manifest(pipeline, "HEAD")["version"] != version:
+            return
+        try:
+            # What a commit that was interrupted has left is whole, and signed.
+            self.keys.verify("it", _signed(told), told.get("signature"))
+        except TerminalError as error:
             raise TerminalError(
-                f"{beside} is another than the one that was committed as {_tag(pipeline, version)}.",
+                f"{self.root / pipeline / MANIFEST} is another than the one that was committed as "
+                f"{_tag(pipeline, version)}.",
                 expected="the file as git has it",
                 remedy=f"git -C {self.root} checkout -- {pipeline}/{MANIFEST}",
-            )
+            ) from error
+
+    def _beside(self, pipeline: str) -> str:
+        """The manifest in the workspace, whatever it holds; "" if there is none."""
+        path = self.root / pipeline / MANIFEST
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     @contextmanager
     def _staged(
@@ -285,7 +319,9 @@ class DatasetRegistry:
             ".gitignore": f"/{PARTS}\n",
         }
         for name, text in files.items():
-            (self.root / pipeline / name).write_text(text, encoding="utf-8")
+            # Whole or not at all: half a manifest would look like one that somebody changed.
+            (staged / "text").write_text(text, encoding="utf-8")
+            (staged / "text").replace(self.root / pipeline / name)
         self._git("add", "--force", "--", *(f"{pipeline}/{name}" for name in (*files, "parts.dvc")))
         # Nothing is staged if the process was killed between this commit and its tag.
         if self._git("diff", "--cached", "--name-only"):

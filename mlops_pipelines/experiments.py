@@ -87,11 +87,9 @@ def verified(place: PipelineHome, versions: Sequence[str] | None = None) -> list
     found = []
     for version in place.home.datasets.versions(place.name) if versions is None else versions:
         try:
-            place.home.datasets.read(place.name, version)
+            found.append(Verified(version, place.home.datasets.altered(place.name, version)))
         except TerminalError as error:
             found.append(Verified(version, error.message))
-        else:
-            found.append(Verified(version, None))
     return found
 
 

@@ -10,7 +10,8 @@ import json
 import struct
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import versions_at
@@ -24,19 +25,21 @@ from mlops_pipelines.lake import content_hash
 from mlops_pipelines.retraining import parts_by_day, with_labels
 from mlops_pipelines.scoring import EXAMPLE_ORDER, PREDICTION_ORDER, PREDICTION_PROVENANCE
 from mlops_pipelines.spec_loading import hash_of
-from mlops_pipelines.trace import find_prediction, promotion_of
+from mlops_pipelines.trace import promotion_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
     from mlops_pipelines.features.views import CompiledView
-    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.lake import Lake
     from mlops_pipelines.ledger import Promotion
-    from mlops_pipelines.registry import LoadedModel
     from mlops_pipelines.trace import Predicted
+    from mlops_pipelines.training import TrainedModel
+
+T = TypeVar("T")
 
 PROVENANCE = ("file_digest", "file_row")
 
@@ -52,40 +55,51 @@ class Link:
     why: str | None = None
 
 
-def reproduce(home: Home, prediction_id: str) -> Iterator[Link]:
-    """Each link of a prediction, from the landed rows to the decision, ended by the first that differs.
+class Reproducer:
+    """Makes predictions again; what several have in common, such as their model, is made once."""
 
-    Raises UserError if there is no such prediction.
-    """
-    for link in _links(find_prediction(home, prediction_id)):
-        yield link
-        if not link.same:
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, ...], Any] = {}
+
+    def links(self, found: Predicted) -> Iterator[Link]:
+        """Each link of a prediction, from the landed rows to the decision; the first that differs ends it."""
+        for link in self._links(found):
+            yield link
+            if not link.same:
+                return
+
+    def _links(self, found: Predicted) -> Iterator[Link]:
+        row = found.row
+        yield self._once(found, _log, "log", found.day)
+        yield self._once(
+            found, _partition, "partition", found.event["day"][0].as_py(), found.made_of["events"]
+        )
+        for view in found.features.views:
+            made_of = (view.id, json.dumps(found.made_of), *_window(found, view))
+            yield self._once(found, partial(_facts, view=view), "facts", *made_of)
+            if view.windowed:
+                yield self._once(found, partial(_tiles, view=view), "tiles", *made_of)
+        yield self._once(
+            found, _vectors, "examples", found.features.version, found.day, row["examples_version"]
+        )
+        yield _vector(found)
+        promotion = promotion_of(found)
+        links, model = self._once(found, partial(_model, promotion=promotion), "model", promotion.model_hash)
+        yield from links
+        if model is None:
             return
+        score = float(model.predict(found.example)[0])
+        yield Link("score", _bits(score) == _bits(row["score"]), _bits(row["score"]), _bits(score))
+        decision = score >= row["threshold"]
+        yield Link("decision", decision == row["decision"], str(row["decision"]), str(decision))
 
-
-def _links(found: Predicted) -> Iterator[Link]:
-    place, row = found.place, found.row
-    yield _log(found)
-    yield _partition(found)
-    for view in found.features.views:
-        yield _facts(found, view)
-        if view.windowed:
-            yield _tiles(found, view)
-    yield _vector(found)
-    promotion = promotion_of(found)
-    retrain = place.ledger.retrain(promotion.retrain_id)
-    version = str(retrain.dataset_version)
-    yield _manifest(place, version)
-    manifest = place.home.datasets.version(place.name, version).manifest
-    made, link = _training_set(place, manifest)
-    yield link
-    yield _stored_model(place, promotion)
-    model, link = _model(place, promotion, made)
-    yield link
-    score = float(model.refit.predict(found.example)[0])
-    yield Link("score", _bits(score) == _bits(row["score"]), _bits(row["score"]), _bits(score))
-    decision = score >= row["threshold"]
-    yield Link("decision", decision == row["decision"], str(row["decision"]), str(decision))
+    def _once(self, found: Predicted, make: Callable[[Predicted], T], *key: object) -> T:
+        """What `make` gives for these, made by the first prediction that asks."""
+        whole = (found.place.name, *key)
+        if whole not in self._made:
+            self._made[whole] = make(found)
+        made: T = self._made[whole]
+        return made
 
 
 def _log(found: Predicted) -> Link:
@@ -191,20 +205,22 @@ def _window(found: Predicted, view: CompiledView) -> list[str]:
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
-def _vector(found: Predicted) -> Link:
-    """The example, from the event and the tables it was made of."""
-    place, features = found.place, found.features
-    stored = _stored(
-        "vector",
-        place.lake,
-        features.examples,
+def _vectors(found: Predicted) -> Link:
+    """The day of examples that has the vector, as it was read."""
+    return _stored(
+        "examples",
+        found.place.lake,
+        found.features.examples,
         [found.day],
         found.row["examples_version"],
         sort_by=EXAMPLE_ORDER,
         unhashed=("made_of",),
     )
-    if not stored.same:
-        return stored
+
+
+def _vector(found: Predicted) -> Link:
+    """The example, from the event and the tables it was made of."""
+    place, features = found.place, found.features
     recorded = _vector_hash(found.example)
     if changed := rewritten(features.from_python):
         return Link("vector", False, recorded, "", f"the file of {', '.join(changed)} is another one by now")
@@ -232,19 +248,37 @@ def _training_set(place: PipelineHome, manifest: Mapping[str, Any]) -> tuple[pa.
 
     name, version = "training set", manifest["version"]
     recorded = {part["day"]: part["hash"] for part in manifest["parts"]}
-    try:
-        place.home.datasets.read(place.name, version)
-    except TerminalError as error:
-        return pa.table({}), Link(name, False, version, "", error.message)
+    if wrong := place.home.datasets.altered(place.name, version):
+        return pa.table({}), Link(name, False, version, "", wrong)
     features = known_set(place, set_version(manifest["views"]))
     tables, as_of = manifest["tables"], datetime.fromisoformat(manifest["window"][1])
     logged = place.lake.read(features.examples, days=list(recorded), version=tables[features.examples])
     rows = with_labels(place, made_again(place, features, logged), as_of, tables["labels"])
     rows = rows.drop_columns(["label_known_at"]).sort_by([("day", "ascending")])
     rebuilt = {day: content_hash(part, sort_by=EXAMPLE_ORDER) for day, part in parts_by_day(rows).items()}
-    wrong = [day for day in recorded if recorded[day] != rebuilt.get(day)]
-    why = f"{len(wrong)} days are not what their vectors and labels give, first {wrong[0]}" if wrong else None
+    days = [day for day in recorded if recorded[day] != rebuilt.get(day)]
+    why = f"{len(days)} days are not what their vectors and labels give, first {days[0]}" if days else None
     return rows, Link(name, recorded == rebuilt, hash_of(recorded), hash_of(rebuilt), why)
+
+
+def _model(found: Predicted, promotion: Promotion) -> tuple[list[Link], TrainedModel | None]:
+    """Manifest, training set and model, and the model; None where one of them differs."""
+    place = found.place
+    retrain = place.ledger.retrain(promotion.retrain_id)
+    links = [_manifest(place, str(retrain.dataset_version))]
+    if not links[-1].same:
+        return links, None
+    manifest = place.home.datasets.version(place.name, str(retrain.dataset_version)).manifest
+    rows, link = _training_set(place, manifest)
+    links.append(link)
+    if not link.same:
+        return links, None
+    links.append(_stored_model(place, promotion))
+    if not links[-1].same:
+        return links, None
+    model, link = _trained(place, promotion, rows)
+    links.append(link)
+    return links, model if link.same else None
 
 
 def _stored_model(place: PipelineHome, promotion: Promotion) -> Link:
@@ -252,7 +286,7 @@ def _stored_model(place: PipelineHome, promotion: Promotion) -> Link:
     return Link("stored model", wrong is None, promotion.model_hash, promotion.model_hash, wrong)
 
 
-def _model(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple[LoadedModel, Link]:
+def _trained(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple[TrainedModel, Link]:
     """The model, trained again from the training set as it was trained."""
     from mlops_pipelines.experiments import platform_difference
     from mlops_pipelines.provenance import platform
@@ -265,7 +299,7 @@ def _model(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple[L
         recorded = json.loads(loaded.files["facts.json"]).get("platform", {})
         others = platform_difference(recorded, platform())
         why = f"on another platform: {'; '.join(others)}" if others else "on the same platform"
-    return loaded, Link("model", why is None, promotion.model_hash, rebuilt, why)
+    return loaded.refit, Link("model", why is None, promotion.model_hash, rebuilt, why)
 
 
 def _bits(value: float) -> str:

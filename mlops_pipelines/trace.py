@@ -19,13 +19,13 @@ from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.contract import MASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
     from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.features.views import CompiledView
-    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
 
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -62,31 +62,38 @@ class Predicted:
         return moment.astimezone(UTC)
 
 
-def find_prediction(home: Home, prediction_id: str) -> Predicted:
-    """The prediction of this id, of whatever pipeline of the home.
+def find_prediction(places: Iterable[PipelineHome], prediction_id: str) -> Predicted:
+    """The prediction of this id, of whatever pipeline of a home.
 
     Raises UserError if there is none, TerminalError if what it was made of is gone.
     """
-    from mlops_pipelines.spec_loading import load_pipeline, pipeline_names
-
     if not _ID.fullmatch(prediction_id):
         raise UserError(
             f"{prediction_id!r} is no id of a prediction.",
             expected="16 hex digits",
             remedy="mlops predictions PIPELINE",
         )
-    for name in pipeline_names():
-        if not (home.path / "pipelines" / name).is_dir():
-            continue
-        place = home.pipeline(load_pipeline(name))
+    looked = list(places)
+    for place in looked:
         row = _row_of(place, prediction_id)
         if row is not None:
             return _predicted(place, row)
+    for place in looked:
+        _require_unaltered_log(place)
     raise UserError(
-        f"There is no prediction {prediction_id} in {home.path}.",
-        expected="the id of a prediction that is kept there",
+        f"There is no prediction {prediction_id} of {' or '.join(place.name for place in looked)}.",
+        expected="the id of a prediction that is kept in this home",
         remedy="mlops predictions PIPELINE",
     )
+
+
+def _require_unaltered_log(place: PipelineHome) -> None:
+    """Before an id is said to be unknown: it may have stood where the log was altered."""
+    lake = place.lake
+    for day, wrong in (
+        lake.altered("predictions", lake.days("predictions")).items() if lake.exists("predictions") else ()
+    ):
+        raise TerminalError(f"The predictions of {place.name} of {day} were altered: {wrong}.")
 
 
 def _row_of(place: PipelineHome, prediction_id: str) -> dict[str, Any] | None:

@@ -1,0 +1,220 @@
+"""A prediction is traced to its landed row, and made again from it, in a home that lived a fortnight."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.reproduce import Link, Reproducer
+from mlops_pipelines.trace import find_prediction, trace
+from mlops_pipelines.trace_page import as_page, as_text
+from tests.loop import advance, at, copy_of, retrain, small_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlops_pipelines.home import PipelineHome
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two champions, predictions of both, and a retrain that learned from the first ones."""
+    home = tmp_path_factory.mktemp("lived")
+    place = small_home(home)
+    for day, run_id in ((10, "first"), (14, "second")):
+        advance(place, at(day))
+        assert retrain(place, run_id).promotion
+    advance(place, at(16))
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    """A copy of that home."""
+    return copy_of(lived, tmp_path / "home")
+
+
+def predictions(place: PipelineHome, days: list[str] | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = place.lake.read("predictions", days=days).to_pylist()
+    return rows
+
+
+def reproduced(place: PipelineHome, prediction_id: str) -> list[Link]:
+    return list(Reproducer().links(find_prediction([place], prediction_id)))
+
+
+def differing(place: PipelineHome, prediction_id: str) -> str:
+    """The link that differs."""
+    last = reproduced(place, prediction_id)[-1]
+    assert not last.same
+    return last.name
+
+
+def flip(path: Path) -> None:
+    """Alter one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+# --- the trace
+
+
+def test_a_trace_leads_from_the_landed_row_to_the_retrain_it_fed(place: PipelineHome) -> None:
+    row = predictions(place, ["2013-01-11"])[0]
+    told = trace(find_prediction([place], row["prediction_id"]))
+    assert json.loads(json.dumps(told)) == told
+    assert told["prediction"]["score"] == row["score"]
+    landed = pq.read_table(told["landed"]["file"]).slice(told["landed"]["row"], 1).to_pylist()[0]
+    assert row["event_id"] == f"{landed['event_id']}"
+    assert told["landed"]["there"]
+    assert told["event"]["partition"] == "2013-01-11"
+    assert [one["view"] for one in told["views"]] == [view.name for view in place.features.views]
+    assert all(one["tiles"] for one in told["views"] if "tiles" in one and "carrier" in one["key"])
+    first, second = place.ledger.retrains(place.name)
+    assert told["retrain"]["id"] == first.id
+    assert told["training_set"]["version"] == first.dataset_version
+    assert told["model"]["hash"] == first.model_hash
+    assert told["retrain"]["triggers"][0]["evidence"] == {"why": "first"}
+    assert told["verdicts"]
+    assert told["promotion"]["sequence"] == 1
+    assert told["labels"][0]["landed"]["stream"] == "labels"
+    assert [one["retrain"] for one in told["fed"]] == [second.id]
+    assert told["fed"][0]["model_version"] == "2"
+    assert told["code"]["platform"]["python"]
+
+
+def test_a_trace_of_today_has_no_label_and_fed_nothing(place: PipelineHome) -> None:
+    newest = max(predictions(place), key=lambda row: str(row["decided_at"]))
+    told = trace(find_prediction([place], newest["prediction_id"]))
+    assert (told["labels"], told["fed"]) == ([], [])
+    assert "none is known yet" in as_text(told, 100)
+
+
+def test_text_and_page_say_all_of_it(place: PipelineHome) -> None:
+    row = predictions(place, ["2013-01-11"])[0]
+    told = trace(find_prediction([place], row["prediction_id"]))
+    told["landed"]["file"] = "<script>x</script>"
+    text, page = as_text(told, 400), as_page(told)
+    assert "<script>" not in page
+    for said in (row["prediction_id"], told["training_set"]["version"], "approved by", "fed  retrain"):
+        assert said in text
+    assert told["retrain"]["id"] in page
+    assert max(map(len, as_text(told, 90).splitlines())) <= 90
+
+
+@pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", "0123456789ABCDEF", "0" * 17])
+def test_what_is_no_id_is_refused(place: PipelineHome, name: str) -> None:
+    with pytest.raises(UserError, match="is no id of a prediction"):
+        find_prediction([place], name)
+
+
+def test_an_unknown_id_is_told(place: PipelineHome) -> None:
+    with pytest.raises(UserError, match=r"There is no prediction 0{16} of small_flights"):
+        find_prediction([place], "0" * 16)
+
+
+# --- made again
+
+
+@pytest.mark.proof
+def test_predictions_drawn_at_random_are_reproduced(
+    lived: Path, place: PipelineHome, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    drawn = random.Random(17).sample(  # noqa: S311 - which of them does not matter
+        predictions(place), 200 if full else 5
+    )
+    sample_size("predictions", len(drawn))
+    again, links = Reproducer(), 0
+    for row in drawn:
+        found = find_prediction([place], row["prediction_id"])
+        told = trace(found)
+        assert all(told[part] for part in told if part not in ("labels", "fed"))
+        made = list(again.links(found))
+        assert [link for link in made if not link.same] == []
+        assert made[-1].name == "decision"
+        links += len(made)
+    sample_size("links", links)
+
+
+def part_of(place: PipelineHome, table: str, day: str) -> Path:
+    from pathlib import Path
+
+    [path] = place.lake.files(table, days=[day])
+    return Path(path)
+
+
+DAY = "2013-01-15"
+
+
+def test_an_altered_byte_of_a_partition_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    flip(part_of(place, "events", DAY))
+    assert differing(place, row["prediction_id"]) == "partition"
+
+
+def test_an_altered_byte_of_a_landed_file_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    flip(place.path / trace(find_prediction([place], row["prediction_id"]))["landed"]["file"])
+    assert differing(place, row["prediction_id"]) == "partition"
+
+
+def test_an_altered_byte_of_a_tile_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    view = next(view for view in place.features.views if view.windowed)
+    flip(part_of(place, f"feature_tiles/{view.id}", "2013-01-14"))
+    assert differing(place, row["prediction_id"]) == f"tiles of {view.name}"
+
+
+def test_an_altered_byte_of_an_example_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    flip(part_of(place, place.features.examples, DAY))
+    assert differing(place, row["prediction_id"]) == "examples"
+
+
+def test_an_altered_byte_of_the_training_set_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    version = trace(find_prediction([place], row["prediction_id"]))["training_set"]["version"]
+    flip(place.home.datasets.version(place.name, version).path / "2013-01-05.parquet")
+    assert differing(place, row["prediction_id"]) == "training set"
+
+
+def test_an_altered_byte_of_the_manifest_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    flip(place.home.datasets.root / place.name / "manifest.json")
+    assert differing(place, row["prediction_id"]) == "manifest"
+
+
+def test_an_altered_byte_of_the_model_is_named(lived: Path, place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    # MLflow knows its files by their whole path: a copied home has those of the first one.
+    stored = list((lived / "mlflow" / "artifacts").rglob("model.lgb"))
+    for path in stored:
+        flip(path)
+    try:
+        assert differing(place, row["prediction_id"]) == "stored model"
+    finally:
+        for path in stored:
+            flip(path)
+
+
+def test_an_altered_byte_of_the_prediction_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    flip(part_of(place, "predictions", DAY))
+    assert differing(place, row["prediction_id"]) == "prediction"
+
+
+def test_a_landed_file_that_is_gone_is_named(place: PipelineHome) -> None:
+    row = predictions(place, [DAY])[0]
+    shutil.rmtree(place.landing("events"))
+    last = reproduced(place, row["prediction_id"])[-1]
+    assert (last.name, last.same) == ("partition", False)
+    assert "is not there any more" in (last.why or "")
