@@ -2,7 +2,7 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -17,6 +17,7 @@ from assets.stage import (
 )
 from mlops_pipelines import scoring
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.settings import settings
 
 TILES_LOGIC = 1
 EXAMPLES_LOGIC = 1
@@ -108,6 +109,13 @@ def _check(key: dg.AssetKey, name: str, failed: Mapping[str, str], sentence: str
     )
 
 
+def _traces(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
+    """Links to the traces of some predictions; the page asks for the id of any other."""
+    address = settings().pages_ui
+    links = [f"[{row['prediction_id']}]({address}/trace/{row['prediction_id']})" for row in rows]
+    return dg.MetadataValue.md(" · ".join([*links, f"[another]({address})"]))
+
+
 def _predictions(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
     predictions = stage.spec(
@@ -130,7 +138,11 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
             context.log.warning(
                 f"{made.unfed} events came so late that the features of their champion are out of use."
             )
-        by_day = {day: {"by_model_version": table_preview(rows)} for day, rows in made.by_version.items()}
+        by_day: dict[str, dict[str, Any]] = {
+            day: {"by_model_version": table_preview(rows)} for day, rows in made.by_version.items()
+        }
+        for one in made.written:
+            by_day.setdefault(one.day, {})["traces"] = _traces(one.head)
         return record_days(context, predictions.key, made.written, by_day=by_day)
 
     return score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import train
 from mlops_pipelines.cli_features import features, parity
-from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of
+from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
 from mlops_pipelines.cli_quarantine import quarantine
-from mlops_pipelines.cli_trace import reproduce, trace
+from mlops_pipelines.cli_trace import pages, reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
 from mlops_pipelines.spec import parse_duration
@@ -184,7 +184,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     from mlops_pipelines.home import PROJECT, Home
     from mlops_pipelines.spec_loading import find_specs, load_spec
 
-    _require_free(port)
+    require_free(port)
     path = home_path(home)
     place = Home.create(path) if new else Home.open(path)
     for spec in find_specs():
@@ -198,6 +198,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     click.echo(f"Settings: {place.dagster / 'dagster.yaml'}, a link to {PROJECT / 'dagster.yaml'}")
     click.echo(f"Clock:    {place.clock.now():%Y-%m-%d %H:%M} UTC")
     click.echo(f"Dagster:  http://127.0.0.1:{port}")
+    click.echo(f"Traces:   {_start_pages(path, port + 1)}")
     click.echo(f"Registry: {settings().registry_ui} after `mlops mlflow --home {place.path}` elsewhere")
     _become("dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port))
 
@@ -215,24 +216,12 @@ def mlflow(home: Path | None, port: int) -> None:
     """
     from mlops_pipelines.home import Home
 
-    _require_free(port)
+    require_free(port)
     place = Home.open(home_path(home))
     click.echo(f"Registry: http://127.0.0.1:{port}")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     store = ["--backend-store-uri", place.mlflow_uri]
     _become("mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port))
-
-
-def _require_free(port: int) -> None:
-    """Raises UserError for a port that someone listens on: nobody would see who failed to start."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"The port {port} cannot be listened on: {error.strerror}.", remedy=f"--port {port + 1}"
-            ) from error
 
 
 @contextmanager
@@ -278,15 +267,30 @@ def hold_for_dev(place: Home) -> None:
     close_dead_runs(place)
 
 
+def _start_pages(home: Path, port: int) -> str:
+    """Serve the pages until the program ends that takes this process's place; their address."""
+    require_free(port)
+    command = [str(_program("mlops")), "pages", "--home", str(home), "--port", str(port), "--with-parent"]
+    subprocess.Popen(command)  # noqa: S603 - our own command
+    address = os.environ["MLOPS_PAGES_UI"] = f"http://127.0.0.1:{port}"
+    return address
+
+
+def _program(name: str) -> Path:
+    """A program of the same environment."""
+    return Path(sys.executable).parent / name
+
+
 def _become(program: str, *arguments: str) -> None:
     """Replace this process by a program of the same environment."""
-    path = Path(sys.executable).parent / program
+    path = _program(program)
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 
 main.add_command(contract)
 main.add_command(datasets)
 main.add_command(features)
+main.add_command(pages)
 main.add_command(parity)
 main.add_command(quarantine)
 main.add_command(reproduce)

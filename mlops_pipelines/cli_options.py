@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlops_pipelines.errors import UserError
 from mlops_pipelines.settings import settings
 
 if TYPE_CHECKING:
@@ -65,3 +67,15 @@ def places_of(home: Path | None) -> list[PipelineHome]:
     found = Home.open(home_path(home))
     names = [name for name in pipeline_names() if (found.path / "pipelines" / name).is_dir()]
     return [found.pipeline(load_pipeline(name)) for name in names]
+
+
+def require_free(port: int) -> None:
+    """Raises UserError for a port that someone listens on: nobody would see who failed to start."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"The port {port} cannot be listened on: {error.strerror}.", remedy=f"--port {port + 1}"
+            ) from error

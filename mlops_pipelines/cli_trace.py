@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlops_pipelines.cli_options import home_option, json_option, places_of
+from mlops_pipelines.cli_options import home_option, home_path, json_option, places_of, require_free
 
 if TYPE_CHECKING:
     from mlops_pipelines.reproduce import Link
@@ -79,6 +79,30 @@ def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
     if not made[-1].same:
         click.echo(f"Error: {made[-1].name} differs.", err=True)
         sys.exit(1)
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3001, show_default=True, help="Port of the pages."
+)
+@click.option("--with-parent", is_flag=True, hidden=True, help="End with the process that started this one.")
+@home_option
+def pages(port: int, with_parent: bool, home: Path | None) -> None:
+    """Serve the trace of any prediction as a page; Dagster's pages link to it. `mlops dev` starts it too.
+
+    \b
+    Examples:
+      mlops pages
+      mlops pages --home /tmp/year --port 3002
+    """
+    from mlops_pipelines.home import Home
+    from mlops_pipelines.pages import serve
+
+    path = Home.open(home_path(home)).path
+    require_free(port)
+    if not with_parent:
+        click.echo(f"Traces: http://127.0.0.1:{port}")
+    serve(lambda: places_of(path), port, with_parent=with_parent)
 
 
 def _line(link: Link) -> str:

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     registry_ui: str = Field(
         default="http://127.0.0.1:5000", description="Where MLflow's pages are served, for links to them."
     )
+    pages_ui: str = Field(
+        default="http://127.0.0.1:3001", description="Where `mlops pages` serves traces, for links to them."
+    )
     online_store: SecretStr | None = Field(
         default=None,
         description="Redis server of the online store, redis://host:6379/0; without it a file of the home.",
