@@ -16,7 +16,7 @@ import click
 
 from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
-from mlops_pipelines.cli_experiments import train
+from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
 from mlops_pipelines.cli_quarantine import quarantine
@@ -287,6 +287,7 @@ def _become(program: str, *arguments: str) -> None:
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 
+main.add_command(compare)
 main.add_command(contract)
 main.add_command(datasets)
 main.add_command(features)

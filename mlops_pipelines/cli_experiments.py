@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from mlops_pipelines.comparison import Side, SideBySide
     from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.experiments import Experiment
-    from mlops_pipelines.gates import Verdict
+    from mlops_pipelines.model_card import GivenVerdict
+
+# Features of the table of what weighs most.
+_SHOWN = 12
 
 
 @click.command()
@@ -50,6 +54,32 @@ def train(
     with _working() as told:
         made = train_from(place, dataset_version(place, dataset), changes, told=told)
     click.echo(json.dumps(_facts(made), indent=2) if as_json else _experiment_text(pipeline, made))
+
+
+@click.command()
+@click.argument("pipeline")
+@click.argument("first")
+@click.argument("second")
+@home_option
+@json_option
+def compare(pipeline: str, first: str, second: str, home: Path | None, as_json: bool) -> None:
+    """Put two registered versions of PIPELINE's models side by side.
+
+    FIRST and SECOND are numbers of versions, or champion, previous, candidate. Differences are the first
+    minus the second, of their twins, on the rows that both have left unseen.
+
+    \b
+    Examples:
+      mlops compare flight_delays previous champion
+      mlops compare flight_delays 3 champion --json
+    """
+    from mlops_pipelines.comparison import side_by_side
+
+    place = place_of(home, pipeline)
+    with _working() as told:
+        told("scoring what both have left unseen")
+        found = side_by_side(place, first, second)
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else _comparison_text(found))
 
 
 @contextmanager
@@ -110,12 +140,83 @@ def _metric_lines(report: EvaluationReport) -> list[str]:
     return _aligned(rows)
 
 
-def _verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+def _verdict_lines(verdicts: Sequence[GivenVerdict]) -> list[str]:
     if not verdicts:
         return []
+    return ["Gates, as they would have judged it in a retrain:", *_gate_lines(verdicts), ""]
+
+
+def _gate_lines(verdicts: Sequence[GivenVerdict]) -> list[str]:
     marks = {"pass": "pass", "fail": "fail", "not_applicable": "n/a"}
-    lines = [f"  {marks[one.outcome]:<4}  {one.gate:<12} {one.sentence}" for one in verdicts]
-    return ["Gates, as they would have judged it in a retrain:", *lines, ""]
+    return [f"  {marks[one.outcome]:<4}  {one.gate:<12} {one.sentence}" for one in verdicts]
+
+
+def _comparison_text(found: SideBySide) -> str:
+    sides = (found.first, found.second)
+    names = [f"v{side.version}" for side in sides]
+    only_first, only_second = found.features
+    changed = {**found.training, **found.params, **found.platform}
+    parts = [
+        _aligned([["", *names], *_about(sides)]),
+        _aligned([["metric", *names, "difference on the same rows"], *_metric_rows(found)]),
+        [found.lacking or _on_which(found)],
+        _aligned([["what differs", *names], *([n, str(a), str(b)] for n, (a, b) in changed.items())])
+        if changed
+        else ["Settings, parameters and platform: the same."],
+        [f"Features that only {names[0]} has: {', '.join(only_first)}."] if only_first else [],
+        [f"Features that only {names[1]} has: {', '.join(only_second)}."] if only_second else [],
+        [f"Feature views of another version: {', '.join(found.views)}."] if found.views else [],
+        *(_gates_of(side) for side in sides),
+        _importance_lines(sides, names),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _about(sides: Sequence[Side]) -> list[list[str]]:
+    models = [side.model.refit for side in sides]
+    return [
+        ["made by", *(side.facts["retrain"] for side in sides)],
+        ["model", *(model.hash[:12] for model in models)],
+        ["training set", *(side.facts["dataset_version"] for side in sides)],
+        ["rows", *(f"{model.rows:,}" for model in models)],
+        ["days", *(f"{model.first_day} to {model.last_day}" for model in models)],
+        ["features", *(str(len(model.features)) for model in models)],
+        [
+            "judged on",
+            *(f"{r.first_day} to {r.last_day}" if (r := side.report) else "nothing" for side in sides),
+        ],
+    ]
+
+
+def _metric_rows(found: SideBySide) -> list[list[str]]:
+    from mlops_pipelines.evaluation import said
+    from mlops_pipelines.metrics import METRICS
+
+    rows = []
+    for name in METRICS:
+        reports = (found.first.report, found.second.report)
+        paired = found.paired.metrics.get(name) if found.paired else None
+        figures = [said(report.metrics.get(name)) if report else "" for report in reports]
+        rows.append([name, *figures, said(paired.difference) if paired else ""])
+    return rows
+
+
+def _on_which(found: SideBySide) -> str:
+    from mlops_pipelines.evaluation import comparison_sentence
+
+    return comparison_sentence(found.paired) if found.paired else ""
+
+
+def _gates_of(side: Side) -> list[str]:
+    said = "as they were given" if side.given else "as they would be by the gates of today"
+    return [f"Gates of v{side.version}, {said}:", *_gate_lines(side.verdicts)] if side.verdicts else []
+
+
+def _importance_lines(sides: Sequence[Side], names: Sequence[str]) -> list[str]:
+    weights = [side.report.importance if side.report else {} for side in sides]
+    ranked = sorted({**weights[0], **weights[1]}, key=lambda name: -max(w.get(name, 0) for w in weights))
+    rows = [[name, *(f"{w[name]:.4f}" if name in w else "" for w in weights)] for name in ranked[:_SHOWN]]
+    return _aligned([["what weighs most", *names], *rows]) if rows else []
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

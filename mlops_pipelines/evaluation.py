@@ -358,8 +358,6 @@ class _Scored:
 def _comparison(
     incumbent: Incumbent, holdout: pa.Table, scores: Floats, gates: Gates, draw: Draw
 ) -> Comparison:
-    import numpy as np
-
     against, reason = _who_stands(incumbent, holdout, gates.champion.min_days if gates.champion else 1)
     model = incumbent.refit if against == "refit" else incumbent.twin
     unseen = _decided_after(holdout, model.cutoff)
@@ -368,13 +366,44 @@ def _comparison(
         return Comparison(incumbent.version, against, reason, 0, (), dict.fromkeys(METRICS))
     theirs = _Scored.of(rows, model.predict(_as_fed(incumbent, rows)))
     ours = _Scored.of(rows, scores[unseen.to_numpy()])
+    return _compared(ours, theirs, incumbent.version, against, reason, draw=draw)
+
+
+def side_by_side(first: Incumbent, second: Incumbent, rows: pa.Table, *, seed: int = 17) -> Comparison:
+    """The twins of two models on those of the rows that neither was trained on; the first minus the second.
+
+    rows: labelled examples of a training set. A model of other vectors than theirs brings its own.
+    Raises TerminalError if it has none of an event.
+    """
+    unseen = rows.filter(_decided_after(rows, max(first.twin.cutoff, second.twin.cutoff)))
+    draw = partial(resampled_days, replicates=REPLICATES, seed=seed)
+    if unseen.num_rows == 0:
+        reason = "no row of the later training set was decided after what both twins learned from"
+        return Comparison(second.version, "twin", reason, 0, (), dict.fromkeys(METRICS))
+    ours, theirs = (_Scored.of(unseen, one.twin.predict(_as_fed(one, unseen))) for one in (first, second))
+    reason = f"the twins of both have left {len(ours.days)} days unseen"
+    return _compared(ours, theirs, second.version, "twin", reason, draw=draw)
+
+
+def _compared(
+    ours: _Scored,
+    theirs: _Scored,
+    version: str,
+    against: Literal["refit", "twin"],
+    reason: str,
+    *,
+    draw: Draw,
+) -> Comparison:
+    """Both on the same rows."""
+    import numpy as np
+
     weights = np.vstack([np.ones(len(ours.days)), draw(len(ours.days))])
     recall, precision = _curve(theirs)
     return Comparison(
-        version=incumbent.version,
+        version=version,
         against=against,
         reason=reason,
-        rows=rows.num_rows,
+        rows=ours.labels.size,
         days=_day_losses(ours, theirs),
         metrics=_paired(ours.measure(weights), theirs.measure(weights), len(ours.days)),
         recall=recall,
@@ -392,7 +421,8 @@ def _as_fed(incumbent: Incumbent, rows: pa.Table) -> pa.Table:
     places = pc.index_in(rows["event_id"].cast(known.type), value_set=known)
     if places.null_count:
         raise TerminalError(
-            f"{places.null_count} events of the holdout have no vector by the champion's features.",
+            f"{places.null_count} events of the holdout have no vector by the features of version "
+            f"{incumbent.version}.",
             expected="one of every event, by each feature set in use",
             remedy="materialize feature_tiles and examples of the holdout's days, then retrain",
         )

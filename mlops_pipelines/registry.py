@@ -159,6 +159,18 @@ class Registry:
             latest = max(versions, key=lambda v: int(v.version), default=None)
             return self._registered(latest) if latest else None
 
+    def versions(self, pipeline: str) -> list[str]:
+        """All versions, in the order in which they were registered."""
+        _check_name("pipeline", pipeline)
+        with _faults():
+            found = self._client.search_model_versions(f"name = '{pipeline}'")
+            return sorted((str(one.version) for one in found), key=int)
+
+    def registered(self, pipeline: str, version: str) -> Registered:
+        """What the registry says of a version. Raises TerminalError if there is no such version."""
+        with _faults():
+            return self._registered(self._client.get_model_version(pipeline, version))
+
     def load(self, pipeline: str, version: str, *, model_hash: str | None = None) -> LoadedModel:
         """A registered version, from memory, the local cache or MLflow, in this order.
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from mlops_pipelines import retraining, spec_loading
 from mlops_pipelines.cli import main
+from mlops_pipelines.comparison import side_by_side
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.experiments import platform_difference, refit_from, train_from
 from mlops_pipelines.home import Home
@@ -59,7 +60,8 @@ def mlops(place: PipelineHome, *arguments: str) -> Result:
     """The command on the home of `place`; the small pipeline has no folder that it could be loaded from."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spec_loading, "load_pipeline", lambda name: place.loaded)
-        return CliRunner().invoke(main, [*arguments, "--home", str(place.home.path)])
+        command, *rest = arguments
+        return CliRunner().invoke(main, [command, "--home", str(place.home.path), *rest])
 
 
 def standing(place: PipelineHome) -> list[object]:
@@ -171,3 +173,105 @@ def test_before_there_is_a_training_set_nothing_is_trained(empty: Path) -> None:
     result = mlops(Home.open(empty).pipeline(loaded()), "train", "small_flights")
     assert result.exit_code == 2
     assert "small_flights has no training set yet" in result.output
+
+
+# Side by side
+
+
+def with_another_feature(place: PipelineHome) -> PipelineHome:
+    features = place.spec.features
+    expressions = features.from_event | {"twice": "2 * distance"}
+    views = features.views[1:]
+    return varied(place, features=features.model_copy(update={"views": views, "from_event": expressions}))
+
+
+@pytest.fixture(scope="module")
+def three(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 was champion, 2 is an experiment, 3 is champion, by other features and from a later set."""
+    home = tmp_path_factory.mktemp("three") / "home"
+    place = copy_of(lived, home)
+    [version] = place.home.datasets.versions(place.name)
+    train_from(place, version, ["num_leaves=7", "holdout=1d", "threads=1"])
+    other = with_another_feature(place)
+    advance(other, at(13))
+    assert retrain(other, "second").promotion
+    return home
+
+
+@pytest.fixture
+def beside(three: Path) -> PipelineHome:
+    """That home, to be read."""
+    return with_another_feature(Home.open(three).pipeline(loaded()))
+
+
+def test_an_experiment_and_a_champion_are_held_side_by_side(beside: PipelineHome) -> None:
+    found = json.loads(mlops(beside, "compare", beside.name, "2", "1", "--json").stdout)
+    assert found["differ"]["params"] == {"num_leaves": [7, 31], "num_threads": [1, 2]}
+    assert found["differ"]["training"] == {"holdout": ["1d", "3d"]}
+    assert found["differ"]["platform"] == {"threads": [1, 2]}
+    assert found["differ"]["features"] == {"only_first": [], "only_second": []}
+    assert found["first"]["dataset_version"] == found["second"]["dataset_version"]
+    assert found["first"]["made_by"] == retraining.EXPERIMENT
+    assert (found["first"]["verdicts_given"], found["second"]["verdicts_given"]) == (False, True)
+    gates = [one["gate"] for one in found["second"]["verdicts"]]
+    assert gates == [one["gate"] for one in found["first"]["verdicts"]] == ["skill", "champion"]
+    # The twin of the experiment has seen more days than that of the champion: one is left.
+    assert len(found["paired"]["days"]) == found["first"]["holdout"]["rows"] / found["paired"]["rows"] == 1
+
+
+def test_the_difference_is_the_first_minus_the_second_on_the_same_rows(beside: PipelineHome) -> None:
+    there, back = side_by_side(beside, "1", "2").paired, side_by_side(beside, "2", "1").paired
+    assert there is not None
+    assert back is not None
+    for name in ("log_loss", "roc_auc"):
+        one, other = there.metrics[name], back.metrics[name]
+        assert one is not None
+        assert other is not None
+        assert one.difference.value == pytest.approx(one.candidate - one.incumbent)
+        assert one.difference.value == pytest.approx(-other.difference.value)
+
+
+def test_models_of_other_features_are_compared_on_the_same_events_each_fed_its_own(
+    beside: PipelineHome,
+) -> None:
+    found = side_by_side(beside, "previous", "champion")
+    assert (found.first.version, found.second.version) == ("1", "3")
+    only_first, only_second = found.features
+    assert only_second == ["twice"]
+    assert all(name.startswith("carrier_lateness") for name in only_first)
+    assert set(found.views) >= {"carrier_lateness"}
+    assert found.paired is not None, found.lacking
+    assert found.paired.rows > 0
+    assert found.paired.days[0].day > found.second.model.twin.last_day
+
+
+def test_the_table_names_what_differs(beside: PipelineHome) -> None:
+    result = mlops(beside, "compare", beside.name, "previous", "champion")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["v1", "v3"]
+    for said in (
+        "training set",
+        "difference on the same rows",
+        "the twins of both have left",
+        "Features that only v3 has: twice.",
+        "Gates of v1, as they were given:",
+        "what weighs most",
+    ):
+        assert said in result.output
+    [row] = [line for line in lines if line.startswith("roc_auc")]
+    assert row.count(" to ") == 3
+
+
+@pytest.mark.parametrize("given", ["9", "best", "-1", ""])
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(beside: PipelineHome, given: str) -> None:
+    result = mlops(beside, "compare", "--", beside.name, "champion", given)
+    assert result.exit_code == 2
+    assert f"has no version {given!r}" in result.output
+    assert "(1, 2, 3), or one of champion, previous, candidate" in result.output
+
+
+def test_before_there_is_a_champion_it_is_refused(empty: Path) -> None:
+    result = mlops(Home.open(empty).pipeline(loaded()), "compare", "small_flights", "champion", "1")
+    assert result.exit_code == 2
+    assert "small_flights has no champion model." in result.output
