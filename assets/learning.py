@@ -89,7 +89,7 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
     @made(stage, [spec], pool="training")
     def model(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
-            made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id)
+            made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id, told=context.log.info)
         return dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
@@ -99,6 +99,7 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
                 "rows": made.rows,
                 "authority": made.authority,
                 "importance": table_preview(made.importance),
+                **({"tuning": made.tuning} if made.tuning else {}),
                 **stage.lineage("model"),
             },
             data_version=dg.DataVersion(made.model_hash),

@@ -33,10 +33,17 @@ _SHOWN = 12
 @click.option(
     "--set", "changes", metavar="NAME=VALUE", multiple=True, help="Another setting of training, or parameter."
 )
+@click.option("--tune", is_flag=True, help="Search for parameters first, as training.tune says.")
 @home_option
 @json_option
 def train(
-    pipeline: str, dataset: str | None, changes: Sequence[str], home: Path | None, as_json: bool
+    pipeline: str,
+    dataset: str | None,
+    changes: Sequence[str],
+    *,
+    tune: bool,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Train and evaluate a model of PIPELINE as an experiment: it never serves.
 
@@ -47,12 +54,13 @@ def train(
     Examples:
       mlops train flight_delays
       mlops train flight_delays --dataset 0123 --set num_leaves=63 --set seed=5 --json
+      mlops train flight_delays --tune
     """
     from mlops_pipelines.experiments import dataset_version, train_from
 
     place = place_of(home, pipeline)
     with _working() as told:
-        made = train_from(place, dataset_version(place, dataset), changes, told=told)
+        made = train_from(place, dataset_version(place, dataset), changes, tune=tune, told=told)
     click.echo(json.dumps(_facts(made), indent=2) if as_json else _experiment_text(pipeline, made))
 
 
@@ -99,6 +107,7 @@ def _facts(made: Experiment) -> dict[str, Any]:
         "model_hash": made.model_hash,
         "dataset_version": made.dataset_version,
         "training": made.training.model_dump(mode="json"),
+        "tuning": made.tuning or None,
         "rows": report.rows,
         "days": report.days,
         "metrics": {name: one and asdict(one) for name, one in report.metrics.items()},
@@ -113,6 +122,7 @@ def _experiment_text(pipeline: str, made: Experiment) -> str:
         [
             f"Version {made.version} of {pipeline}, an experiment, trained from {made.dataset_version} "
             f"({report.training_rows:,} rows).",
+            *([f"Parameters: {made.tuning}."] if made.tuning else []),
             f"Judged on {report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}.",
             "",
             *_metric_lines(report),

@@ -135,8 +135,9 @@ def version_of(place: PipelineHome, given: str) -> str:
         return given
     numbers = ", ".join(known[-_NAMED:]) or "none yet"
     more = " or an earlier one" if len(known) > _NAMED else ""
+    wanted = f"{given} model" if given in ALIASES else f"version {given!r}"
     raise UserError(
-        f"{place.name} has no {given} model." if given in ALIASES else f"{place.name} has no version {given!r}.",
+        f"{place.name} has no {wanted}.",
         expected=f"a registered version ({numbers}{more}), or one of {', '.join(ALIASES)}",
         remedy=f"mlops status {place.name}",
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.training import TrainedModel
 
 # Fields of `training` that an experiment does not change: the set is made, and the rest has its own form.
-_NOT_SET = ("window", "params")
+_NOT_SET = ("window", "params", "tune")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class Experiment:
     training: Training
     report: EvaluationReport
     verdicts: Sequence[Verdict]
+    tuning: str
 
 
 def settings_changed(place: PipelineHome, changes: Sequence[str]) -> PipelineHome:
@@ -188,19 +189,27 @@ def train_from(
     version: str,
     changes: Sequence[str] = (),
     *,
+    tune: bool = False,
     told: Callable[[str], None] = lambda what: None,
 ) -> Experiment:
     """A model trained from a version of the training set, registered as an experiment and judged.
 
-    changes: as in `settings_changed`. told: is called with what begins. Candidate, champion and ledger stay
-    as they are.
+    changes: as in `settings_changed`. tune: whether to search for parameters, as `training.tune` says.
+    told: is called with what begins. Candidate, champion and ledger stay as they are.
     """
     from mlops_pipelines.gates import judge
 
     varied = settings_changed(place, changes)
+    if not tune:
+        varied = _with_training(varied, varied.spec.training.model_copy(update={"tune": None}))
+    elif varied.spec.training.tune is None:
+        raise UserError(
+            f"{place.name} does not say what to search.",
+            expected="training.tune in its YAML, such as tune: {space: {num_leaves: {low: 15, high: 127}}}",
+        )
     run_id = uuid.uuid4().hex[:12]
     told(f"training from {version}")
-    made = retraining.fit(varied, run_id=run_id, dataset_version=version)
+    made = retraining.fit(varied, run_id=run_id, dataset_version=version, told=told)
     told(f"evaluating version {made.version}")
     retraining.evaluate(varied, run_id=run_id)
     report = place.home.registry.evaluation(made.run_id)
@@ -214,4 +223,5 @@ def train_from(
         varied.spec.training,
         report,
         judge(report, place.spec.gates),
+        made.tuning,
     )

@@ -25,7 +25,7 @@ from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.training import Incumbent, TrainedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.training import Candidate
+    from mlops_pipelines.tuning import Trial
 
 # Read when MLflow is imported: by default it reports usage, draws progress bars and configures logging.
 for _switch, _setting in (
@@ -119,11 +120,13 @@ class Registry:
         *,
         files: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        trials: Sequence[Trial] = (),
     ) -> Registered:
         """The candidate's registered version: made by the first call, found by every further one.
 
         facts: JSON-able provenance, kept with the model. files: further texts by file name. tags: of the
-        version. A run that an earlier, interrupted call left behind is marked as failed and put away.
+        version. trials: of the search for its parameters, each a run below the candidate's. A run that an
+        earlier, interrupted call left behind is marked as failed and put away.
         """
         model_hash = candidate.refit.hash
         _check_name("pipeline", pipeline)
@@ -140,7 +143,9 @@ class Registry:
                     "twin_hash": candidate.twin.hash,
                     "dataset_version": dataset_version,
                 }
-                run, model = self._log_run(pipeline, experiment_id, candidate, identity, bundle)
+                run, model = self._log_run(
+                    pipeline, experiment_id, candidate, identity, bundle, trials=trials
+                )
                 digests = {FILES_TAG: _digests({_BOOSTER: candidate.refit.booster_text, **bundle})}
                 self._register(pipeline, run, model, {**identity, **digests, **(tags or {})})
                 found = self._find(pipeline, retrain_id, model_hash)
@@ -320,8 +325,11 @@ class Registry:
 
     def _abandon_runs(self, experiment_id: str, retrain_id: str) -> None:
         """Put away what a killed call left of this retrain: runs without a version, and their models."""
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
         for run in self._client.search_runs([experiment_id], f"tags.retrain_id = '{retrain_id}'"):
-            if self._client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+            of = run.data.tags.get(MLFLOW_PARENT_RUN_ID, run.info.run_id)  # a trial stands and falls with it
+            if self._client.search_model_versions(f"run_id = '{of}'"):
                 continue
             self._client.set_tag(run.info.run_id, ABANDONED, "interrupted before its version was registered")
             self._client.set_terminated(run.info.run_id, "FAILED")
@@ -338,6 +346,8 @@ class Registry:
         candidate: Candidate,
         identity: Mapping[str, str],
         bundle: Mapping[str, str],
+        *,
+        trials: Sequence[Trial],
     ) -> tuple[Run, LoggedModel]:
         """A finished run, and what MLflow keeps of its model: the model's files lie there."""
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Param
@@ -348,6 +358,7 @@ class Registry:
         params = {name: str(value) for name, value in model.params.items()}
         client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
         self._log_dataset(run_id, pipeline, candidate, identity["dataset_version"])
+        self._log_trials(run, trials)
         logged = client.create_logged_model(
             experiment_id, name=pipeline, source_run_id=run_id, tags=dict(identity), params=params
         )
@@ -360,6 +371,31 @@ class Registry:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         client.set_terminated(run_id, "FINISHED")
         return run, logged
+
+    def _log_trials(self, run: Run, trials: Sequence[Trial]) -> None:
+        """A run below this one for each trial, with the times at which it was really made."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        client, retrain_id = self._client, run.data.tags["retrain_id"]
+        for trial in trials:
+            start = int(trial.started.timestamp() * 1000)
+            made = client.create_run(
+                run.info.experiment_id,
+                start_time=start,
+                tags={
+                    MLFLOW_PARENT_RUN_ID: run.info.run_id,
+                    "retrain_id": retrain_id,
+                    "pruned": str(trial.pruned).lower(),
+                },
+                run_name=f"trial-{trial.number}",
+            )
+            client.log_batch(
+                made.info.run_id,
+                params=[Param(name, str(value)) for name, value in trial.params.items()],
+                metrics=[Metric("log_loss", loss, start, fold) for fold, loss in enumerate(trial.losses)],
+            )
+            client.set_terminated(made.info.run_id, "FINISHED", start + int(trial.seconds * 1000))
 
     def _log_dataset(self, run_id: str, pipeline: str, candidate: Candidate, dataset_version: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

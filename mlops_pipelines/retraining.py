@@ -20,7 +20,7 @@ from mlops_pipelines.provenance import code_commit, lock_hash, platform
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -258,7 +258,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A registered candidate. authority: the retrain it serves, or `experiment`. run_id: MLflow's."""
+    """A registered candidate. authority: the retrain it serves, or `experiment`. run_id: MLflow's.
+
+    tuning: how the search for its parameters went; empty where there was none.
+    """
 
     version: str
     run_id: str
@@ -267,6 +270,7 @@ class Fitted:
     rows: int
     authority: str
     importance: Sequence[Mapping[str, Any]]
+    tuning: str = ""
 
 
 @dataclass(frozen=True)
@@ -398,14 +402,22 @@ def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def fit(place: PipelineHome, *, run_id: str, dataset_version: str | None = None) -> Fitted:
+def fit(
+    place: PipelineHome,
+    *,
+    run_id: str,
+    dataset_version: str | None = None,
+    told: Callable[[str], None] = lambda what: None,
+) -> Fitted:
     """Train a candidate and register it; without authority over a retrain, as an experiment.
 
     dataset_version: what an experiment learns from, by default the latest; a retrain has its own.
+    told: is called with how a search for parameters goes.
     """
     from mlops_pipelines.evaluation import importance
     from mlops_pipelines.monitoring.reference import build_reference
     from mlops_pipelines.training import fit_candidate
+    from mlops_pipelines.tuning import tune
 
     retrain = carried_by(place, run_id)
     version = _dataset_version(place, retrain, dataset_version)
@@ -413,7 +425,11 @@ def fit(place: PipelineHome, *, run_id: str, dataset_version: str | None = None)
     # Those of the training set: the YAML may say otherwise by now.
     made_by = set_version(place.home.datasets.version(place.name, version).manifest["views"])
     features = known_set(place, made_by).columns
-    candidate = fit_candidate(table, features, place.spec.training)
+    training = place.spec.training
+    tuned = tune(table, features, training, told=told) if training.tune else None
+    if tuned is not None:
+        training = tuned.training
+    candidate = fit_candidate(table, features, training)
     weights = importance(candidate.refit, table)
     reference = build_reference(table, features, candidate.refit.predict(table), weights)
     made = place.home.registry.log_candidate(
@@ -424,13 +440,15 @@ def fit(place: PipelineHome, *, run_id: str, dataset_version: str | None = None)
         {
             "dataset_version": version,
             "retrain": retrain.id if retrain else EXPERIMENT,
-            "platform": {**platform(), "threads": place.spec.training.threads},
+            "platform": {**platform(), "threads": training.threads},
             "commit": asdict(code_commit()),
             "lock": lock_hash(),
-            "training": place.spec.training.model_dump(mode="json"),
+            "training": training.model_dump(mode="json"),
+            "tuning": tuned and tuned.sentence,
         },
         files={REFERENCE_FILE: reference.to_json()},
         tags={"authority": retrain.id if retrain else EXPERIMENT},
+        trials=tuned.trials if tuned else (),
     )
     if retrain is not None:
         place.ledger.record_candidate(
@@ -455,6 +473,7 @@ def fit(place: PipelineHome, *, run_id: str, dataset_version: str | None = None)
             {"feature": name, "mean absolute SHAP": f"{value:.4f}"}
             for name, value in list(weights.items())[:15]
         ],
+        tuned.sentence if tuned else "",
     )
 
 

@@ -433,6 +433,35 @@ class Features(Model):
     )
 
 
+class Search(Model):
+    low: Whole | Number | None = Field(default=None, description="Lowest value; whole if both ends are.")
+    high: Whole | Number | None = Field(default=None, description="Highest value, included.")
+    log: Flag = Field(
+        default=False, description="Whether small values are looked at as closely as large ones."
+    )
+    choices: tuple[str | int | float | bool, ...] | None = Field(
+        default=None, description="The values, where they are no range."
+    )
+
+    @property
+    def values(self) -> tuple[str | int | float | bool, ...]:
+        """The ends of the range that are given, or the choices."""
+        return self.choices or tuple(end for end in (self.low, self.high) if end is not None)
+
+
+class Tune(Model):
+    space: dict[Column, Search] = Field(
+        min_length=1, description="What to search, by parameter; it takes the place of `params` there."
+    )
+    trials: Whole = Field(default=20, ge=1, le=1000, description="Trials at most.")
+    within: PositiveDuration = Field(
+        default=timedelta(minutes=10), description="No further trial begins after this time."
+    )
+    folds: Whole = Field(
+        default=3, ge=1, le=10, description="Validations of a trial: each on later days than it learned from."
+    )
+
+
 class Training(Model):
     window: PositiveDuration = Field(
         default=timedelta(days=365), description="How far back training rows reach."
@@ -451,6 +480,9 @@ class Training(Model):
     )
     params: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="LightGBM parameters; n_estimators is the number of trees."
+    )
+    tune: Tune | None = Field(
+        default=None, description="Search for parameters before each model is trained (Optuna)."
     )
 
 

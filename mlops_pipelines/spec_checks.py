@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.ingest.contract import ColumnRule, Contract
-    from mlops_pipelines.spec import PipelineSpec, Reference, View
+    from mlops_pipelines.spec import PipelineSpec, Reference, Search, Training, View
     from mlops_pipelines.yaml_source import Place
 
 DAY = timedelta(days=1)
@@ -486,6 +486,37 @@ def check_training(spec: PipelineSpec) -> Findings:
         )
     for name, reason in lightgbm_params.refusals(training.params):
         yield Finding(("training", "params", name), reason)
+    yield from _check_tune(training)
+
+
+def _check_tune(training: Training) -> Findings:
+    """Whether each range of a search is one, and its ends are values that the parameter may have."""
+    space = training.tune.space if training.tune else {}
+    firsts = {name: search.values[0] for name, search in space.items() if search.values}
+    for name, search in space.items():
+        place: Place = ("training", "tune", "space", name)
+        if problem := _no_range(search):
+            yield Finding(place, problem)
+            continue
+        tried = ({**training.params, **firsts, name: value} for value in search.values)
+        reasons = [why for one in tried for of, why in lightgbm_params.refusals(one) if of == name]
+        if reasons:
+            yield Finding(place, reasons[0])
+
+
+def _no_range(search: Search) -> str | None:
+    if search.choices is not None:
+        if search.low is not None or search.high is not None or search.log:
+            return "choices stand alone (allowed: low and high, or choices)"
+        few = len(set(search.choices)) < len(search.choices) or len(search.choices) < 2
+        return "there have to be two choices at least, each once" if few else None
+    if search.low is None or search.high is None:
+        return "there is no range to search (allowed: low and high, or choices)"
+    if search.low >= search.high:
+        return f"{search.low:g} is not below the high end (allowed: less than {search.high:g})"
+    if search.log and search.low <= 0:
+        return f"log needs a low end above 0, and {search.low:g} is not"
+    return None
 
 
 def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:

@@ -251,7 +251,7 @@ def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: 
             expected=f"at least {training.min_rows} (training.min_rows)",
         )
     train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
-    twin = train(_of_days(table, train_days), features, training)
+    twin = train(of_days(table, train_days), features, training)
     refit = train(table, features, training) if training.refit else twin
     return candidate_of(refit, twin, table, training)
 
@@ -259,7 +259,7 @@ def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: 
 def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
     """The candidate that `fit_candidate` made of `table`, from its two models."""
     train_days, holdout_days = split_holdout(_text(table, "day").unique().to_pylist(), training)
-    holdout = _in_order(_of_days(table, holdout_days))
+    holdout = in_order(of_days(table, holdout_days))
     return Candidate(refit, twin, holdout, train_days, holdout_days)
 
 
@@ -281,7 +281,7 @@ def train_again(table: pa.Table, made: TrainedModel) -> TrainedModel:
     machine and libraries it has the same hash. Raises as `train` does.
     """
     days = [day for day in _text(table, "day").unique().to_pylist() if made.first_day <= day <= made.last_day]
-    return _trained(_of_days(table, days), made.features, made.params)
+    return _trained(of_days(table, days), made.features, made.params)
 
 
 def _trained(
@@ -289,7 +289,7 @@ def _trained(
 ) -> TrainedModel:
     import pyarrow.compute as pc
 
-    rows = _in_order(table)
+    rows = in_order(table)
     labels = _labels(rows)
     categories = {f.name: _categories(rows, f.name) for f in features if f.kind == "category"}
     booster_text = _boost(encode(rows, features, categories), labels, features, params)
@@ -305,6 +305,20 @@ def _trained(
         first_day=span["min"],
         last_day=span["max"],
     )
+
+
+def in_order(table: pa.Table) -> pa.Table:
+    """The rows by decision time and event: the order in which sums over them are the same."""
+    # LightGBM sums gradients in the order of the rows, so the order is part of the result.
+    return table.sort_by([("decision_time", "ascending"), ("event_id", "ascending")])
+
+
+def of_days(table: pa.Table, days: Sequence[str]) -> pa.Table:
+    """The rows of these days, YYYY-MM-DD."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(_text(table, "day"), value_set=pa.array(days, pa.string())))
 
 
 def encode(
@@ -393,18 +407,6 @@ def _view_versions(table: pa.Table) -> str:
 
 def _categories(table: pa.Table, name: str) -> tuple[str, ...]:
     return tuple(sorted(value for value in _text(table, name).unique().to_pylist() if value is not None))
-
-
-def _in_order(table: pa.Table) -> pa.Table:
-    # LightGBM sums gradients in the order of the rows, so the order is part of the result.
-    return table.sort_by([("decision_time", "ascending"), ("event_id", "ascending")])
-
-
-def _of_days(table: pa.Table, days: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return table.filter(pc.is_in(_text(table, "day"), value_set=pa.array(days, pa.string())))
 
 
 def _text(table: pa.Table, name: str) -> Any:

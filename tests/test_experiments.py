@@ -162,6 +162,44 @@ def test_a_setting_that_cannot_be_is_refused_with_what_can(lived: Path, change: 
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
+TUNE = {"space": {"num_leaves": {"low": 4, "high": 15}}, "trials": 2, "folds": 2}
+
+
+def test_a_search_that_the_yaml_declares_is_made_by_an_experiment_that_asks_for_it(
+    place: PipelineHome,
+) -> None:
+    place = with_training(place, tune=TUNE)
+    before = standing(place)
+    made = json.loads(mlops(place, "train", place.name, "--tune", "--json").stdout)
+    assert made["tuning"].startswith("2 trials, 0 of them ended early; the best is number ")
+    [version] = place.home.datasets.versions(place.name)
+    model = place.home.registry.load(place.name, made["version"])
+    assert 4 <= model.refit.params["num_leaves"] <= 15  # type: ignore[operator]
+    assert refit_from(place, version, model.refit).hash == made["model_hash"]
+    assert standing(place) == before
+    untuned = json.loads(mlops(place, "train", place.name, "--json").stdout)
+    assert untuned["tuning"] is None
+    assert untuned["training"]["params"] == place.spec.training.params
+
+
+def test_a_retrain_searches_where_the_yaml_says_so(place: PipelineHome) -> None:
+    place = with_training(place, tune=TUNE)
+    retraining.fit(place, run_id="by-hand")
+    made = place.home.registry.find(place.name, f"{retraining.EXPERIMENT}-by-hand")
+    assert made is not None
+    model = place.home.registry.load(place.name, made.version)
+    facts = json.loads(model.files["facts.json"])
+    assert facts["training"]["params"]["num_leaves"] == model.refit.params["num_leaves"] <= 15
+    assert facts["tuning"].startswith("2 trials")
+
+
+def test_a_search_that_nothing_declares_is_refused_with_how_it_is_declared(lived: Path) -> None:
+    place = Home.open(lived).pipeline(loaded())
+    result = mlops(place, "train", place.name, "--tune")
+    assert result.exit_code == 2
+    assert "tune: {space: {num_leaves: {low: 15, high: 127}}}" in result.output
+
+
 def test_a_training_set_that_is_not_there_is_refused_with_those_that_are(lived: Path) -> None:
     place = Home.open(lived).pipeline(loaded())
     result = mlops(place, "train", place.name, "--dataset", "nothing")
@@ -271,7 +309,8 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(beside: Pipe
     assert "(1, 2, 3), or one of champion, previous, candidate" in result.output
 
 
-def test_before_there_is_a_champion_it_is_refused(empty: Path) -> None:
-    result = mlops(Home.open(empty).pipeline(loaded()), "compare", "small_flights", "champion", "1")
+def test_before_there_is_a_previous_champion_it_is_refused(lived: Path) -> None:
+    place = Home.open(lived).pipeline(loaded())
+    result = mlops(place, "compare", place.name, "champion", "previous")
     assert result.exit_code == 2
-    assert "small_flights has no champion model." in result.output
+    assert "small_flights has no previous model." in result.output

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlops_pipelines.evaluation import evaluate, pictures
 from mlops_pipelines.registry import Registry, _faults
 from mlops_pipelines.spec import Gates
 from mlops_pipelines.training import Candidate, fit_candidate
+from mlops_pipelines.tuning import Trial
 from tests.synthetic_examples import FEATURES, examples, training
 
 if TYPE_CHECKING:
@@ -188,6 +190,36 @@ def test_abandoned_runs_say_that_they_failed(store: Path, candidate: Candidate) 
     [run] = opened(store)._client.search_runs([made.experiment_id], run_view_type=ViewType.DELETED_ONLY)
     assert run.info.status == "FAILED"
     assert run.data.tags["abandoned"] == "interrupted before its version was registered"
+
+
+def test_trials_are_runs_below_that_of_the_candidate_and_are_put_away_with_it(
+    store: Path, candidate: Candidate
+) -> None:
+    started = datetime(2024, 1, 1, tzinfo=UTC)
+    trials = [
+        Trial(number, {"num_leaves": 7 + number}, (0.5, 0.4), pruned=number == 1, started=started, seconds=2)
+        for number in range(3)
+    ]
+
+    def log(registry: Registry, retrain: str) -> Registered:
+        return registry.log_candidate("tuned", retrain, candidate, "3f2a", {}, trials=trials)
+
+    for calls in (12, 20):
+        with pytest.raises(Killed):
+            log(dying(store, calls), "r-1")
+    made = log(opened(store), "r-1")
+    assert log(opened(store), "r-1") == made
+    # Another model of the same retrain leaves what belongs to a version alone.
+    registry = opened(store)
+    registry._abandon_runs(made.experiment_id, "r-1")
+    runs = registry._client.search_runs([made.experiment_id], "tags.retrain_id = 'r-1'")
+    below = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == made.run_id]
+    assert {run.info.run_id for run in runs} == {made.run_id, *(run.info.run_id for run in below)}
+    assert sorted(run.info.run_name for run in below) == ["trial-0", "trial-1", "trial-2"]
+    [second] = [run for run in below if run.info.run_name == "trial-1"]
+    assert (second.data.params, second.data.metrics) == ({"num_leaves": "8"}, {"log_loss": 0.4})
+    assert (second.data.tags["pruned"], second.info.status) == ("true", "FINISHED")
+    assert second.info.end_time - second.info.start_time == 2000
 
 
 # Loading
