@@ -7,14 +7,16 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from mlops_pipelines.cli_options import home_option, home_path, json_option, places_of, require_free
+from mlops_pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from mlops_pipelines.reproduce import Link
+    from mlops_pipelines.trace import Predicted
 
 
 @click.command()
@@ -52,9 +54,10 @@ def trace(prediction_id: str, page: Path | None, home: Path | None, as_json: boo
 
 @click.command()
 @click.argument("prediction_id")
+@click.option("--code", is_flag=True, help="With the code of the recorded commit, in a temporary work tree.")
 @home_option
 @json_option
-def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
+def reproduce(prediction_id: str, code: bool, home: Path | None, as_json: bool) -> None:
     """Make a prediction again from its facts, and hold each link of the chain against what was recorded.
 
     Partition, tiles, vector, training set and model are made anew, and the score with them. Exit code 1 at
@@ -64,12 +67,16 @@ def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
     Examples:
       mlops reproduce 0123456789abcdef
       mlops reproduce 0123456789abcdef --json
+      mlops reproduce 0123456789abcdef --code
     """
     from mlops_pipelines.reproduce import Reproducer
     from mlops_pipelines.trace import find_prediction
 
+    found = find_prediction(places_of(home), prediction_id)
+    if code:
+        _reproduce_at(found, home_path(home), as_json)
     made = []
-    for link in Reproducer().links(find_prediction(places_of(home), prediction_id)):
+    for link in Reproducer().links(found):
         made.append(link)
         if not as_json:
             click.echo(_line(link))
@@ -79,6 +86,24 @@ def reproduce(prediction_id: str, home: Path | None, as_json: bool) -> None:
     if not made[-1].same:
         click.echo(f"Error: {made[-1].name} differs.", err=True)
         sys.exit(1)
+
+
+def _reproduce_at(found: Predicted, home: Path, as_json: bool) -> NoReturn:
+    """Ends this command with the exit code of the same one, run with the code of the recorded commit."""
+    from mlops_pipelines.provenance import run_at
+    from mlops_pipelines.trace import code_of
+
+    commit = code_of(found)
+    if commit.sha == "unknown" or commit.dirty:
+        what = "no commit is recorded" if commit.sha == "unknown" else "with changes that were not committed"
+        raise UserError(
+            f"The code that made the model of {found.row['prediction_id']} cannot be checked out: {what}.",
+            expected="a commit, or MLOPS_CODE_COMMIT given by the build, and a tree without changes",
+            remedy=f"mlops reproduce {found.row['prediction_id']}, with the code as it stands",
+        )
+    click.echo(f"Code: {commit.sha}", err=True)
+    arguments = ["reproduce", str(found.row["prediction_id"]), "--home", str(home)]
+    sys.exit(run_at(commit.sha, [*arguments, *(["--json"] if as_json else [])]))
 
 
 @click.command()

@@ -6,11 +6,18 @@ import hashlib
 import os
 import platform as machine
 import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlops_pipelines.errors import UserError
 from mlops_pipelines.settings import environment_without_git, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGE = "mlops_pipelines"
@@ -96,3 +103,32 @@ def _git(project: Path, *arguments: str) -> str:
         env=environment_without_git(),
     )
     return done.stdout.strip()
+
+
+def run_at(sha: str, arguments: Sequence[str], project: Path = _PROJECT) -> int:
+    """Run `mlops` with the code of a commit, from a temporary work tree; its exit code.
+
+    The interpreter and the installed packages are those of this process. Raises UserError where the commit is
+    not known here.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlops-code-") as folder:
+        tree = Path(folder) / "code"
+        try:
+            _git(project, "worktree", "add", "--detach", "--quiet", str(tree), sha)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+            raise UserError(
+                f"The commit {sha} cannot be checked out from {project}: {said}",
+                expected="a clone of the repository that the prediction was made with",
+                remedy=f"git -C {project} fetch --all",
+            ) from error
+        try:
+            done = subprocess.run(  # noqa: S603 - our own command, and an id that was checked
+                [sys.executable, "-c", "from mlops_pipelines.cli import main; main()", *arguments],
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": str(tree)},
+                check=False,
+            )
+        finally:
+            _git(project, "worktree", "remove", "--force", str(tree))
+        return done.returncode

@@ -17,6 +17,7 @@ from mlops_pipelines.features.in_use import known_set
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.contract import MASKED
+from mlops_pipelines.provenance import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -301,6 +302,13 @@ def promotion_of(found: Predicted) -> Promotion:
             remedy=f"mlops status {found.place.name}",
         )
     return of_model[-1]
+
+
+def code_of(found: Predicted) -> Commit:
+    """The commit that made the training set of the prediction's model."""
+    retrain = found.place.ledger.retrain(promotion_of(found).retrain_id)
+    manifest = found.place.home.datasets.version(found.place.name, str(retrain.dataset_version)).manifest
+    return Commit(**manifest["commit"])
 
 
 def _model(found: Predicted, promotion: Promotion) -> dict[str, Any]:

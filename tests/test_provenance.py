@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlops_pipelines import provenance
-from mlops_pipelines.provenance import Commit, code_commit, commit_of, lock_hash, platform
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.provenance import Commit, code_commit, commit_of, lock_hash, platform, run_at
 from mlops_pipelines.settings import settings
 
 if TYPE_CHECKING:
@@ -116,3 +117,38 @@ def test_the_platform_says_what_a_model_depends_on() -> None:
         "system", "machine", "processor", "cores", "python", "lightgbm", "numpy", "pyarrow"
     }  # fmt: skip
     assert all(found.values())
+
+
+SAYS = """
+import os, pathlib, sys
+def main():
+    tree = pathlib.Path(__file__).parents[1]
+    pathlib.Path(os.environ["SAID"]).write_text(f"{VERSION} {sys.argv[1:]} {tree}")
+    sys.exit(3)
+"""
+
+
+def test_a_command_is_run_with_the_code_of_a_commit(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = project / "mlops_pipelines" / "cli.py"
+    shas = []
+    for version in (1, 2):
+        code.write_text(f"VERSION = {version}\n{SAYS}", encoding="utf-8")
+        git(project, "add", "--all")
+        git(project, "commit", "--quiet", "-m", f"version {version}")
+        shas.append(git(project, "rev-parse", "HEAD"))
+    said = tmp_path / "said"
+    monkeypatch.setenv("SAID", str(said))
+    assert run_at(shas[0], ["reproduce", "x"], project) == 3
+    version, _, tree = said.read_text().partition(" ['reproduce', 'x'] ")
+    assert version == "1"
+    assert not (project / tree).exists()
+    assert git(project, "worktree", "list").count("\n") == 0
+    assert "VERSION = 2" in code.read_text()
+
+
+@pytest.mark.parametrize("sha", ["0" * 40, "unknown"])
+def test_a_commit_that_is_not_there_is_told(project: Path, sha: str) -> None:
+    with pytest.raises(UserError, match=f"commit {sha} cannot be checked out"):
+        run_at(sha, [], project)
