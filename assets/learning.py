@@ -74,10 +74,11 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
 
 def _model(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
+    own = loaded.spec.training.trainer is not None
     spec = stage.spec(
         "model",
-        description="LightGBM candidate, registered in MLflow.",
-        kinds={"lightgbm", "mlflow"},
+        description="Candidate, registered in MLflow.",
+        kinds={"python" if own else "lightgbm", "mlflow"},
         group="learning",
         logic=MODEL_LOGIC,
         config=loaded.spec.training.model_dump(mode="json"),
@@ -85,8 +86,12 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
         columns=feature_columns(loaded),
         daily=False,
     )
+    # A trainer of the pipeline's own is tried twice; LightGBM is not, so nothing would be checked.
+    check = dg.AssetCheckSpec(
+        "reproducible", asset=spec.key, description="Trained twice on the same rows, it gives one model."
+    )
 
-    @made(stage, [spec], pool="training")
+    @made(stage, [spec], checks=[check] if own else [], pool="training")
     def model(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id, told=context.log.info)
@@ -103,6 +108,16 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
                 **stage.lineage("model"),
             },
             data_version=dg.DataVersion(made.model_hash),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=check.name,
+                    passed=made.reproducible,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"trainer": str(loaded.spec.training.trainer)},
+                )
+            ]
+            if own
+            else [],
         )
 
     return model

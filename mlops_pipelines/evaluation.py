@@ -29,6 +29,7 @@ from mlops_pipelines.metrics import (
     resampled_days,
     row_losses,
 )
+from mlops_pipelines.training import SHAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -161,7 +162,8 @@ class EvaluationReport:
 
     model_hash, twin_hash: of the refit (what would be promoted) and of the twin (what was scored here).
     cutoff, twin_cutoff: greatest decision time each was trained on, UTC. metrics, calibration, thresholds,
-    slices: of the twin on the holdout. importance: mean absolute SHAP value of the refit, log odds, falling.
+    slices: of the twin on the holdout. importance: of each feature to the refit, falling; importance_unit:
+    what it is.
     """
 
     model_hash: str
@@ -188,6 +190,7 @@ class EvaluationReport:
     latency: Latency
     recall: tuple[float, ...]
     precision: tuple[float, ...]
+    importance_unit: str = SHAP
 
     @property
     def content_hash(self) -> str:
@@ -251,11 +254,15 @@ def evaluate(
         latency=latency(refit, holdout),
         recall=recall,
         precision=precision,
+        importance_unit=refit.importance_unit,
     )
 
 
 def importance(model: TrainedModel, table: pa.Table, *, rows: int = IMPORTANCE_ROWS) -> dict[str, float]:
-    """Mean absolute SHAP value of each feature, log odds, falling; over `rows` rows spread over the table."""
+    """Mean absolute contribution of each feature, log odds, falling; over `rows` rows spread over the table.
+
+    It is what the model's `importance_unit` says.
+    """
     import numpy as np
 
     picked = np.unique(np.linspace(0, table.num_rows - 1, min(rows, table.num_rows)).astype(np.int64))
@@ -301,7 +308,7 @@ def pictures(report: EvaluationReport) -> dict[str, bytes]:
         "calibration": figures.calibration(
             [b.predicted for b in bins], [b.observed for b in bins], [b.rows for b in bins]
         ),
-        "importance": figures.bars(report.importance, title="Importance", unit="mean |SHAP|, log odds"),
+        "importance": figures.bars(report.importance, title="Importance", unit=report.importance_unit),
     }
 
 
@@ -317,7 +324,7 @@ def as_markdown(report: EvaluationReport) -> str:
         comparison_sentence(report.comparison) if report.comparison else "",
         slice_table(report.slices) if report.slices else "",
         _threshold_table(report.thresholds),
-        _importance_table(report.importance),
+        _importance_table(report),
         f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
         f"the model is {report.model_bytes / 1000:,.0f} kB of text.",
     ]
@@ -649,9 +656,9 @@ def _threshold_table(thresholds: Sequence[Threshold]) -> str:
     return _table(["score from", "flagged", "precision", "recall", "false positive rate"], rows)
 
 
-def _importance_table(importance: Mapping[str, float]) -> str:
-    rows = [[name, f"{value:.4f}"] for name, value in list(importance.items())[:SHOWN_ROWS]]
-    return _table(["feature", "mean absolute SHAP, log odds"], rows)
+def _importance_table(report: EvaluationReport) -> str:
+    rows = [[name, f"{value:.4f}"] for name, value in list(report.importance.items())[:SHOWN_ROWS]]
+    return _table(["feature", report.importance_unit], rows)
 
 
 @cache

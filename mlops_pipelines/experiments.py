@@ -145,19 +145,21 @@ def settings_changed(place: PipelineHome, changes: Sequence[str]) -> PipelineHom
     """
     written = place.spec.training.model_dump(mode="json")
     fields = [name for name in written if name not in _NOT_SET]
+    params: dict[str, Any] = {}
     for change in changes:
         name, sign, value = change.partition("=")
         if not sign:
             raise UserError(
                 f"--set {change} gives no value.", expected="NAME=VALUE, such as num_leaves=63 or seed=5"
             )
-        if name in fields:
-            written[name] = _yaml_value(value)
-        elif name not in _NOT_SET and lightgbm_params.is_known(name):
-            written["params"][name] = _yaml_value(value)
-        else:
+        (written if name in fields else params)[name] = _yaml_value(value)
+    # What the parameters of another trainer are, it alone knows.
+    known = lightgbm_params.is_known if written["trainer"] is None else lambda name: True
+    for name in params:
+        if name in _NOT_SET or not known(name):
             allowed = [*fields, *lightgbm_params.ALLOWED]
-            raise UserError(f"--set {change}: {name} is not a setting{alternatives(name, allowed)}")
+            raise UserError(f"--set {name}: {name} is not a setting{alternatives(name, allowed)}")
+    written["params"] |= params
     return _with_training(place, _validated(place, written))
 
 

@@ -40,14 +40,26 @@ def model_card(
     dataset_version: str,
     facts: Mapping[str, str] | None = None,
     sensitive: Sequence[str] = (),
+    params: Mapping[str, object] | None = None,
+    trainer: str | None = None,
+    reproducible: bool = True,
 ) -> str:
     """Markdown of the card.
 
     version: the registry's. facts: further lines of the details, such as the retrain and its reason, or the
-    commit. sensitive: columns that the contract marks as such.
+    commit. sensitive: columns that the contract marks as such. params: the model's own, by default those of
+    the specification. trainer: where it is not LightGBM. reproducible: whether it gave the same model twice.
     """
+    set_ = spec.training.params if params is None else params
+    made = {
+        "Kind": f"{trainer or 'LightGBM'}, binary classification; the score is a probability",
+        "Parameters": ", ".join(f"{k} {v}" for k, v in sorted(set_.items())) or "defaults",
+        "Reproducible": "yes, on the platform that trained it"
+        if reproducible
+        else "**no**: trained twice on the same rows, its trainer gave two models",
+    }
     sections = {
-        "Model details": _details(spec, report, version, facts or {}),
+        "Model details": _details(spec, report, version, made, facts or {}),
         "Intended use": _intended_use(spec),
         "Factors": _factors(spec, sensitive),
         "Metrics": _metrics(spec),
@@ -61,13 +73,18 @@ def model_card(
     return f"# {spec.name}, version {version}\n\n{body}\n"
 
 
-def _details(spec: PipelineSpec, report: EvaluationReport, version: str, facts: Mapping[str, str]) -> str:
+def _details(
+    spec: PipelineSpec,
+    report: EvaluationReport,
+    version: str,
+    made: Mapping[str, str],
+    facts: Mapping[str, str],
+) -> str:
     rows = {
         "Question": spec.description or "not described",
         "Owners": ", ".join(spec.owners) or "none named",
         "Version": f"{version} in the registry",
-        "Kind": "LightGBM, binary classification; the score is a probability",
-        "Parameters": ", ".join(f"{k} {v}" for k, v in sorted(spec.training.params.items())) or "defaults",
+        **made,
         "Hash": f"`{report.model_hash}`",
         "Size": f"{report.model_bytes / 1000:,.0f} kB of text",
         **facts,
@@ -135,7 +152,7 @@ def _analyses(report: EvaluationReport, verdicts: Sequence[GivenVerdict]) -> str
         comparison_sentence(report.comparison) if report.comparison else "",
         f"Gates:\n\n{given}" if given else "No gate is declared.",
         slice_table(report.slices) if report.slices else "",
-        f"What weighs most (mean absolute SHAP, log odds): {most}.",
+        f"What weighs most ({report.importance_unit}): {most}.",
     ]
     return "\n\n".join(part for part in parts if part)
 

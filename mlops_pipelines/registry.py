@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from mlops_pipelines.errors import TerminalError, TransientError
-from mlops_pipelines.training import Incumbent, TrainedModel
+from mlops_pipelines.training import LIGHTGBM_FILE, TEXT_FILE, Incumbent, TrainedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,6 @@ ABANDONED = "abandoned"
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")
 # Below the folder of an MLflow model: MLflow's own files lie at its top.
 _BUNDLE = "mlops"
-_BOOSTER = "model.lgb"
 _REPORT = "evaluation/report.json"
 _CARD = "model_card.md"
 # Tag of a version: SHA-256 by file of its bundle, as JSON.
@@ -146,7 +145,7 @@ class Registry:
                 run, model = self._log_run(
                     pipeline, experiment_id, candidate, identity, bundle, trials=trials
                 )
-                digests = {FILES_TAG: _digests({_BOOSTER: candidate.refit.booster_text, **bundle})}
+                digests = {FILES_TAG: _digests({candidate.refit.file: candidate.refit.text, **bundle})}
                 self._register(pipeline, run, model, {**identity, **digests, **(tags or {})})
                 found = self._find(pipeline, retrain_id, model_hash)
             if found is None:
@@ -476,10 +475,12 @@ class Registry:
 
 
 def _bundle(candidate: Candidate, files: Mapping[str, str]) -> dict[str, str]:
-    """What is stored beside the booster, by path below the model's folder."""
+    """What is stored beside the refit's text, by path below the model's folder."""
     for name in files:
         _check_name("file", name)
-    encoding = {name: text for name, text in candidate.refit.to_files().items() if name != _BOOSTER}
+    encoding = {
+        name: text for name, text in candidate.refit.to_files().items() if name != candidate.refit.file
+    }
     return {
         **{f"{_BUNDLE}/refit/{name}": text for name, text in encoding.items()},
         **{f"{_BUNDLE}/twin/{name}": text for name, text in candidate.twin.to_files().items()},
@@ -502,7 +503,7 @@ def _digests(files: Mapping[str, str]) -> str:
 
 def _stored_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of the bundle that lies in a version's folder, by its path there."""
-    paths = [folder / _BOOSTER, *(folder / _BUNDLE).rglob("*")]
+    paths = [folder / LIGHTGBM_FILE, folder / TEXT_FILE, *(folder / _BUNDLE).rglob("*")]
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(paths)
@@ -522,12 +523,14 @@ def _difference(recorded: Mapping[str, str], stored: Mapping[str, str]) -> str |
 
 def _read_model(pipeline: str, version: str, folder: Path) -> LoadedModel:
     bundle = folder / _BUNDLE
-    if not bundle.is_dir() or not (folder / _BOOSTER).is_file():
+    stored = [name for name in (LIGHTGBM_FILE, TEXT_FILE) if (folder / name).is_file()]
+    if not bundle.is_dir() or not stored:
         raise TerminalError(
             f"Version {version} of {pipeline} lacks the files this project stores with a model.",
-            expected=f"{_BOOSTER} and {_BUNDLE}/",
+            expected=f"{LIGHTGBM_FILE} or {TEXT_FILE}, and {_BUNDLE}/",
         )
-    refit = {**_read_files(bundle / "refit"), _BOOSTER: (folder / _BOOSTER).read_bytes().decode()}
+    texts = {name: (folder / name).read_bytes().decode() for name in stored}
+    refit = {**_read_files(bundle / "refit"), **texts}
     return LoadedModel(
         pipeline=pipeline,
         version=version,
@@ -553,25 +556,37 @@ def _read_files(folder: Path) -> dict[str, str]:
 
 
 def _save_model(model: TrainedModel, path: Path, run_id: str, model_id: str, location: str) -> None:
-    """MLflow's own layout of a LightGBM booster, as text."""
+    """MLflow's own layout of a LightGBM booster; of another trainer's model the text, and what it is fed."""
+    from mlflow.models import Model
+
+    described = Model(
+        artifact_path=location,
+        run_id=run_id,
+        model_uuid=model_id,
+        model_id=model_id,
+        metadata={"model_hash": model.hash, "encoding": f"{_BUNDLE}/refit/encoding.json"},
+        signature=_signature(model),
+    )
+    if model.trainer is not None:
+        path.mkdir()
+        described.save(str(path / "MLmodel"))
+        _write_files(path, {model.file: model.text})
+        return
     with warnings.catch_warnings():
         # MLflow 3.17 warns about type hints of its own when the module below is imported.
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
         import mlflow.lightgbm
         import mlflow.pyfunc.model
-    from mlflow.models import Model
 
     mlflow.lightgbm.save_model(
         model.booster,
         str(path),
-        mlflow_model=Model(artifact_path=location, run_id=run_id, model_uuid=model_id, model_id=model_id),
-        signature=_signature(model),
+        mlflow_model=described,
         # Given, because finding them out starts a Python process of its own (8 s).
         pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
-        metadata={"model_hash": model.hash, "encoding": f"{_BUNDLE}/refit/encoding.json"},
     )
-    stored = (path / _BOOSTER).read_bytes().decode()
-    if stored != model.booster_text:
+    stored = (path / LIGHTGBM_FILE).read_bytes().decode()
+    if stored != model.text:
         raise TerminalError("LightGBM wrote the booster's text another way than it was read.")
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines import trainers
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import known_set, set_of
 from mlops_pipelines.features.sets import set_version
@@ -260,7 +261,8 @@ class TrainingSet:
 class Fitted:
     """A registered candidate. authority: the retrain it serves, or `experiment`. run_id: MLflow's.
 
-    tuning: how the search for its parameters went; empty where there was none.
+    reproducible: whether its trainer gave the same model twice. tuning: how the search for its parameters
+    went; empty where there was none.
     """
 
     version: str
@@ -270,6 +272,7 @@ class Fitted:
     rows: int
     authority: str
     importance: Sequence[Mapping[str, Any]]
+    reproducible: bool
     tuning: str = ""
 
 
@@ -416,7 +419,7 @@ def fit(
     """
     from mlops_pipelines.evaluation import importance
     from mlops_pipelines.monitoring.reference import build_reference
-    from mlops_pipelines.training import fit_candidate
+    from mlops_pipelines.training import fit_candidate, train_again
     from mlops_pipelines.tuning import tune
 
     retrain = carried_by(place, run_id)
@@ -430,6 +433,9 @@ def fit(
     if tuned is not None:
         training = tuned.training
     candidate = fit_candidate(table, features, training)
+    # LightGBM is told to be repeatable; of another trainer nothing is known but what it does.
+    own = training.trainer is not None
+    reproducible = not own or train_again(table, candidate.refit).hash == candidate.refit.hash
     weights = importance(candidate.refit, table)
     reference = build_reference(table, features, candidate.refit.predict(table), weights)
     made = place.home.registry.log_candidate(
@@ -445,9 +451,14 @@ def fit(
             "lock": lock_hash(),
             "training": training.model_dump(mode="json"),
             "tuning": tuned and tuned.sentence,
+            "reproducible": reproducible,
+            "trainer_source": trainers.source_hash(training.trainer) if training.trainer else None,
         },
         files={REFERENCE_FILE: reference.to_json()},
-        tags={"authority": retrain.id if retrain else EXPERIMENT},
+        tags={
+            "authority": retrain.id if retrain else EXPERIMENT,
+            "reproducible": str(reproducible).lower(),
+        },
         trials=tuned.trials if tuned else (),
     )
     if retrain is not None:
@@ -470,9 +481,10 @@ def fit(
         table.num_rows,
         retrain.id if retrain else EXPERIMENT,
         [
-            {"feature": name, "mean absolute SHAP": f"{value:.4f}"}
+            {"feature": name, candidate.refit.importance_unit: f"{value:.4f}"}
             for name, value in list(weights.items())[:15]
         ],
+        reproducible,
         tuned.sentence if tuned else "",
     )
 
@@ -644,6 +656,9 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
     from mlops_pipelines.model_card import model_card
 
     rules = place.contract.events.columns
+    model = place.home.registry.load(
+        place.name, str(retrain.mlflow_version), model_hash=str(retrain.model_hash)
+    )
     return model_card(
         place.spec,
         report_of(place, retrain),
@@ -652,6 +667,9 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
         dataset_version=str(retrain.dataset_version),
         facts={"Retrain": f"{retrain.id}, {retrain.reason}", "Commit": code_commit().sha},
         sensitive=[name for name, rule in rules.items() if rule.sensitive],
+        params=model.refit.params,
+        trainer=model.refit.trainer,
+        reproducible=json.loads(model.files["facts.json"]).get("reproducible", True),
     )
 
 

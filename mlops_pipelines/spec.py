@@ -476,10 +476,14 @@ class Training(Model):
     )
     seed: Whole = Field(default=17, ge=0, le=2**31 - 1, description="Seed of everything random in training.")
     threads: Whole = Field(
-        default=2, ge=1, description="Threads LightGBM trains with; part of the model's identity."
+        default=2, ge=1, description="Threads a model is trained with; part of its identity."
     )
     params: dict[str, str | int | float | bool] = Field(
-        default_factory=dict, description="LightGBM parameters; n_estimators is the number of trees."
+        default_factory=dict,
+        description="LightGBM parameters, n_estimators being the number of trees; or those of `trainer`.",
+    )
+    trainer: Dotted | None = Field(
+        default=None, description="Class that learns in LightGBM's place (docs/experiments.md)."
     )
     tune: Tune | None = Field(
         default=None, description="Search for parameters before each model is trained (Optuna)."

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from mlops_pipelines import lightgbm_params
+from mlops_pipelines import lightgbm_params, trainers
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.spec import TILE, Features, format_duration
 from mlops_pipelines.spec_wording import alternatives
@@ -484,7 +484,9 @@ def check_training(spec: PipelineSpec) -> Findings:
             f"{format_duration(training.holdout)} leaves nothing of the window to train on "
             f"(allowed: less than {format_duration(training.window)})",
         )
-    for name, reason in lightgbm_params.refusals(training.params):
+    if training.trainer is not None and (problem := trainers.problem_of(training.trainer)):
+        yield Finding(("training", "trainer"), problem)
+    for name, reason in lightgbm_params.refusals(training.params) if training.trainer is None else ():
         yield Finding(("training", "params", name), reason)
     yield from _check_tune(training)
 
@@ -497,6 +499,8 @@ def _check_tune(training: Training) -> Findings:
         place: Place = ("training", "tune", "space", name)
         if problem := _no_range(search):
             yield Finding(place, problem)
+            continue
+        if training.trainer is not None:
             continue
         tried = ({**training.params, **firsts, name: value} for value in search.values)
         reasons = [why for one in tried for of, why in lightgbm_params.refusals(one) if of == name]

@@ -23,7 +23,6 @@ MOST_NAMED = 10
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
     ("labels", "kind"): None,
-    ("training", "trainer"): None,
     ("gates", "fairness"): None,
     ("gates", "robustness"): None,
     ("gates", "size"): None,

@@ -1,4 +1,6 @@
-"""Learning: a table of examples and labels becomes a LightGBM model that is text and nothing else.
+"""Learning: a table of examples and labels becomes a model that is text and nothing else.
+
+LightGBM's, or that of a trainer of the pipeline's own (`mlops_pipelines.trainers`).
 
 A candidate is trained twice. The *twin* never sees the holdout, so that the holdout can judge it; the
 *refit* sees every row and is what would be promoted.
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.features.views import FeatureColumn
     from mlops_pipelines.spec import Training
+    from mlops_pipelines.trainers import Scorer
 
 # OpenMP threads spin at every barrier unless told to sleep. On cores that are shared (containers, CI) two
 # threads then take ten times as long as one. Read once, when libgomp is loaded.
@@ -40,21 +43,29 @@ FIXED_PARAMS: Mapping[str, str | int | bool] = {
     "metric": "None",
     "verbosity": -1,
 }
-_MODEL_FILE = "model.lgb"
+LIGHTGBM_FILE = "model.lgb"
+TEXT_FILE = "model.txt"  # of any other trainer
 _ENCODING_FILE = "encoding.json"
 _FORMAT = 2
+# What a model's importances are.
+SHAP = "mean absolute SHAP, log odds"
+PERMUTED = "mean absolute change when permuted, log odds"
+# Log odds are finite between these scores.
+_SURE = 1e-6
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A LightGBM booster as text, with all that is needed to feed it and to say what it was made of.
+    """A model as text, with all that is needed to feed it and to say what it was made of.
+
+    text: LightGBM's of its booster, or that of `trainer` (module:Class), where it is another's.
 
     categories: values by category feature, sorted; the position is the code. view_versions: JSON, of the
     vectors it was trained on, and the only ones it is fed. rows: training rows.
     cutoff: greatest decision time among them (UTC). first_day, last_day: their span, YYYY-MM-DD.
     """
 
-    booster_text: str
+    text: str
     features: tuple[FeatureColumn, ...]
     categories: Mapping[str, tuple[str, ...]]
     view_versions: str
@@ -63,18 +74,19 @@ class TrainedModel:
     cutoff: datetime
     first_day: str
     last_day: str
+    trainer: str | None = None
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the booster's text and its encoding: two models of one hash score alike."""
-        digest = hashlib.sha256(self.booster_text.encode())
+        """SHA-256 of the model's text, its encoding and its trainer: two models of one hash score alike."""
+        digest = hashlib.sha256(self.text.encode())
         digest.update(_canonical_json(self._encoding()).encode())
         return digest.hexdigest()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the booster's text."""
-        return len(self.booster_text.encode())
+        """Bytes of the model's text."""
+        return len(self.text.encode())
 
     def predict(self, table: pa.Table) -> NDArray[np.float64]:
         """Probabilities of the label being 1, shape (rows,), in the order of the table.
@@ -93,8 +105,7 @@ class TrainedModel:
                 remedy="feed it the examples of its own feature set",
             )
         matrix = encode(table, self.features, self.categories)
-        scores: NDArray[np.float64] = self.booster.predict(matrix, num_threads=self._threads)
-        return scores
+        return self._score(matrix, self._threads)
 
     def is_fed_by(self, table: pa.Table) -> bool:
         """Whether all vectors of the table are of the versions that the model was trained on."""
@@ -106,21 +117,65 @@ class TrainedModel:
 
         values = [self._code(feature, row[feature.name]) for feature in self.features]
         # More threads than one only wait for each other on a single row.
-        return float(self.booster.predict(np.array([values], dtype=np.float64), num_threads=1)[0])
+        return float(self._score(np.array([values], dtype=np.float64), 1)[0])
 
     def contributions(self, table: pa.Table) -> NDArray[np.float64]:
-        """TreeSHAP values in log odds, shape (rows, features), without the bias (Lundberg et al. 2020)."""
+        """What each feature says in each row's score, log odds, shape (rows, features).
+
+        LightGBM: TreeSHAP values without the bias (Lundberg et al. 2020). Of another trainer, which cannot be
+        asked: the change of the score when the feature has the value of another row (Breiman 2001, without
+        the labels), the rows shuffled once.
+        """
         matrix = encode(table, self.features, self.categories)
+        if self.trainer is not None:
+            return self._permuted(matrix)
         shap: NDArray[np.float64] = self.booster.predict(matrix, pred_contrib=True, num_threads=self._threads)
         return shap[:, :-1]
 
+    @property
+    def importance_unit(self) -> str:
+        """What the mean of its absolute contributions is."""
+        return SHAP if self.trainer is None else PERMUTED
+
     @cached_property
     def booster(self) -> Any:
-        """The `lightgbm.Booster`, read from the text once."""
-        return _lightgbm().Booster(model_str=self.booster_text)
+        """The `lightgbm.Booster`, read from the text once; of no other trainer's model."""
+        return _lightgbm().Booster(model_str=self.text)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        from mlops_pipelines.trainers import scorer_of
+
+        return scorer_of(str(self.trainer), self.text)
+
+    def _score(self, matrix: NDArray[np.float64], threads: int) -> NDArray[np.float64]:
+        if self.trainer is not None:
+            return self._scorer(matrix)
+        scores: NDArray[np.float64] = self.booster.predict(matrix, num_threads=threads)
+        return scores
+
+    def _permuted(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        def log_odds(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+            scores = np.clip(self._score(rows, self._threads), _SURE, 1 - _SURE)
+            return np.log(scores) - np.log1p(-scores)
+
+        others = np.random.default_rng(int(self.params["seed"])).permutation(len(matrix))
+        given, changes = log_odds(matrix), np.empty_like(matrix)
+        for feature in range(matrix.shape[1]):
+            rows = matrix.copy()
+            rows[:, feature] = matrix[others, feature]
+            changes[:, feature] = given - log_odds(rows)
+        return changes
+
+    @property
+    def file(self) -> str:
+        """Name of the file of its text."""
+        return _file_name(self.trainer)
 
     def to_files(self) -> dict[str, str]:
-        """Text by file name: the booster as LightGBM writes it, and the encoding as JSON."""
+        """Text by file name: the model's own, and the encoding as JSON."""
         about = {
             "format": _FORMAT,
             "hash": self.hash,
@@ -131,17 +186,18 @@ class TrainedModel:
             "first_day": self.first_day,
             "last_day": self.last_day,
         }
-        return {_MODEL_FILE: self.booster_text, _ENCODING_FILE: json.dumps(about, indent=1) + "\n"}
+        return {self.file: self.text, _ENCODING_FILE: json.dumps(about, indent=1) + "\n"}
 
     @classmethod
     def from_files(cls, files: Mapping[str, str]) -> TrainedModel:
         """The model that `to_files` wrote. Raises TerminalError if a file is missing or was changed."""
         from mlops_pipelines.features.views import FeatureColumn
 
-        missing = {_MODEL_FILE, _ENCODING_FILE} - set(files)
+        about = json.loads(files.get(_ENCODING_FILE, "{}"))
+        text_file = _file_name(about.get("trainer"))
+        missing = {text_file, _ENCODING_FILE} - set(files)
         if missing:
             raise TerminalError(f"The model's files lack {', '.join(sorted(missing))}.")
-        about = json.loads(files[_ENCODING_FILE])
         if about.get("format") != _FORMAT:
             raise TerminalError(
                 f"The model's files are of format {about.get('format')!r}.",
@@ -149,7 +205,7 @@ class TrainedModel:
                 remedy="run the version of mlops_pipelines that wrote the model",
             )
         model = cls(
-            booster_text=files[_MODEL_FILE],
+            text=files[text_file],
             features=tuple(FeatureColumn(name=f["name"], kind=f["kind"]) for f in about["features"]),
             categories={name: tuple(values) for name, values in about["categories"].items()},
             view_versions=about["view_versions"],
@@ -158,6 +214,7 @@ class TrainedModel:
             cutoff=datetime.fromisoformat(about["cutoff"]),
             first_day=about["first_day"],
             last_day=about["last_day"],
+            trainer=about.get("trainer"),
         )
         if model.hash != about["hash"]:
             raise TerminalError(
@@ -188,6 +245,7 @@ class TrainedModel:
             "features": [{"name": f.name, "kind": f.kind} for f in self.features],
             "categories": {name: list(values) for name, values in sorted(self.categories.items())},
             "view_versions": self.view_versions,
+            **({"trainer": self.trainer} if self.trainer else {}),
         }
 
 
@@ -269,9 +327,9 @@ def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training
     table: day, event_id, decision_time (UTC), one column a feature, view_versions, label (0 or 1, not null).
     Repeatable on one kind of machine and one number of threads (LightGBM #6683 on others). Raises
     TerminalError for an empty table, a label of one class, a missing column, vectors of several versions of
-    the views, or parameters LightGBM refuses.
+    the views, parameters LightGBM refuses, or a trainer that fails.
     """
-    return _trained(table, features, _params(training))
+    return _trained(table, features, _params(training), training.trainer)
 
 
 def train_again(table: pa.Table, made: TrainedModel) -> TrainedModel:
@@ -281,21 +339,30 @@ def train_again(table: pa.Table, made: TrainedModel) -> TrainedModel:
     machine and libraries it has the same hash. Raises as `train` does.
     """
     days = [day for day in _text(table, "day").unique().to_pylist() if made.first_day <= day <= made.last_day]
-    return _trained(of_days(table, days), made.features, made.params)
+    return _trained(of_days(table, days), made.features, made.params, made.trainer)
 
 
 def _trained(
-    table: pa.Table, features: Sequence[FeatureColumn], params: Mapping[str, str | int | float | bool]
+    table: pa.Table,
+    features: Sequence[FeatureColumn],
+    params: Mapping[str, str | int | float | bool],
+    trainer: str | None,
 ) -> TrainedModel:
     import pyarrow.compute as pc
+
+    from mlops_pipelines.trainers import text_of
 
     rows = in_order(table)
     labels = _labels(rows)
     categories = {f.name: _categories(rows, f.name) for f in features if f.kind == "category"}
-    booster_text = _boost(encode(rows, features, categories), labels, features, params)
+    matrix = encode(rows, features, categories)
+    if trainer is None:
+        text = _boost(matrix, labels, features, params)
+    else:
+        text = text_of(trainer, matrix, labels, features, params)
     span = pc.min_max(_text(rows, "day")).as_py()
     return TrainedModel(
-        booster_text=booster_text,
+        text=text,
         features=tuple(features),
         categories=categories,
         view_versions=_view_versions(rows),
@@ -304,6 +371,7 @@ def _trained(
         cutoff=pc.max(rows["decision_time"]).as_py().astimezone(UTC),
         first_day=span["min"],
         last_day=span["max"],
+        trainer=trainer,
     )
 
 
@@ -369,14 +437,17 @@ def _boost(
 
 
 def _params(training: Training) -> dict[str, str | int | float | bool]:
-    ours = {**FIXED_PARAMS, "seed": training.seed, "num_threads": training.threads}
+    ours: dict[str, str | int | float | bool] = {"seed": training.seed, "num_threads": training.threads}
+    if training.trainer is None:
+        ours |= FIXED_PARAMS
     taken = sorted(set(ours) & set(training.params))
     if taken:
         raise TerminalError(
             f"training.params sets {', '.join(taken)}, which the pipeline sets itself.",
             remedy="use training.seed and training.threads, and leave out the rest",
         )
-    return {"n_estimators": 100, **training.params, **ours}
+    defaults = {"n_estimators": 100} if training.trainer is None else {}
+    return {**defaults, **training.params, **ours}
 
 
 def _labels(table: pa.Table) -> NDArray[np.float32]:
@@ -440,6 +511,10 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _file_name(trainer: str | None) -> str:
+    return LIGHTGBM_FILE if trainer is None else TEXT_FILE
 
 
 def _lightgbm() -> ModuleType:

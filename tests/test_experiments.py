@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
-from mlops_pipelines import retraining, spec_loading
+from mlops_pipelines import retraining, scoring, spec_loading
 from mlops_pipelines.cli import main
 from mlops_pipelines.comparison import side_by_side
 from mlops_pipelines.errors import TerminalError
@@ -16,7 +17,7 @@ from mlops_pipelines.experiments import platform_difference, refit_from, train_f
 from mlops_pipelines.home import Home
 from mlops_pipelines.provenance import platform
 from mlops_pipelines.spec import Training
-from tests.loop import advance, at, copy_of, retrain, small_home, varied
+from tests.loop import advance, ask, at, copy_of, retrain, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -160,6 +161,36 @@ def test_a_setting_that_cannot_be_is_refused_with_what_can(lived: Path, change: 
     place = Home.open(lived).pipeline(loaded())
     result = mlops(place, "train", place.name, "--set", change)
     assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize(("name", "reproducible"), [("Logistic", True), ("Forgetful", False)])
+def test_a_trainer_of_its_own_is_tried_twice_and_marked(
+    place: PipelineHome, name: str, reproducible: bool
+) -> None:
+    trainer = f"tests.own_trainers:{name}"
+    at_once = place.spec.policy.model_copy(update={"cooldown": timedelta(0)})
+    place = varied(with_training(place, trainer=trainer, params={"steps": 20}), policy=at_once)
+    ask(place, "own")
+    admission = retraining.admit(place, run_id="own")
+    assert admission.retrain is not None, admission.sentence
+    retraining.assemble(place, admission.retrain)
+    made = retraining.fit(place, run_id="own")
+    assert made.reproducible is reproducible
+    version = place.home.registry._client.get_model_version(place.name, made.version)
+    assert version.tags["reproducible"] == str(reproducible).lower()
+    retraining.evaluate(place, run_id="own")
+    card = retraining.conclude(place, run_id="own").model_card
+    assert trainer in card
+    assert ("trained twice on the same rows, its trainer gave two models" in card) is not reproducible
+    scoring.score(place, [])
+    [training_set] = place.home.datasets.versions(place.name)
+    again = refit_from(place, training_set, champion_of(place).refit)
+    assert (again.hash == made.model_hash) is reproducible
+
+
+def test_models_of_lightgbm_are_marked_as_reproducible(lived: Path) -> None:
+    registry = Home.open(lived).registry
+    assert registry._client.get_model_version("small_flights", "1").tags["reproducible"] == "true"
 
 
 TUNE = {"space": {"num_leaves": {"low": 4, "high": 15}}, "trials": 2, "folds": 2}

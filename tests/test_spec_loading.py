@@ -529,6 +529,20 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "training.params.num_threads",
         ["num_threads may not be set: write training.threads"],
     ),
+    "trainer that is not there": (
+        "params: {num_leaves: 31}",
+        "trainer: tests.own_trainers:Logistc",
+        "tests.own",
+        "training.trainer",
+        ["tests.own_trainers (", "has no class Logistc; did you mean Logistic?"],
+    ),
+    "trainer that is no path to a class": (
+        "params: {num_leaves: 31}",
+        "trainer: tests.own_trainers",
+        "tests.own",
+        "training.trainer",
+        ["'tests.own_trainers' is not module:name"],
+    ),
     "search of an unknown parameter": (
         "params: {num_leaves: 31}",
         "tune: {space: {num_leafs: {low: 15, high: 127}}}",
@@ -999,3 +1013,10 @@ def test_loading_needs_no_data_frames() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_parameters_of_another_trainer_are_its_own_matter(tmp_path: Path) -> None:
+    search = "tune: {space: {steps: {low: 1, high: 9}}}"
+    own = f"trainer: tests.own_trainers:Logistic\n    params: {{steps: 9}}\n    {search}"
+    training = load_spec(written(tmp_path, replaced(DEFS, "params: {num_leaves: 31}", own))).spec.training
+    assert training.params == {"steps": 9}

@@ -120,7 +120,7 @@ def test_same_rows_in_any_order_and_layout_give_the_same_bytes(
     for name, kind in (("carrier", pa.dictionary(pa.int32(), pa.string())), ("day", pa.large_string())):
         other = other.set_column(other.column_names.index(name), name, other[name].cast(kind))
     again = train(other, FEATURES, training())
-    assert again.booster_text == model.booster_text
+    assert again.text == model.text
     assert again == model
     assert again.hash == model.hash
 
@@ -150,7 +150,7 @@ def test_model_says_what_it_was_made_of(table: pa.Table, model: TrainedModel) ->
     assert (model.first_day, model.last_day) == ("2024-01-01", "2024-01-12")
     assert model.categories == {"carrier": ("AA", "B6", "DL", "UA")}
     assert model.params["n_estimators"] == 20
-    assert model.size_bytes == len(model.booster_text)
+    assert model.size_bytes == len(model.text)
 
 
 def test_model_learns(table: pa.Table, model: TrainedModel) -> None:

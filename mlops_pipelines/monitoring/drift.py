@@ -106,7 +106,7 @@ def chance_limit(bins: int, n: float, m: float) -> float:
 class FeatureDrift:
     """How far one feature is from the training set.
 
-    importance: share of the model's mean absolute SHAP values. psi: the index as it is, in nats.
+    importance: share of the model's mean absolute contributions. psi: the index as it is, in nats.
     explained: how much of it chance or an ordinary day explains. excess: the rest, >= 0.
     missing, missing_before: share of rows without a value, now and in the training set.
     """

@@ -79,7 +79,7 @@ class Bins:
 class FeatureReference:
     """One feature in the training set.
 
-    counts: rows by bin, shape (bins.size,). importance: share of the model's mean absolute SHAP values.
+    counts: rows by bin, shape (bins.size,). importance: share of the model's mean absolute contributions.
     ordinary: population stability index, beyond the mean of chance, that 99 % of the training set's own
     days stay below when each is compared with the other days; nats.
     """
@@ -137,7 +137,7 @@ def build_reference(
     """Reference of a model: its training rows in bins.
 
     table: the training rows, one column a feature and `day` (YYYY-MM-DD). scores: the model's of the same
-    rows, shape (rows,). importance: mean absolute SHAP value by feature, any positive scale; a model in
+    rows, shape (rows,). importance: mean absolute contribution by feature, any positive scale; a model in
     which nothing matters gives all features the same weight.
     Raises TerminalError if a column is missing, ValueError if there are no rows, or no scores or no
     importance for each of them.
