@@ -92,10 +92,10 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
     )
 
     @made(stage, [spec], checks=[check] if own else [], pool="training")
-    def model(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
+    def model(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             made = retraining.fit(home.pipeline(loaded), run_id=context.run.run_id, told=context.log.info)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
                 "mlflow_version": made.version,
@@ -108,17 +108,15 @@ def _model(stage: Stage) -> dg.AssetsDefinition:
                 **stage.lineage("model"),
             },
             data_version=dg.DataVersion(made.model_hash),
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name=check.name,
-                    passed=made.reproducible,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={"trainer": str(loaded.spec.training.trainer)},
-                )
-            ]
-            if own
-            else [],
         )
+        if own:
+            yield dg.AssetCheckResult(
+                check_name=check.name,
+                asset_key=spec.key,
+                passed=made.reproducible,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"trainer": str(loaded.spec.training.trainer)},
+            )
 
     return model
 

@@ -6,9 +6,12 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from assets import learning
+from assets.stage import Stage
 from mlops_pipelines import retraining, scoring, spec_loading
 from mlops_pipelines.cli import main
 from mlops_pipelines.comparison import side_by_side
@@ -16,7 +19,9 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.experiments import platform_difference, refit_from, train_from
 from mlops_pipelines.home import Home
 from mlops_pipelines.provenance import platform
+from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Training
+from mlops_pipelines.training import PERMUTED
 from tests.loop import advance, ask, at, copy_of, retrain, small_home, varied
 from tests.small_flights import loaded
 
@@ -186,6 +191,27 @@ def test_a_trainer_of_its_own_is_tried_twice_and_marked(
     [training_set] = place.home.datasets.versions(place.name)
     again = refit_from(place, training_set, champion_of(place).refit)
     assert (again.hash == made.model_hash) is reproducible
+
+
+@pytest.mark.parametrize(("name", "reproducible"), [("Logistic", True), ("Forgetful", False)])
+def test_the_model_of_a_trainer_of_its_own_has_a_check_that_warns(
+    place: PipelineHome, name: str, reproducible: bool
+) -> None:
+    own = with_training(place, trainer=f"tests.own_trainers:{name}", params={"steps": 20})
+    [model] = [
+        asset for asset in learning.build(Stage(own.loaded)) if asset.key == dg.AssetKey([own.name, "model"])
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(
+            [model], instance=instance, resources={"home": HomeResource(path=str(own.home.path))}
+        )
+        [check] = done.get_asset_check_evaluations()
+    assert done.success
+    assert (check.check_name, check.passed) == ("reproducible", reproducible)
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    metadata = done.asset_materializations_for_node(f"{own.name}__model")[0].metadata
+    assert metadata["authority"].value == retraining.EXPERIMENT
+    assert PERMUTED in str(metadata["importance"].value)
 
 
 def test_models_of_lightgbm_are_marked_as_reproducible(lived: Path) -> None:
