@@ -168,7 +168,7 @@ def _comparison_text(found: SideBySide) -> str:
     changed = {**found.training, **found.params, **found.platform}
     parts = [
         _aligned([["", *names], *_about(sides)]),
-        _aligned([["metric", *names, "difference on the same rows"], *_metric_rows(found)]),
+        _aligned([["metric", *names, f"{names[0]} minus {names[1]} on the same rows"], *_metric_rows(found)]),
         [found.lacking or _on_which(found)],
         _aligned([["what differs", *names], *([n, str(a), str(b)] for n, (a, b) in changed.items())])
         if changed

@@ -33,7 +33,7 @@ _UNPRUNED_TRIALS = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of parameters that was tried.
+    """One set of parameters that was tried. number: from 1 on.
 
     losses: mean log loss over the folds so far, after each of them, nats. pruned: whether it ended early,
     because others were better by then. started: wall clock, UTC.
@@ -66,7 +66,7 @@ class Tuned:
         pruned = sum(trial.pruned for trial in self.trials)
         over = f"; no further one began after {format_duration(asked.within)}" if asked and self.cut else ""
         of = f" of {asked.trials}" if asked and self.cut else ""
-        chosen = ", ".join(f"{name} {value}" for name, value in self.best.params.items())
+        chosen = ", ".join(f"{name} {_rounded(value)}" for name, value in self.best.params.items())
         return (
             f"{len(self.trials)}{of} trials, {pruned} of them ended early{over}; the best is number "
             f"{self.best.number} with a log loss of {self.best.losses[-1]:.4f}: {chosen}"
@@ -127,6 +127,10 @@ def split_folds(days: Sequence[str], folds: int) -> list[tuple[tuple[str, ...], 
         )
     ends = [len(days) * block // (folds + 1) for block in range(1, folds + 2)]
     return [(tuple(days[:end]), tuple(days[end:after])) for end, after in pairwise(ends)]
+
+
+def _rounded(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _tune_of(training: Training) -> Tune:
@@ -205,7 +209,7 @@ def _trial_of(trial: optuna.trial.FrozenTrial) -> Trial:
     if started is None:
         raise TerminalError(f"Trial {trial.number} never began.")
     return Trial(
-        trial.number,
+        trial.number + 1,
         trial.params,
         tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values)),
         trial.state == optuna.trial.TrialState.PRUNED,

@@ -347,7 +347,7 @@ def test_the_table_names_what_differs(beside: PipelineHome) -> None:
     assert lines[0].split() == ["v1", "v3"]
     for said in (
         "training set",
-        "difference on the same rows",
+        "v1 minus v3 on the same rows",
         "the twins of both have left",
         "Features that only v3 has: twice.",
         "Gates of v1, as they were given:",

@@ -86,6 +86,7 @@ def test_the_holdout_is_never_looked_at(table: pa.Table, tuned: Tuned) -> None:
 
 
 def test_the_parameters_of_the_yaml_are_the_first_trial_and_none_better_is_left(tuned: Tuned) -> None:
+    assert [one.number for one in tuned.trials] == list(range(1, 13))
     first = tuned.trials[0]
     assert (first.params["num_leaves"], first.params["learning_rate"]) == (7, 0.2)
     finished = [one for one in tuned.trials if not one.pruned]
