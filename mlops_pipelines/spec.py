@@ -630,6 +630,34 @@ class Promotion(Model):
     )
 
 
+class Retention(Model):
+    """Durations count back from the home's clock; None keeps for good."""
+
+    predictions: PositiveDuration | None = Field(
+        default=None,
+        description="Predictions, by the day of their event, and all that their vectors were made of. Vectors "
+        "themselves stay as long as `training.window` reaches back.",
+    )
+    models: PositiveDuration | None = Field(
+        default=None,
+        description="Models, by the end of their retrain. The champion, the one before it, one in flight and "
+        "those of kept predictions stay, with their training sets.",
+    )
+    datasets: PositiveDuration | None = Field(
+        default=None,
+        description="Training sets, by the moment they were made as of. The newest one and those of kept "
+        "models stay, with the versions of the tables they are of.",
+    )
+    reports: PositiveDuration | None = Field(
+        default=None, description="Reports on drift, performance and features, by their day."
+    )
+    landing: PositiveDuration | None = Field(
+        default=None,
+        description="Landed files that were taken in, by the day of their folder; they belong to their "
+        "producers. One with a row that a kept prediction may go back to stays, and so does a URL's.",
+    )
+
+
 class Replay(Model):
     source: Dotted = Field(
         description="Class that writes to the landing zone what producers would have written."
@@ -685,6 +713,9 @@ class PipelineSpec(Document):
     policy: Policy = Field(default_factory=Policy, description="What holds retrains back.")
     promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
     decision: Decision = Field(default_factory=Decision, description="What a score means for its event.")
+    retention: Retention = Field(
+        default_factory=Retention, description="How long `mlops gc` keeps what was made; by default for good."
+    )
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
 
     def stream(self, name: str) -> Events | Labels | Reference:
@@ -699,3 +730,11 @@ class PipelineSpec(Document):
         Not less than labels take, and a day: so no label can be of two events.
         """
         return max(self.lateness, self.labels.matures_after + timedelta(days=1))
+
+    @property
+    def predictions_used_for(self) -> timedelta:
+        """How long after its event a prediction is looked at: for events that still arrive, and triggers."""
+        performance, drift = self.triggers.performance, self.triggers.drift
+        measured = performance.over + self.labels.matures_after if performance else timedelta(0)
+        drifted = timedelta(days=drift.persists[1]) if drift else timedelta(0)
+        return max(self.ids_unique_within, measured, drifted)

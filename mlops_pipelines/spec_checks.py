@@ -77,6 +77,7 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from check_training(spec)
     yield from _check_gates(spec, contract)
     yield from _check_triggers(spec)
+    yield from _check_retention(spec)
 
 
 def check_shared_views(views: tuple[View, ...], spec: PipelineSpec, contract: Contract) -> Findings:
@@ -281,6 +282,18 @@ def _check_replay(spec: PipelineSpec) -> Findings:
             yield Finding(
                 (*stream, "arrived"),
                 "is missing: a replayed file is not written when its rows arrived, so the rows must say",
+            )
+
+
+def _check_retention(spec: PipelineSpec) -> Findings:
+    used = spec.predictions_used_for
+    for name in ("predictions", "reports", "landing"):
+        kept = getattr(spec.retention, name)
+        if kept is not None and kept < used:
+            yield Finding(
+                ("retention", name),
+                f"{format_duration(kept)} is less than {format_duration(used)}: until then rows may still "
+                "arrive (lateness), labels mature and triggers measure",
             )
 
 

@@ -42,7 +42,6 @@ NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("alerts",): None,
     ("sinks",): None,
     ("slos",): None,
-    ("retention",): None,
 }
 
 _SHAPES = {

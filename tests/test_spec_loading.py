@@ -669,6 +669,13 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "triggers.performance.over",
         ["36h is not a whole number of days"],
     ),
+    "predictions that are freed while rows still arrive": (
+        "contract: contract.yaml",
+        "contract: contract.yaml\n  retention: {predictions: 29d}",
+        "29d",
+        "retention.predictions",
+        ["29d is less than", "rows may still arrive (lateness), labels mature and triggers measure"],
+    ),
     "replay of an unknown module": (
         "flight_delays.source:Flights",
         "flight_delays.sauce:Flights",
