@@ -18,6 +18,7 @@ from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
+from mlops_pipelines.cli_keeping import gc
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
 from mlops_pipelines.cli_quarantine import quarantine
 from mlops_pipelines.cli_trace import pages, reproduce, trace
@@ -291,6 +292,7 @@ main.add_command(compare)
 main.add_command(contract)
 main.add_command(datasets)
 main.add_command(features)
+main.add_command(gc)
 main.add_command(pages)
 main.add_command(parity)
 main.add_command(quarantine)

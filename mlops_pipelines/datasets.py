@@ -33,11 +33,13 @@ from mlops_pipelines.settings import environment_without_git
 from mlops_pipelines.signing import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
     import pyarrow as pa
+
+    from mlops_pipelines.ledger import Freed
 
 PARTS = "parts"
 MANIFEST = "manifest.json"
@@ -101,11 +103,19 @@ class DatasetRegistry:
     settings nor an outer work tree count. Methods raise UserError where there is no git.
 
     keys: what manifests are signed with, by default those of the folder `keys` beside the root. remote:
-    where the parts go as well: a folder, or a URL that DVC has a driver for (s3://, gs://).
+    where the parts go as well: a folder, or a URL that DVC has a driver for (s3://, gs://). freed: what is
+    known of a version that was freed.
     """
 
-    def __init__(self, root: Path, keys: Keys | None = None, remote: str | None = None):
+    def __init__(
+        self,
+        root: Path,
+        keys: Keys | None = None,
+        remote: str | None = None,
+        freed: Callable[[str, str], Freed | None] = lambda pipeline, version: None,
+    ):
         self.root = root
+        self._freed = freed
         self.keys = keys or Keys(root.parent / "keys")
         self._remote = _checked_remote(remote)
 
@@ -154,6 +164,12 @@ class DatasetRegistry:
     def version(self, pipeline: str, version: str) -> DatasetVersion:
         """A version by its name. Raises TerminalError if there is none, or its manifest was changed."""
         if not self._tagged(pipeline, version):
+            if freed := self._freed(pipeline, version):
+                raise TerminalError(
+                    f"The training set {version} of {pipeline} was older than the retention, and was freed "
+                    f"on {freed.at:%Y-%m-%d}.",
+                    remedy="mlops restore, from a backup that has it",
+                )
             raise TerminalError(
                 f"There is no training set {version} of {pipeline}.",
                 remedy=f"mlops datasets list {pipeline}",
@@ -246,6 +262,29 @@ class DatasetRegistry:
             for version in versions:
                 self._push(pipeline, _tag(pipeline, version))
         return len(versions)
+
+    def free(self, pipeline: str, versions: Iterable[str]) -> None:
+        """Forget these versions, and the parts that no other version of any pipeline has.
+
+        First the names, then the bytes: interrupted, the same call does the rest. Manifests stay in git's
+        history; what the remote has stays there, since other homes may share it. Raises as `commit` does.
+        """
+        if not self._ready():
+            return
+        with self._exclusive():
+            self._prepare()
+            self._forget_interrupted()
+            for version in versions:
+                if self._tagged(pipeline, version):
+                    self._git("tag", "--delete", _tag(pipeline, version))
+            with _silent_dvc():
+                from dvc.repo import Repo
+
+                # With git, whose tags say what is used. Nothing is added, so no ignore list is asked.
+                settings = self._dvc_settings
+                settings["core"]["no_scm"] = False
+                with Repo(str(self.root), config=settings) as repo:
+                    repo.gc(workspace=True, all_tags=True, force=True)
 
     def _verify(self, pipeline: str, version: str, manifest: Mapping[str, Any]) -> None:
         """Whether the manifest is the one that was signed, and that of this version."""

@@ -116,7 +116,12 @@ class Home:
     def datasets(self) -> DatasetRegistry:
         from mlops_pipelines.datasets import DatasetRegistry
 
-        return DatasetRegistry(self.path / "datasets", self.keys, settings().datasets_remote)
+        return DatasetRegistry(
+            self.path / "datasets",
+            self.keys,
+            settings().datasets_remote,
+            freed=lambda pipeline, version: self.ledger.freed(pipeline, "dataset", version),
+        )
 
     @property
     def keys(self) -> Keys:
@@ -160,7 +165,7 @@ class Home:
             os.close(lock)
             raise UserError(
                 f"The home {self.path} is held by {other}.",
-                expected="one `mlops replay` or `mlops dev` at a time on a home",
+                expected="one `mlops replay`, `mlops dev` or `mlops gc --apply` at a time on a home",
                 remedy="end it, or wait for it, or work on another --home DIR",
             ) from error
         os.ftruncate(lock, 0)

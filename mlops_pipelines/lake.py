@@ -88,6 +88,20 @@ class Commit:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """One Parquet file of a table: the rows of a day in the versions from `since` to before `until`.
+
+    path: absolute. until: the version that replaced it; None if the newest one holds it.
+    """
+
+    path: Path
+    day: str
+    bytes: int
+    since: int
+    until: int | None
+
+
 class _Conflict(Exception):  # noqa: N818 - a turn of the retry loop, not an error
     """Another writer committed first."""
 
@@ -386,6 +400,78 @@ class Lake:
         table = self._existing_table(name)
         return [_commit_of(entry) for entry in table.history(limit)]
 
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted."""
+        logs = [*self.root.glob("*/_delta_log"), *self.root.glob("*/*/_delta_log")]
+        names = [log.parent.relative_to(self.root).as_posix() for log in logs]
+        return sorted(name for name in names if _NAME.fullmatch(name) and self.exists(name))
+
+    def stored(self, name: str) -> list[StoredFile]:
+        """Every file that is there and that a version of the table holds, sorted by day and version.
+
+        From the log alone, which is kept for good. Raises TerminalError if there is no such table.
+        """
+        newest, path = self._existing(name).version, self._path(name)
+        since: dict[str, tuple[str, int, int]] = {}
+        until: dict[str, int] = {}
+        for number in range(newest + 1):
+            for line in _commit_file(path, number).read_text(encoding="utf-8").splitlines():
+                action = json.loads(line)
+                if added := action.get("add"):
+                    since[unquote(added["path"])] = (added["partitionValues"]["day"], added["size"], number)
+                elif removed := action.get("remove"):
+                    until[unquote(removed["path"])] = number
+        found = [
+            StoredFile(path / file, day, size, first, until.get(file))
+            for file, (day, size, first) in since.items()
+        ]
+        return sorted((one for one in found if one.path.exists()), key=lambda one: (one.day, one.since))
+
+    def left_behind(self, name: str, before: datetime) -> list[StoredFile]:
+        """Files that no version of the table holds: writers that were killed left them before that moment.
+
+        `since` and `until` are -1. A writer that lives has files that no version holds yet, so they are
+        told only when they are older than a commit can take. Raises TerminalError as `stored` does.
+        """
+        known = {one.path for one in self.stored(name)}
+        found = []
+        for file in sorted(self._path(name).glob("day=*/*.parquet")):
+            facts = file.stat()
+            if file not in known and facts.st_mtime < before.timestamp():
+                found.append(StoredFile(file, file.parent.name.removeprefix("day="), facts.st_size, -1, -1))
+        return found
+
+    def commits(self, name: str) -> list[Commit]:
+        """All commits, oldest first: the one of version v at place v. Raises TerminalError for no table."""
+        newest = self._existing(name).version
+        return [_read_commit(self._path(name), number) for number in range(newest + 1)]
+
+    def remove_days(self, name: str, days: Sequence[str], provenance: Mapping[str, object]) -> int:
+        """Makes a version of the table without these days; how many of them it had.
+
+        Nothing is read or deleted: older versions hold what they held. No commit where it has none of them.
+        Raises what `update` raises.
+        """
+        import pyarrow as pa
+
+        nothing = _hash_sorted(pa.table({"day": pa.array([], pa.string())}), ())
+        for _ in range(_ATTEMPTS):
+            snapshot = self._existing(name)
+            there = sorted({file.day for file in snapshot.files} & {*days})
+            if not there:
+                return 0
+            message = _message(dict.fromkeys(there, nothing), provenance)
+            try:
+                with _writing(name, self._path(name), snapshot.version + 1):
+                    self._existing_table(name).commit(snapshot, snapshot.schema, [], there, message)
+            except _Conflict:
+                continue
+            return len(there)
+        raise TransientError(
+            f"Other writers changed the table {name} {_ATTEMPTS} times while {_span(there)} was removed.",
+            remedy="run the same again once the other run has ended",
+        )
+
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise TerminalError(
@@ -537,7 +623,14 @@ class _Snapshot:
             filesystem=LocalFileSystem(),
             partitions=[pads.field("day") == f.day for f in files],
         )
-        return dataset.to_table(columns=names, filter=self._filter(where))
+        try:
+            return dataset.to_table(columns=names, filter=self._filter(where))
+        except FileNotFoundError as error:
+            raise TerminalError(
+                f"Files of version {self.version} of the table {self.name} are gone.",
+                expected="a version that something kept names: `mlops gc` frees the files of the others",
+                remedy="mlops restore, from a backup that has it",
+            ) from error
 
     def _require(self, names: Sequence[str]) -> None:
         unknown = [n for n in names if n not in self.schema.names]

@@ -635,8 +635,8 @@ class Retention(Model):
 
     predictions: PositiveDuration | None = Field(
         default=None,
-        description="Predictions, by the day of their event, and all that their vectors were made of. Vectors "
-        "themselves stay as long as `training.window` reaches back.",
+        description="Predictions, by the day of their event, and all that their vectors were made of. The "
+        "vectors themselves stay as long as `training.window` reaches back.",
     )
     models: PositiveDuration | None = Field(
         default=None,
@@ -714,7 +714,7 @@ class PipelineSpec(Document):
     promotion: Promotion = Field(default_factory=Promotion, description="How a candidate becomes champion.")
     decision: Decision = Field(default_factory=Decision, description="What a score means for its event.")
     retention: Retention = Field(
-        default_factory=Retention, description="How long `mlops gc` keeps what was made; by default for good."
+        default_factory=Retention, description="How long `mlops gc` keeps things; by default for good."
     )
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
 

@@ -702,3 +702,52 @@ def test_an_altered_byte_of_a_file_is_told(lake: Lake) -> None:
     assert "has SHA-256" in lake.altered("t", [A, B])[B]
     path.unlink()
     assert "cannot be read" in lake.altered("t", [A, B])[B]
+
+
+# --- what is kept
+
+
+def test_each_file_says_the_versions_that_hold_it(lake: Lake) -> None:
+    for value in (1, 2):
+        lake.replace("t", rows(A, [value]), days=[A], sort_by=["id"])
+    lake.replace("t", rows(B, [3]), days=[B], sort_by=["id"])
+    assert [(one.day, one.since, one.until) for one in lake.stored("t")] == [
+        (A, 0, 1),
+        (A, 1, None),
+        (B, 2, None),
+    ]
+    assert all(one.bytes == one.path.stat().st_size for one in lake.stored("t"))
+    assert [commit.version for commit in lake.commits("t")] == [0, 1, 2]
+    assert lake.tables() == ["t"]
+
+
+def test_a_removed_day_is_in_the_older_versions_still(lake: Lake) -> None:
+    lake.replace("t", both(rows(A, [1]), rows(B, [2])), days=[A, B], sort_by=["id"])
+    assert lake.remove_days("t", [A, C], {"why": "old"}) == 1
+    assert lake.remove_days("t", [A, C], {"why": "old"}) == 0
+    assert numbers(lake.read("t")) == [(B, 2)]
+    assert numbers(lake.read("t", version=0)) == [(A, 1), (B, 2)]
+    assert lake.history("t", 1)[0].provenance == {"why": "old"}
+    # And it can be written anew.
+    [written] = lake.replace("t", rows(A, [1]), days=[A], sort_by=["id"])
+    assert (written.changed, written.rows_before) == (True, 0)
+
+
+def test_a_version_whose_files_were_freed_says_so(lake: Lake) -> None:
+    for value in (1, 2):
+        lake.replace("t", rows(A, [value]), days=[A], sort_by=["id"])
+    lake.stored("t")[0].path.unlink()
+    assert [one.since for one in lake.stored("t")] == [1]
+    with pytest.raises(TerminalError, match="Files of version 0 of the table t are gone.*\n.*mlops gc"):
+        lake.read("t", version=0)
+    assert numbers(lake.read("t")) == [(A, 2)]
+
+
+def test_a_file_that_no_version_holds_is_left_behind_once_it_is_old(lake: Lake) -> None:
+    lake.replace("t", rows(A, [1]), days=[A], sort_by=["id"])
+    orphan = lake.root / "t" / f"day={A}" / "part-of-a-killed-writer.parquet"
+    orphan.write_bytes(b"half")
+    now = datetime.fromtimestamp(orphan.stat().st_mtime, UTC)
+    assert lake.left_behind("t", now - timedelta(hours=1)) == []
+    [found] = lake.left_behind("t", now + timedelta(hours=1))
+    assert (found.path, found.day, found.bytes) == (orphan, A, 4)

@@ -879,7 +879,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(3,)]
+    assert dump(ledger)["ledger_schema"] == [(4,)]
     ledger.close()
 
 
@@ -905,7 +905,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what
     ledger.close()
     newer = Ledger(url)
     with pytest.raises(
-        TerminalError, match=rf"schema version {version}.*\nExpected: version 3.*\n.*{what_helps}"
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 4.*\n.*{what_helps}"
     ):
         newer.watermark()
     newer.close()

@@ -76,14 +76,17 @@ class Parity:
 def parity(place: PipelineHome, days: Sequence[str] | None = None) -> Parity:
     """Makes the examples of these days (UTC, by default all) again and compares every value.
 
-    By each set that vectors were ever made by. Raises what `compute_examples` raises, and TerminalError for
+    By each set that vectors were ever made by. Not those whose predictions were freed for their age, with
+    all that the vectors were made of. Raises what `compute_examples` raises, and TerminalError for
     a version of a table that is gone.
     """
     compared = differ = not_compared = 0
     told: list[Difference] = []
+    freed = place.ledger.freed_before(place.name)
     for features in known_sets(place):
         rows_by_day = place.lake.row_counts(features.examples)
         wanted = sorted(day for day in rows_by_day if days is None or day in days)
+        wanted = [day for day in wanted if freed is None or day >= freed.name]
         if rewritten(features.from_python):
             not_compared += sum(rows_by_day[day] for day in wanted)
             continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from mlops_pipelines.ledger.feature_sets import FeatureSets, KnownSet, Reign
+from mlops_pipelines.ledger.freed import Freed, FreedThings
 from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile
 from mlops_pipelines.ledger.promotions import (
     Promotion,
@@ -41,6 +42,7 @@ __all__ = [
     "Counts",
     "FileCounts",
     "FileFact",
+    "Freed",
     "Held",
     "KnownSet",
     "LandedFile",
@@ -64,7 +66,7 @@ class Counts:
     promotions: int
 
 
-class Ledger(Watermark, FeatureSets, Triggers, Promotions):
+class Ledger(Watermark, FeatureSets, Triggers, Promotions, FreedThings):
     """The ledger of one home. Safe to use from several threads and processes at once."""
 
     def counts(self, pipeline: str) -> Counts:

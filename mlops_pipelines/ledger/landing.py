@@ -274,6 +274,17 @@ class Landing(Store):
         with self._reading() as connection:
             return [RefusedFile(*row) for row in connection.execute(query)]
 
+    def registered_files(self, pipeline: str, stream: str) -> dict[str, tuple[str | None, str]]:
+        """Digest and status of the stream's registered files, by path; of a rewritten one, the latest."""
+        columns = landed_files.c
+        query = (
+            sa.select(columns.path, columns.digest, columns.status)
+            .where(columns.pipeline == pipeline, columns.stream == stream)
+            .order_by(columns.id)
+        )
+        with self._reading() as connection:
+            return {path: (digest, status) for path, digest, status in connection.execute(query)}
+
     def known_strays(self, pipeline: str, stream: str) -> set[str]:
         """Paths of the stream's registered files that lie in no folder named by a day."""
         columns = landed_files.c

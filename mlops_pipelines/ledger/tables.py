@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = sa.MetaData()
 
@@ -239,4 +239,17 @@ promotions = sa.Table(
     sa.Column("previous", sa.String),
     sa.Column("at", UtcTime, nullable=False),
     _recorded_at(),
+)
+
+# What `mlops gc` took away, so that whoever asks for it later hears when and why it is gone. Of predictions
+# and reports, cut by whole days, the name is the first day that was kept.
+freed = sa.Table(
+    "freed",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    _recorded_at(),
+    _one_of("kind", "predictions", "reports", "model", "dataset", "landed"),
 )

@@ -1,0 +1,62 @@
+"""What is older than its retention and was freed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import sqlalchemy as sa
+
+from mlops_pipelines.ledger.store import Store, insert_new
+from mlops_pipelines.ledger.tables import freed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+FreedKind = Literal["predictions", "reports", "model", "dataset", "landed"]
+
+
+@dataclass(frozen=True)
+class Freed:
+    """Something that is gone. at: the home's clock, UTC.
+
+    name: a version of a model or training set, a landed file's digest; of predictions and reports the first
+    day (YYYY-MM-DD) that was kept.
+    """
+
+    kind: FreedKind
+    name: str
+    at: datetime
+
+
+class FreedThings(Store):
+    """What `mlops gc` took away."""
+
+    def record_freed(self, pipeline: str, kind: FreedKind, names: Iterable[str], at: datetime) -> None:
+        """Record that these are older than the retention. Repeated, the first record stands."""
+        with self._writing() as connection:
+            for name in names:
+                insert_new(connection, freed, {"pipeline": pipeline, "kind": kind, "name": name, "at": at})
+
+    def freed(self, pipeline: str, kind: FreedKind, name: str) -> Freed | None:
+        """What the ledger has of a model, a training set or a landed file that was freed; None if it has
+        nothing."""
+        query = sa.select(freed.c.kind, freed.c.name, freed.c.at).where(
+            freed.c.pipeline == pipeline, freed.c.kind == kind, freed.c.name == name
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else Freed(*row)
+
+    def freed_before(self, pipeline: str, kind: FreedKind = "predictions") -> Freed | None:
+        """The latest day that all earlier predictions, or reports, were freed before; None if none were."""
+        query = (
+            sa.select(freed.c.kind, freed.c.name, freed.c.at)
+            .where(freed.c.pipeline == pipeline, freed.c.kind == kind)
+            .order_by(freed.c.name.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else Freed(*row)

@@ -1,0 +1,145 @@
+"""Registered versions as MLflow keeps them: what they take on the disk, and how they are freed for good."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from mlops_pipelines.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mlflow import MlflowClient
+
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version with its run, the runs below that one, and what MLflow keeps of their models.
+
+    at: when it was registered, the machine's clock, UTC. folders: that are its own.
+    """
+
+    version: str
+    at: datetime
+    tags: Mapping[str, str]
+    runs: tuple[str, ...]
+    models: tuple[str, ...]
+    folders: tuple[Path, ...]
+
+    @property
+    def bytes(self) -> int:
+        files = (file for folder in self.folders for file in folder.rglob("*"))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+class StoredVersions:
+    """The versions of an MLflow store whose files lie on this machine. folder: of the home, `mlflow`."""
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self._uri = uri
+        self._folder = folder
+
+    def of(self, pipeline: str) -> list[StoredVersion]:
+        """All versions of a pipeline, oldest first; [] without a store."""
+        if not self._database.is_file():
+            return []
+        experiment = self._client.get_experiment_by_name(pipeline)
+        if experiment is None:
+            return []
+        found = _all(self._client.search_model_versions, filter_string=f"name = '{pipeline}'")
+        return [
+            self._stored(pipeline, experiment.experiment_id, one)
+            for one in sorted(found, key=lambda one: int(one.version))
+        ]
+
+    def free(self, pipeline: str, versions: Iterable[StoredVersion]) -> None:
+        """Delete these versions with their runs, models and files.
+
+        The version first, so that nothing finds it any more; what an interrupted call left behind is
+        deleted by the next one, which also purges runs that were put away as abandoned.
+        """
+        from mlflow.exceptions import MlflowException
+
+        for one in versions:
+            self._client.delete_model_version(pipeline, one.version)
+            for model in one.models:
+                self._client.delete_logged_model(model)
+            for run in one.runs:
+                try:
+                    self._client.delete_run(run)
+                except MlflowException as error:
+                    if error.error_code != "INVALID_PARAMETER_VALUE":  # it is deleted already
+                        raise
+            for folder in (self._folder / "cache" / pipeline).glob(f"{one.version}-*"):
+                shutil.rmtree(folder)
+        self._purge()
+
+    def _purge(self) -> None:
+        """What is deleted is gone for good, with its files. In a process of its own: it sets MLflow's
+        process-wide address."""
+        command = [sys.executable, "-m", "mlflow", "gc"]
+        command += ["--backend-store-uri", self._uri, "--tracking-uri", self._uri]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - no shell
+        if done.returncode:
+            raise TerminalError(f"MLflow cannot delete what was freed: {done.stderr.strip()[-500:]}")
+
+    def _stored(self, pipeline: str, experiment: str, one: Any) -> StoredVersion:
+        run = str(one.run_id)
+        below = self._client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run}'")
+        runs = (run, *(child.info.run_id for child in below))
+        models = [
+            model
+            for each in runs
+            for model in self._client.search_logged_models(
+                [experiment], filter_string=f"source_run_id = '{each}'"
+            )
+        ]
+        folders = [_path(self._client.get_run(run).info.artifact_uri).parent]
+        folders += [_path(child.info.artifact_uri).parent for child in below]
+        folders += [_path(model.artifact_location).parent for model in models]
+        folders += [*(self._folder / "cache" / pipeline).glob(f"{one.version}-*")]
+        return StoredVersion(
+            str(one.version),
+            datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
+            dict(one.tags),
+            runs,
+            tuple(model.model_id for model in models),
+            tuple(folder for folder in folders if folder.is_dir()),
+        )
+
+    @property
+    def _database(self) -> Path:
+        return Path(unquote(urlparse(self._uri).path)[1:])
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        from mlops_pipelines.registry import Registry
+
+        # Opened as the registry opens it, which makes the schema once, whoever comes first.
+        return Registry(self._uri, self._folder / "artifacts")._client
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(urlparse(uri).path))
+
+
+def _all(search: Any, **asked: Any) -> list[Any]:
+    """Every page of a search."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(max_results=_PAGE, page_token=token, **asked)
+        found += page
+        token = page.token
+        if not token:
+            return found
