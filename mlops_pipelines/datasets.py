@@ -277,14 +277,18 @@ class DatasetRegistry:
             for version in versions:
                 if self._tagged(pipeline, version):
                     self._git("tag", "--delete", _tag(pipeline, version))
-            with _silent_dvc():
-                from dvc.repo import Repo
+            self._dvc_gc()
 
-                # With git, whose tags say what is used. Nothing is added, so no ignore list is asked.
-                settings = self._dvc_settings
-                settings["core"]["no_scm"] = False
-                with Repo(str(self.root), config=settings) as repo:
-                    repo.gc(workspace=True, all_tags=True, force=True)
+    def _dvc_gc(self) -> None:
+        """Removes from DVC's cache what neither the workspace nor a tag uses."""
+        with _silent_dvc():
+            from dvc.repo import Repo
+
+            # With git, whose tags say what is used. Nothing is added, so no ignore list is asked.
+            settings = self._dvc_settings
+            settings["core"]["no_scm"] = False
+            with Repo(str(self.root), config=settings) as repo:
+                repo.gc(workspace=True, all_tags=True, force=True)
 
     def _verify(self, pipeline: str, version: str, manifest: Mapping[str, Any]) -> None:
         """Whether the manifest is the one that was signed, and that of this version."""

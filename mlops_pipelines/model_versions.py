@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,14 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.errors import TerminalError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mlflow import MlflowClient
 
 _PAGE = 200
+_UNUSED = "0"  # MLflow's experiment `Default`
+# Where its tables say where files lie, as absolute URLs.
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +77,14 @@ class StoredVersions:
         """Delete these versions with their runs, models and files.
 
         The version first, so that nothing finds it any more; what an interrupted call left behind is
-        deleted by the next one, which also purges runs that were put away as abandoned.
+        deleted by the next one, which also purges runs that were put away as abandoned. Raises UserError
+        for a store that was copied from elsewhere: its files lie where they were.
         """
         from mlflow.exceptions import MlflowException
 
+        if not self._database.is_file():
+            return
+        self._require_own()
         for one in versions:
             self._client.delete_model_version(pipeline, one.version)
             for model in one.models:
@@ -82,7 +97,29 @@ class StoredVersions:
                         raise
             for folder in (self._folder / "cache" / pipeline).glob(f"{one.version}-*"):
                 shutil.rmtree(folder)
-        self._purge()
+        if any(self._put_away()):
+            self._purge()
+
+    def _require_own(self) -> None:
+        for experiment in self._client.search_experiments():
+            location = _path(str(experiment.artifact_location))
+            if experiment.experiment_id != _UNUSED and not location.is_relative_to(self._folder):
+                raise UserError(
+                    f"The models of {experiment.name} lie in {location}: {self._folder.parent} is a copy of "
+                    "that home, and would free the files of the other.",
+                    expected="a home that was not copied by hand",
+                    remedy="mlops backup, and mlops restore, which make a home of its own",
+                )
+
+    def _put_away(self) -> Iterator[str]:
+        """Runs that are deleted, and not gone."""
+        from mlflow.entities import ViewType
+
+        for experiment in self._client.search_experiments():
+            for run in self._client.search_runs(
+                [experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY
+            ):
+                yield run.info.run_id
 
     def _purge(self) -> None:
         """What is deleted is gone for good, with its files. In a process of its own: it sets MLflow's
@@ -127,6 +164,21 @@ class StoredVersions:
 
         # Opened as the registry opens it, which makes the schema once, whoever comes first.
         return Registry(self._uri, self._folder / "artifacts")._client
+
+
+def relocate(database: Path, old: Path, new: Path) -> None:
+    """Let an MLflow store that was copied with its files name them where they are.
+
+    database: of the copy. old, new: folders of the artifacts, absolute.
+    """
+    connection = sqlite3.connect(database)
+    with closing(connection), connection:
+        for table, column in _LOCATIONS:
+            connection.execute(
+                f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "  # noqa: S608
+                f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+                {"old": old.as_uri(), "new": new.as_uri()},
+            )
 
 
 def _path(uri: str) -> Path:

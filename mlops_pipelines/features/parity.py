@@ -82,11 +82,10 @@ def parity(place: PipelineHome, days: Sequence[str] | None = None) -> Parity:
     """
     compared = differ = not_compared = 0
     told: list[Difference] = []
-    freed = place.ledger.freed_before(place.name)
     for features in known_sets(place):
         rows_by_day = place.lake.row_counts(features.examples)
         wanted = sorted(day for day in rows_by_day if days is None or day in days)
-        wanted = [day for day in wanted if freed is None or day >= freed.name]
+        wanted = place.ledger.not_freed(place.name, wanted)
         if rewritten(features.from_python):
             not_compared += sum(rows_by_day[day] for day in wanted)
             continue

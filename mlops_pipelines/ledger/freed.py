@@ -49,6 +49,11 @@ class FreedThings(Store):
             row = connection.execute(query).one_or_none()
             return None if row is None else Freed(*row)
 
+    def not_freed(self, pipeline: str, days: Iterable[str]) -> list[str]:
+        """Of days (YYYY-MM-DD), those whose predictions were not freed, in their order."""
+        freed = self.freed_before(pipeline)
+        return [day for day in days if freed is None or day >= freed.name]
+
     def freed_before(self, pipeline: str, kind: FreedKind = "predictions") -> Freed | None:
         """The latest day that all earlier predictions, or reports, were freed before; None if none were."""
         query = (
