@@ -247,7 +247,8 @@ def _make_examples(
 def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     """Score what no champion has scored yet, each event by the champion before its decision time.
 
-    Events that have no example yet keep their day open until their decision time has come.
+    Events that have no example yet keep their day open until their decision time has come. Those whose
+    predictions were freed for their age are not scored again.
     """
     import pyarrow as pa
 
@@ -256,7 +257,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
     wanted = sorted({*days, *reopened})
     lake = place.lake
     promotions = place.ledger.promotions(place.name)
-    unscored, unfed = _unscored(place, promotions, wanted)
+    unscored, unfed = _unscored(place, promotions, place.ledger.not_freed(place.name, wanted))
     parts = [
         _score_with(place, promotions[at], examples, version, now)
         for at, (examples, version) in sorted(unscored.items())

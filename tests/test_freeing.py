@@ -1,0 +1,257 @@
+"""Freeing on real stores: what is kept can still be made again, whatever was freed and wherever it was cut
+short."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+import pytest
+from click.testing import CliRunner
+
+from mlops_pipelines import freeing
+from mlops_pipelines.cli import main
+from mlops_pipelines.datasets import DatasetRegistry
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.features.parity import parity
+from mlops_pipelines.lake import Lake
+from mlops_pipelines.ledger import Ledger
+from mlops_pipelines.model_versions import StoredVersions, relocate
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.retraining import model_of
+from mlops_pipelines.spec import Gates, Retention
+from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlops_pipelines.home import Home, PipelineHome
+
+LATE = Flights().rows("events", at(3), at(4)).slice(0, 40)["event_id"]
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of nine days and three champions, each of which scored a day; some events came late."""
+    home = tmp_path_factory.mktemp("lived")
+    place = varied(small_home(home), gates=Gates())
+    advance(place, at(7), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
+    for day in (8, 9, 10):
+        retrain(place, f"until-{day}")
+        advance(place, at(day))
+        if day == 8:
+            rows = Flights().rows("events", at(3), at(4))
+            land(place, "events", "late", rows.filter(pc.is_in(rows["event_id"], LATE)))
+            serve(place)
+    assert [one.mlflow_version for one in place.ledger.promotions(place.name)] == ["1", "2", "3"]
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    """A copy of that home, of a pipeline that keeps little."""
+    return forgetful(own_copy(lived, tmp_path / "home"))
+
+
+def own_copy(home: Path, to: Path) -> PipelineHome:
+    """A copy whose models are its own as well."""
+    place = copy_of(home, to)
+    relocate(to / "mlflow" / "mlflow.db", home / "mlflow" / "artifacts", to / "mlflow" / "artifacts")
+    return place
+
+
+def forgetful(place: PipelineHome) -> PipelineHome:
+    kept = dict.fromkeys(("predictions", "models", "datasets", "reports"), DAY)
+    window = place.spec.training.model_copy(update={"window": 6 * DAY})
+    return varied(place, lateness=timedelta(hours=1), training=window, retention=Retention(**kept))
+
+
+def check_kept(place: PipelineHome) -> None:
+    """Every kept vector can be made again, every training set read and every model loaded."""
+    assert parity(place).holds
+    datasets = place.home.datasets
+    for version in datasets.versions(place.name):
+        manifest = datasets.version(place.name, version).manifest
+        assert datasets.read(place.name, version).num_rows == sum(part["rows"] for part in manifest["parts"])
+        for table, at_ in manifest["tables"].items():
+            place.lake.read(table, version=at_)
+    place.home.registry._loaded.clear()
+    promotions = {one.mlflow_version: one for one in place.ledger.promotions(place.name)}
+    predictions = place.lake.read("predictions")
+    for version in {*predictions["model_version"].to_pylist(), *[*promotions][-2:]}:
+        model_of(place, promotions[version])
+    for row in predictions.group_by(["day", "feature_set", "examples_version"]).aggregate([]).to_pylist():
+        table = f"examples/set_{row['feature_set']}"
+        vectors = place.lake.read(table, days=[row["day"]], version=row["examples_version"])
+        for made_of in vectors["made_of"].unique().to_pylist():
+            for name, version in json.loads(made_of).items():
+                if version is not None:
+                    place.lake.read(name, version=version)
+
+
+def contents(place: PipelineHome) -> dict[str, Any]:
+    """What the home holds of the pipeline: files by folder, names of versions."""
+    lake, home = place.lake.root, place.home
+    return {
+        "tables": {
+            name: sorted((file.day, file.since, file.until) for file in place.lake.stored(name))
+            for name in place.lake.tables()
+        },
+        "parquet": len([*lake.rglob("*.parquet")]),
+        "parts": len([*(home.path / "datasets" / ".dvc" / "cache" / "files").rglob("*")]),
+        "datasets": home.datasets.versions(place.name),
+        "models": [one.version for one in versions_of(home).of(place.name)],
+        "mlflow": len([*(home.path / "mlflow" / "artifacts").rglob("MLmodel")]),
+    }
+
+
+def versions_of(home: Home) -> StoredVersions:
+    return StoredVersions(home.mlflow_uri, home.path / "mlflow")
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+
+
+def test_by_default_only_superseded_files_are_freed(lived: Path, tmp_path: Path) -> None:
+    place = own_copy(lived, tmp_path / "home")
+    before = parity(place)
+    plan = freeing.free(place)
+    assert plan.cut == {}
+    assert {one.kind for one in plan.judged if one.kept is None} <= {"table files"}
+    assert parity(place) == before
+    check_kept(place)
+
+
+def test_what_is_kept_can_be_made_again_after_the_rest_was_freed(place: PipelineHome) -> None:
+    before, predicted = contents(place), place.lake.row_counts("predictions")
+    room = size_of(place.lake.root)
+    plan = freeing.free(place)
+    assert (plan.freed("models"), plan.freed("training sets")) == (("1",), (before["datasets"][0],))
+    assert place.lake.row_counts("predictions") == {"2013-01-09": predicted["2013-01-09"]}
+    assert plan.files
+    assert size_of(place.lake.root) == room - sum(file.bytes for file in plan.files)
+    now = contents(place)
+    assert (now["models"], now["datasets"]) == (["2", "3"], before["datasets"][1:])
+    assert now["mlflow"] == 2
+    assert now["parts"] < before["parts"]
+    check_kept(place)
+    fsck = ["git", "-C", str(place.home.datasets.root), "fsck"]
+    assert subprocess.run(fsck, check=False, capture_output=True).returncode == 0
+    again = freeing.plan_for(place)
+    assert not any(one.kept is None for one in again.judged)
+    assert again.cut == {}
+
+
+def test_what_is_asked_for_later_was_freed_and_when(place: PipelineHome) -> None:
+    plan = freeing.free(place)
+    [gone] = plan.freed("training sets")
+    with pytest.raises(TerminalError, match=rf"training set {gone} .* older than the retention.*2013-01-10"):
+        place.home.datasets.read(place.name, gone)
+    with pytest.raises(TerminalError, match=r"model version 1 of .* older than the retention.*2013-01-10"):
+        freeing.check_not_freed(place, "model", "1")
+    with pytest.raises(TerminalError, match=r"before 2013-01-09 .* older than the retention.*2013-01-10"):
+        freeing.check_not_freed(place, "predictions", "2013-01-07")
+    freeing.check_not_freed(place, "predictions", "2013-01-09")
+    freeing.check_not_freed(place, "model", "2")
+
+
+def test_the_loop_goes_on_and_scores_nothing_that_was_freed(place: PipelineHome) -> None:
+    freeing.free(place)
+    place.ledger.reopen_days(place.name, [f"2013-01-{day:02}" for day in range(1, 10)], "score", at(10))
+    advance(place, at(11))
+    assert place.lake.days("predictions") == ["2013-01-09", "2013-01-10"]
+    retrain(place, "after")
+    check_kept(place)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        (Ledger, "record_freed", 2),
+        (Lake, "remove_days", 2),
+        (StoredVersions, "_purge", 1),
+        (DatasetRegistry, "_dvc_gc", 1),
+        (freeing, "_unlink", 2),
+    ],
+    ids=lambda step: step[1],
+)
+def test_cut_short_anywhere_the_home_is_whole_and_the_same_again_does_the_rest(
+    place: PipelineHome, freed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str, int]
+) -> None:
+    owner, method, nth = step
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, method, dying_at(nth, getattr(owner, method)))
+        with pytest.raises(KeyboardInterrupt):
+            freeing.free(place)
+    check_kept(place)
+    freeing.free(place)
+    assert contents(place) == freed
+
+
+@pytest.fixture(scope="module")
+def freed(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What such a home holds when all was freed at once."""
+    place = forgetful(own_copy(lived, tmp_path_factory.mktemp("freed") / "home"))
+    freeing.free(place)
+    return contents(place)
+
+
+def dying_at(nth: int, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but its nth call is the process's last."""
+    calls = 0
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    return dying
+
+
+def test_what_a_killed_writer_left_is_freed_once_it_is_old(place: PipelineHome) -> None:
+    orphan = place.lake.root / "events" / "day=2013-01-09" / "part-killed.parquet"
+    orphan.write_bytes(b"half")
+    assert orphan not in [file.path for file in freeing.free(place).files]
+    two_days_ago = orphan.stat().st_mtime - 2 * 86400
+    os.utime(orphan, (two_days_ago, two_days_ago))
+    assert orphan in [file.path for file in freeing.free(place).files]
+    assert not orphan.exists()
+
+
+def test_landed_files_go_only_where_the_pipeline_says_so(place: PipelineHome) -> None:
+    landed = sorted(place.landing_root.rglob("*.parquet"))
+    freeing.free(place)
+    assert sorted(place.landing_root.rglob("*.parquet")) == landed
+    kept = place.spec.retention.model_copy(update={"landing": DAY})
+    plan = freeing.free(varied(place, retention=kept))
+    assert all(not (place.path / name).exists() for name in plan.freed("landed"))
+    check_kept(place)
+    advance(place, at(11))
+
+
+def test_a_home_that_was_copied_by_hand_frees_no_models(lived: Path, tmp_path: Path) -> None:
+    place = forgetful(copy_of(lived, tmp_path / "home"))
+    with pytest.raises(UserError, match="is a copy of that home"):
+        freeing.free(place)
+
+
+def test_a_home_that_is_held_is_told_about_and_not_freed(empty: Path) -> None:
+    from mlops_pipelines.home import Home
+
+    with Home.open(empty).exclusive("mlops dev"):
+        told = CliRunner().invoke(main, ["gc", "flight_delays", "--home", str(empty)])
+        assert (told.exit_code, "nothing to free" in told.output) == (0, True)
+        refused = CliRunner().invoke(main, ["gc", "flight_delays", "--apply", "--home", str(empty)])
+    assert isinstance(refused.exception, SystemExit | UserError)
+    assert "is held by `mlops dev`" in refused.output + str(refused.exception)
+    done = CliRunner().invoke(main, ["gc", "flight_delays", "--apply", "--json", "--home", str(empty)])
+    assert json.loads(done.output) == {"applied": True, "kinds": {}}
