@@ -18,7 +18,7 @@ from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
-from mlops_pipelines.cli_keeping import gc
+from mlops_pipelines.cli_keeping import backup, gc, restore
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
 from mlops_pipelines.cli_quarantine import quarantine
 from mlops_pipelines.cli_trace import pages, reproduce, trace
@@ -288,6 +288,7 @@ def _become(program: str, *arguments: str) -> None:
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 
+main.add_command(backup)
 main.add_command(compare)
 main.add_command(contract)
 main.add_command(datasets)
@@ -297,5 +298,6 @@ main.add_command(pages)
 main.add_command(parity)
 main.add_command(quarantine)
 main.add_command(reproduce)
+main.add_command(restore)
 main.add_command(trace)
 main.add_command(train)

@@ -279,6 +279,15 @@ class DatasetRegistry:
                     self._git("tag", "--delete", _tag(pipeline, version))
             self._dvc_gc()
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """No version is committed or freed until this ends. Raises TransientError as `commit` does."""
+        if not self.root.is_dir():
+            yield
+            return
+        with self._exclusive():
+            yield
+
     def _dvc_gc(self) -> None:
         """Removes from DVC's cache what neither the workspace nor a tag uses."""
         with _silent_dvc():

@@ -148,7 +148,26 @@ class Home:
         system's: it is gone with the process, however that ends, and goes with the descriptor to a program
         that takes the process's place. Raises UserError if the home is held, or cannot be written.
         """
-        path = self.path / "lock"
+        return self._lock(
+            "lock", holder, "one `mlops replay`, `mlops dev` or `mlops gc --apply` at a time on a home"
+        )
+
+    @contextmanager
+    def keeping(self, holder: str) -> Iterator[None]:
+        """Let nothing be freed, or copied as a whole, by another process meanwhile; runs go on.
+
+        Raises UserError as `lock` does.
+        """
+        lock = self._lock(
+            "keeping.lock", holder, "one `mlops backup` or `mlops gc --apply` at a time on a home"
+        )
+        try:
+            yield
+        finally:
+            os.close(lock)
+
+    def _lock(self, name: str, holder: str, expected: str) -> int:
+        path = self.path / name
         try:
             # Not truncated: it says who holds it.
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -165,7 +184,7 @@ class Home:
             os.close(lock)
             raise UserError(
                 f"The home {self.path} is held by {other}.",
-                expected="one `mlops replay`, `mlops dev` or `mlops gc --apply` at a time on a home",
+                expected=expected,
                 remedy="end it, or wait for it, or work on another --home DIR",
             ) from error
         os.ftruncate(lock, 0)

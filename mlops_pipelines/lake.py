@@ -427,6 +427,21 @@ class Lake:
         ]
         return sorted((one for one in found if one.path.exists()), key=lambda one: (one.day, one.since))
 
+    def log_files(self, name: str, version: int) -> list[Path]:
+        """The files of the log that a reader of this version, or of an older one, needs."""
+        log = self._path(name) / "_delta_log"
+        commits = [_commit_file(log.parent, number) for number in range(version + 1)]
+        checkpoints = [
+            file
+            for file in sorted(log.glob("*.checkpoint*.parquet"))
+            if int(file.name.split(".")[0]) <= version
+        ]
+        return [*commits, *checkpoints]
+
+    def data_files(self, name: str, version: int) -> list[Path]:
+        """The files that are there of this version and of the older ones."""
+        return [one.path for one in self.stored(name) if one.since <= version]
+
     def left_behind(self, name: str, before: datetime) -> list[StoredFile]:
         """Files that no version of the table holds: writers that were killed left them before that moment.
 

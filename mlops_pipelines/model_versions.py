@@ -166,19 +166,23 @@ class StoredVersions:
         return Registry(self._uri, self._folder / "artifacts")._client
 
 
-def relocate(database: Path, old: Path, new: Path) -> None:
+def relocate(database: Path, folder: Path) -> None:
     """Let an MLflow store that was copied with its files name them where they are.
 
-    database: of the copy. old, new: folders of the artifacts, absolute.
+    database: of the copy. folder: where its artifacts are, or will be; absolute. Wherever they were before:
+    that a home was copied by hand once does not matter.
     """
     connection = sqlite3.connect(database)
     with closing(connection), connection:
-        for table, column in _LOCATIONS:
-            connection.execute(
-                f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "  # noqa: S608
-                f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
-                {"old": old.as_uri(), "new": new.as_uri()},
-            )
+        query = "SELECT artifact_location FROM experiments WHERE experiment_id != ?"
+        for (location,) in connection.execute(query, (_UNUSED,)).fetchall():
+            places = {"old": location, "new": f"{folder.as_uri()}/{location.rpartition('/')[2]}"}
+            for table, column in _LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "  # noqa: S608
+                    f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+                    places,
+                )
 
 
 def _path(uri: str) -> Path:

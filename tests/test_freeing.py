@@ -62,7 +62,7 @@ def place(lived: Path, tmp_path: Path) -> PipelineHome:
 def own_copy(home: Path, to: Path) -> PipelineHome:
     """A copy whose models are its own as well."""
     place = copy_of(home, to)
-    relocate(to / "mlflow" / "mlflow.db", home / "mlflow" / "artifacts", to / "mlflow" / "artifacts")
+    relocate(to / "mlflow" / "mlflow.db", to / "mlflow" / "artifacts")
     return place
 
 

@@ -738,7 +738,7 @@ def test_a_version_whose_files_were_freed_says_so(lake: Lake) -> None:
         lake.replace("t", rows(A, [value]), days=[A], sort_by=["id"])
     lake.stored("t")[0].path.unlink()
     assert [one.since for one in lake.stored("t")] == [1]
-    with pytest.raises(TerminalError, match="Files of version 0 of the table t are gone.*\n.*mlops gc"):
+    with pytest.raises(TerminalError, match=r"Files of version 0 of the table t are gone.*\n.*mlops gc"):
         lake.read("t", version=0)
     assert numbers(lake.read("t")) == [(A, 2)]
 

@@ -100,6 +100,12 @@ class Store:
         return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Nobody else writes until this ends (SQLite); who wants to, waits. Seconds at most."""
+        with self._writing():
+            yield
+
+    @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database throughout (SQLite)."""
         self.prepare()
