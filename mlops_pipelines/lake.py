@@ -475,7 +475,7 @@ class Lake:
             there = sorted({file.day for file in snapshot.files} & {*days})
             if not there:
                 return 0
-            message = _message(dict.fromkeys(there, nothing), provenance)
+            message = _message(dict.fromkeys(there, nothing), {}, provenance)
             try:
                 with _writing(name, self._path(name), snapshot.version + 1):
                     self._existing_table(name).commit(snapshot, snapshot.schema, [], there, message)
