@@ -108,6 +108,7 @@ def _facts(made: Experiment) -> dict[str, Any]:
         "dataset_version": made.dataset_version,
         "training": made.training.model_dump(mode="json"),
         "tuning": made.tuning or None,
+        "reproducible": made.reproducible,
         "rows": report.rows,
         "days": report.days,
         "metrics": {name: one and asdict(one) for name, one in report.metrics.items()},
@@ -123,6 +124,7 @@ def _experiment_text(pipeline: str, made: Experiment) -> str:
             f"Version {made.version} of {pipeline}, an experiment, trained from {made.dataset_version} "
             f"({report.training_rows:,} rows).",
             *([f"Parameters: {made.tuning}."] if made.tuning else []),
+            *([] if made.reproducible else ["Not reproducible: trained twice, it gave two models."]),
             f"Judged on {report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}.",
             "",
             *_metric_lines(report),
@@ -226,7 +228,9 @@ def _importance_lines(sides: Sequence[Side], names: Sequence[str]) -> list[str]:
     weights = [side.report.importance if side.report else {} for side in sides]
     ranked = sorted({**weights[0], **weights[1]}, key=lambda name: -max(w.get(name, 0) for w in weights))
     rows = [[name, *(f"{w[name]:.4f}" if name in w else "" for w in weights)] for name in ranked[:_SHOWN]]
-    return _aligned([["what weighs most", *names], *rows]) if rows else []
+    units = {side.report.importance_unit for side in sides if side.report}
+    head = f"what weighs most ({units.pop() if len(units) == 1 else 'each by its own measure'})"
+    return _aligned([[head, *names], *rows]) if rows else []
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

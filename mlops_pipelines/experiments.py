@@ -125,6 +125,7 @@ class Experiment:
     """A version that was trained outside of any retrain, and how it was judged.
 
     link: of its run, below the address of MLflow's pages. verdicts: as they would have been in a retrain.
+    tuning: how a search went; empty without one. reproducible: whether its trainer gave one model twice.
     """
 
     version: str
@@ -135,6 +136,7 @@ class Experiment:
     report: EvaluationReport
     verdicts: Sequence[Verdict]
     tuning: str
+    reproducible: bool
 
 
 def settings_changed(place: PipelineHome, changes: Sequence[str]) -> PipelineHome:
@@ -226,4 +228,5 @@ def train_from(
         report,
         judge(report, place.spec.gates),
         made.tuning,
+        made.reproducible,
     )

@@ -303,15 +303,20 @@ def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: 
     kept in the holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days,
     or one class.
     """
+    check_rows(table, training)
+    train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
+    twin = train(of_days(table, train_days), features, training)
+    refit = train(table, features, training) if training.refit else twin
+    return candidate_of(refit, twin, table, training)
+
+
+def check_rows(table: pa.Table, training: Training) -> None:
+    """Raises TerminalError for fewer rows than a model is to be trained on."""
     if table.num_rows < training.min_rows:
         raise TerminalError(
             f"There are {table.num_rows} labelled examples.",
             expected=f"at least {training.min_rows} (training.min_rows)",
         )
-    train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
-    twin = train(of_days(table, train_days), features, training)
-    refit = train(table, features, training) if training.refit else twin
-    return candidate_of(refit, twin, table, training)
 
 
 def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:

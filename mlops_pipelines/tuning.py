@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.spec import format_duration
-from mlops_pipelines.training import in_order, of_days, split_holdout, train
+from mlops_pipelines.training import check_rows, in_order, of_days, split_holdout, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,11 +84,12 @@ def tune(
 
     table: as in `training.fit_candidate`. told: is called after each trial. The parameters of the YAML are
     the first trial, as far as they are within the ranges. The same rows, seed and number of finished trials
-    give the same parameters. Raises TerminalError for fewer days than folds need, or what `train` raises.
+    give the same parameters. Raises TerminalError for too few rows or days, or what `train` raises.
     """
     import optuna
 
     asked = _tune_of(training)
+    check_rows(table, training)
     folds = _folds(in_order(table), training, asked.folds)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(

@@ -214,6 +214,17 @@ def test_the_model_of_a_trainer_of_its_own_has_a_check_that_warns(
     assert PERMUTED in str(metadata["importance"].value)
 
 
+def test_an_experiment_with_another_trainer_says_that_it_is_not_reproducible(place: PipelineHome) -> None:
+    place = with_training(place, params={})
+    trainer = "trainer=tests.own_trainers:Forgetful"
+    result = mlops(place, "train", place.name, "--set", trainer, "--set", "steps=20")
+    assert result.exit_code == 0, result.output
+    assert "Not reproducible: trained twice, it gave two models." in result.output
+    compared = mlops(place, "compare", place.name, "2", "1").output
+    assert "what weighs most (each by its own measure)" in compared
+    assert "tests.own_trainers:Forgetful  None" in compared
+
+
 def test_models_of_lightgbm_are_marked_as_reproducible(lived: Path) -> None:
     registry = Home.open(lived).registry
     assert registry._client.get_model_version("small_flights", "1").tags["reproducible"] == "true"

@@ -122,14 +122,17 @@ def test_a_model_of_the_found_parameters_is_trained_again_without_a_search(
     assert train_again(table, made.refit).hash == made.refit.hash
 
 
-def test_time_that_is_over_ends_the_search_with_what_was_found_and_says_so(table: pa.Table) -> None:
+def test_time_that_is_over_ends_the_search_with_what_was_found_and_says_so(
+    table: pa.Table, tuned: Tuned
+) -> None:
     hasty = searching(trials=50)
     assert hasty.tune is not None
     brief = hasty.tune.model_copy(update={"within": timedelta(milliseconds=1)})
     hasty = hasty.model_copy(update={"tune": brief})
     found = tune(table, FEATURES, hasty)
     assert found.cut
-    assert len(found.trials) == 1
+    [only] = found.trials
+    assert (only.params, only.losses) == (tuned.trials[0].params, tuned.trials[0].losses)
     assert "1 of 50 trials" in found.sentence
     assert "no further one began after" in found.sentence
 
@@ -140,7 +143,9 @@ def test_it_says_how_it_goes(table: pa.Table) -> None:
     assert [line.partition(",")[0] for line in said] == ["trial 1 of 2", "trial 2 of 2"]
 
 
-def test_too_few_days_for_the_folds_are_told(table: pa.Table) -> None:
+def test_too_few_days_or_rows_are_told(table: pa.Table) -> None:
     rows = of_days(table, sorted(table["day"].unique().to_pylist())[:4])
     with pytest.raises(TerminalError, match="3 days before the holdout"):
         tune(rows, FEATURES, searching(folds=3))
+    with pytest.raises(TerminalError, match=r"training\.min_rows"):
+        tune(rows, FEATURES, searching().model_copy(update={"min_rows": 5000}))
