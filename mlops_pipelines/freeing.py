@@ -24,6 +24,7 @@ from mlops_pipelines.retention import (
     Horizons,
     Landed,
     Model,
+    Online,
     Plan,
     Scores,
     Things,
@@ -79,6 +80,8 @@ def free(place: PipelineHome) -> Plan:
     landed = {*plan.freed("landed")}
     ledger.record_freed(place.name, "landed", [one.digest for one in there.landed if one.path in landed], now)
 
+    if values := plan.freed("online values"):
+        place.store.forget(values)
     for (_, table), days in plan.cut.items():
         place.lake.remove_days(table, days, {"freed_at": now.isoformat()})
     # Both also finish what an earlier call was cut short in, so they are called whatever is freed now.
@@ -136,7 +139,7 @@ def things(place: PipelineHome) -> Things:
             if one.state == "retired" and one.version != place.features.version
         ),
         unused=frozenset((place.name, name) for name in tiles if name.removeprefix(_TILES) not in in_use),
-        online=tuple(_online(place, views)),
+        online=tuple(_online(place, views, in_use)),
         looks_back=timedelta(days=1) + max(map(_looks_back, views.values()), default=timedelta(0)),
     )
 
@@ -276,14 +279,14 @@ def _training_sets(place: PipelineHome) -> Iterator[TrainingSet]:
         )
 
 
-def _online(place: PipelineHome, views: Mapping[str, CompiledView]) -> Iterator[tuple[Table, int]]:
+def _online(place: PipelineHome, views: Mapping[str, CompiledView], in_use: set[str]) -> Iterator[Online]:
     if not (place.home.path / "feast" / "registry.db").is_file():
         return
     for view in views.values():
-        for snapshot in place.store.held(view).all:
-            for table, version in snapshot.versions.items():
-                if version is not None:
-                    yield (place.name, table), version
+        if made_of := place.store.held(view).all:
+            versions = {((place.name, name), at) for one in made_of for name, at in one.versions.items()}
+            noted = tuple((table, version) for table, version in versions if version is not None)
+            yield Online(view.id, view.id in in_use, noted)
 
 
 def _landed(place: PipelineHome) -> Iterator[Landed]:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # A table of a pipeline's lake: (pipeline, table).
 Table: TypeAlias = tuple[str, str]
 Kind = Literal[
-    "predictions", "vectors", "reports", "models", "training sets", "parts", "table files", "landed"
-]
+    "predictions", "vectors", "online values", "reports", "models", "training sets", "parts", "table files",
+    "landed",
+]  # fmt: skip
 
 REPORTS = ("drift_report", "performance_report", "feature_report")
 YOUNG, NEWEST = "younger than its retention", "of the newest version of its table"
@@ -40,6 +41,7 @@ OF_VECTOR, OF_TILE, OF_ONLINE = (
 LEARNED_FROM = "may be learned from"
 WAITS, ALWAYS_KNOWN = "not taken in", "of a reference without time"
 ROWS_NAMED = "has rows that a kept prediction may go back to"
+IN_USE = "of a view that is in use"
 FOR_GOOD = "no retention is set"
 
 
@@ -135,15 +137,23 @@ class Landed:
 
 
 @dataclass(frozen=True)
+class Online:
+    """What the online store holds of a view. versions: of the tables that its values were made of."""
+
+    view: str
+    in_use: bool
+    versions: tuple[tuple[Table, int], ...]
+
+
+@dataclass(frozen=True)
 class Things:
     """What a pipeline has in its home, and what names it.
 
     vectors: also those of other pipelines that were made of this one's tables; these are kept as they are.
     files: of this pipeline's tables. tile_sources: by tile table and its commit, the versions that commit's
     tiles were made of. reach: by tile table, how far back its windows reach. retired: tables of vectors by
-    sets that are out of use. unused: tile tables of views that no set in use has. online: versions that the
-    values of the online store were made of. looks_back: how far before a decision the facts lie that any
-    view may see.
+    sets that are out of use. unused: tile tables of views that no set in use has. looks_back: how far before
+    a decision the facts lie that any view may see.
     """
 
     pipeline: str
@@ -157,7 +167,7 @@ class Things:
     reach: Mapping[Table, timedelta] = field(default_factory=dict)
     retired: frozenset[Table] = frozenset()
     unused: frozenset[Table] = frozenset()
-    online: tuple[tuple[Table, int], ...] = ()
+    online: tuple[Online, ...] = ()
     looks_back: timedelta = timedelta(0)
 
 
@@ -205,7 +215,7 @@ def decide(there: Things, since: Horizons) -> Plan:
     for one in kept_scores:
         pins.add_day(one.vectors, one.version, one.day, OF_PREDICTION)
     pins.add((named for made in kept_sets for named in made.tables.items()), OF_SET)
-    pins.add(there.online, OF_ONLINE)
+    pins.add((named for one in there.online if one.in_use for named in one.versions), OF_ONLINE)
     pins.add((named for vectors in remade for named in vectors.made_of.items()), OF_VECTOR)
     pins.add(_tile_sources(there, remade), OF_TILE)
     files = [
@@ -221,6 +231,7 @@ def decide(there: Things, since: Horizons) -> Plan:
             if one.table[0] == there.pipeline
         ),
         *_reports(there, since),
+        *(Judged("online values", one.view, IN_USE if one.in_use else None) for one in there.online),
         *(Judged("models", one.version, models[one.version], one.bytes) for one in there.models),
         *(Judged("training sets", one.version, sets[one.version]) for one in there.training_sets),
         *_parts(there.training_sets, kept_sets),

@@ -18,12 +18,14 @@ from mlops_pipelines.cli import main
 from mlops_pipelines.datasets import DatasetRegistry
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.parity import parity
+from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.ledger import Ledger
 from mlops_pipelines.model_versions import StoredVersions, relocate
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import Gates, Retention
+from tests import shared_views
 from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
@@ -255,3 +257,45 @@ def test_a_home_that_is_held_is_told_about_and_not_freed(empty: Path) -> None:
     assert "is held by `mlops dev`" in refused.output + str(refused.exception)
     done = CliRunner().invoke(main, ["gc", "flight_delays", "--apply", "--json", "--home", str(empty)])
     assert json.loads(done.output) == {"applied": True, "kinds": {}}
+
+
+@pytest.fixture(scope="module")
+def unscored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of three days without a model."""
+    home = tmp_path_factory.mktemp("unscored")
+    advance(small_home(home), at(4))
+    return home
+
+
+def test_what_only_a_definition_that_is_out_of_use_had_is_freed_and_can_come_back(
+    unscored: Path, tmp_path: Path
+) -> None:
+    first = forgetful(own_copy(unscored, tmp_path / "home"))
+    views = first.spec.features.views
+    other = views[0].model_copy(update={"windows": (3 * timedelta(hours=1), 2 * DAY)})
+    second = varied(first, features=first.spec.features.model_copy(update={"views": (other, *views[1:])}))
+    advance(second, at(6))
+    [retired] = [one.version for one in first.ledger.feature_sets(first.name) if one.state == "retired"]
+    assert retired == first.features.version
+    [view] = [one for one in first.features.views if one not in second.features.views]
+    plan = freeing.free(second)
+    assert plan.freed("online values") == (view.id,)
+    assert second.store.written_as_of(view) is None
+    assert second.lake.days(first.features.examples) == []
+    assert not [*(second.lake.root / tile_table(view)).rglob("*.parquet")]
+    assert parity(second).holds
+    assert freeing.plan_for(second).files == ()
+    advance(first, at(8))
+    assert first.store.written_as_of(view) == at(8)
+    assert parity(first, ["2013-01-07"]).holds
+
+
+def test_what_another_pipelines_vectors_were_made_of_is_kept(tmp_path: Path) -> None:
+    root = shared_views.write(tmp_path / "pipelines")
+    flights, bookings = shared_views.new_home(tmp_path / "home", root)
+    for day in (3, 4, 5):
+        shared_views.live(flights, bookings, at(day))
+    before = parity(bookings)
+    freeing.free(forgetful(flights))
+    assert parity(bookings) == before
+    assert before.holds

@@ -22,6 +22,7 @@ from mlops_pipelines.retention import (
     Kind,
     Landed,
     Model,
+    Online,
     Plan,
     Scores,
     Things,
@@ -111,7 +112,7 @@ def homes(draw: st.DrawFn) -> Things:
         {TILES: timedelta(days=draw(st.integers(0, 5)))},
         frozenset({OLD_VECTORS}) if draw(st.booleans()) else frozenset(),
         frozenset({TILES}) if draw(st.booleans()) else frozenset(),
-        ((EVENTS, draw(versions[EVENTS])),),
+        tuple(Online(f"v{at}", at > 0, ((EVENTS, draw(versions[EVENTS])),)) for at in range(2)),
         timedelta(days=draw(st.integers(0, 5))),
     )  # fmt: skip
 
@@ -158,6 +159,7 @@ def applied(there: Things, plan: Plan) -> Things:
         vectors=tuple(one for one in there.vectors if one.day not in plan.cut.get(one.table, ())),
         models=tuple(one for one in there.models if one.version not in freed["models"]),
         training_sets=tuple(one for one in there.training_sets if one.version not in freed["training sets"]),
+        online=tuple(one for one in there.online if one.in_use),
         landed=tuple(one for one in there.landed if one.path not in freed["landed"]),
     )
 
@@ -185,7 +187,8 @@ def named(there: Things, since: Horizons, gone: set[tuple[str, str]]) -> set[Pat
     for made in there.training_sets:
         if ("training sets", made.version) not in gone:
             found |= {path for table, version in made.tables.items() for path in alive(there, table, version)}
-    return found | {path for table, version in there.online for path in alive(there, table, version)}
+    noted = [named for one in there.online if one.in_use for named in one.versions]
+    return found | {path for table, version in noted for path in alive(there, table, version)}
 
 
 @pytest.mark.proof

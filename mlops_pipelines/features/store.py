@@ -15,7 +15,7 @@ from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.features.views import tile_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import feast
@@ -115,7 +115,7 @@ class FeatureStore:
             for view in new:
                 if view.id in noted:
                     # Whether its values went with it is not known: the next write goes over all of them.
-                    self._note(view, Held(begun=self.held(view).all))
+                    self._note(view.id, Held(begun=self.held(view).all))
                     self._written.discard(view.id)
             self._feast.apply([part for view in new for part in _definitions(view)])
             self._set_metadata(_APPLIED, sorted(noted | wanted))
@@ -139,10 +139,10 @@ class FeatureStore:
         Raises TerminalError for a Redis database with the values of another home.
         """
         if self._redis is None:
-            noted = self._metadata(_held_key(view), None)
+            noted = self._metadata(_held_key(view.id), None)
         else:
             with self._reached():
-                noted = self._redis.get(_held_key(view))
+                noted = self._redis.get(_held_key(view.id))
             if noted and noted["home"] != self._home:
                 raise TerminalError(
                     f"The Redis database at {self._redis.address} has values of {self.project} that another "
@@ -167,14 +167,33 @@ class FeatureStore:
             if self._overtaken(made_of, held):
                 return 0
             # Noted before the rows, so that a writer killed here still keeps earlier ones out.
-            self._note(view, replace(held, begun=(*(one for one in held.begun if one != made_of), made_of)))
+            self._note(
+                view.id, replace(held, begun=(*(one for one in held.begun if one != made_of), made_of))
+            )
             store = self._feast
             rows_of_feast = _protos(view, rows, made_of.as_of)
             store.provider.online_write_batch(store.config, registered, rows_of_feast, None)
             # What came in between, or was left by a writer that died, is for the next one to go over.
             unseen = tuple(one for one in held.all if one not in (*over.all, made_of))
-            self._note(view, Held(made_of, unseen))
+            self._note(view.id, Held(made_of, unseen))
         return int(rows.num_rows)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Takes away the values of views, and their registration; applied again, they have no values.
+
+        ids: of this pipeline's own views. What was forgotten may be again. Raises as `write_online` does.
+        """
+        registered = {view.name: view for view in self._registry.list_feature_views(self.project)}
+        for view_id in ids:
+            with self._locked(), self._reached():
+                # First: what is left of the values by a process that dies here counts as none.
+                self._note(view_id, Held())
+                if view := registered.get(view_id):
+                    self._feast.provider.update_infra(self.project, [view], [], [], [], partial=True)
+                    self._registry.delete_feature_view(view_id, self.project)
+            self._known.pop(view_id, None)
+            self._layouts.pop(view_id, None)
+            self._written.discard(view_id)
 
     def read_online(self, view: CompiledView, keys: pa.Table) -> pa.Table:
         """The view's current values for `keys`, in their order: the key columns, then the features.
@@ -365,11 +384,11 @@ class FeatureStore:
     def _overtaken(self, made_of: Snapshot, held: Held) -> bool:
         return any(one.is_after(made_of) for one in held.all)
 
-    def _note(self, view: CompiledView, held: Held) -> None:
+    def _note(self, view_id: str, held: Held) -> None:
         if self._redis:
-            self._redis.set(_held_key(view), {**asdict(held), "home": self._home})
+            self._redis.set(_held_key(view_id), {**asdict(held), "home": self._home})
         else:
-            self._set_metadata(_held_key(view), asdict(held))
+            self._set_metadata(_held_key(view_id), asdict(held))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -542,8 +561,8 @@ def _let_read_while_written(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _held_key(view: CompiledView) -> str:
-    return f"held:{view.id}"
+def _held_key(view_id: str) -> str:
+    return f"held:{view_id}"
 
 
 def _held_of(noted: Mapping[str, Any]) -> Held:
