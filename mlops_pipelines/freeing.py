@@ -11,6 +11,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.clock import WallClock
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import known_sets, users_of
@@ -186,9 +187,8 @@ def _files(lake: Lake, name: str) -> tuple[Any, ...]:
 def _grouped(lake: Lake, name: str, by: list[str], *aggregates: Any) -> Iterator[dict[str, Any]]:
     """The rows of a table by day and other columns, some weeks at a time."""
     columns = list(dict.fromkeys(["day", *by, *(one for one, _ in aggregates if isinstance(one, str))]))
-    days = lake.days(name)
-    for start in range(0, len(days), _DAYS_AT_ONCE):
-        rows = lake.read(name, columns=columns, days=days[start : start + _DAYS_AT_ONCE])
+    for days in batched(lake.days(name), _DAYS_AT_ONCE):
+        rows = lake.read(name, columns=columns, days=days)
         yield from rows.group_by(["day", *by]).aggregate([([], "count_all"), *aggregates]).to_pylist()
 
 

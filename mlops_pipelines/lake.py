@@ -25,6 +25,7 @@ from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.errors import TerminalError, TransientError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Commit:
-    """One entry of a table's history.
+    """One version of a table, as its log tells it.
 
     hashes: content hash by day written in it. files: SHA-256 of the file by day, of days with rows. at: the
     machine's clock, UTC.
@@ -344,11 +345,10 @@ class Lake:
         snapshot = self._existing(name, version)
         present = sorted({f.day for f in snapshot.select(days, None)})
         found: dict[str, str] = {}
-        for start in range(0, len(present), 32):  # some weeks at a time bound the memory
-            part = present[start : start + 32]
+        for part in batched(present, 32):  # some weeks at a time bound the memory
             content = _Content.of(
                 snapshot.read(days=part),
-                part,
+                list(part),
                 sort_by=sort_by,
                 unhashed=unhashed,
                 name=name,
@@ -394,11 +394,6 @@ class Lake:
             if recorded is not None and found != recorded:
                 wrong[file.day] = f"{file.path} has SHA-256 {found[:12]}, it was written as {recorded[:12]}"
         return wrong
-
-    def history(self, name: str, limit: int) -> list[Commit]:
-        """The latest commits, newest first. Raises TerminalError if there is no such table."""
-        table = self._existing_table(name)
-        return [_commit_of(entry) for entry in table.history(limit)]
 
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
@@ -748,11 +743,6 @@ class _Table:
                 )
             except CommitFailedError as error:
                 raise _Conflict from error
-
-    def history(self, limit: int) -> list[dict[str, Any]]:
-        with self.lock:
-            self.delta.update_incremental()
-            return self.delta.history(limit)
 
     def _newest(self, name: str) -> _Snapshot:
         # Commits are numbered without a gap: if the file of the next one is missing, this is the newest.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.in_use import (
@@ -187,8 +188,7 @@ def make_examples(place: PipelineHome, days: Sequence[str]) -> Examples:
     written: dict[str, list[Written]] = {}
     missing: dict[str, Sequence[Mapping[str, Any]]] = {}
     failed: dict[str, str] = {}
-    for start in range(0, len(wanted), DAYS_AT_ONCE):
-        part = wanted[start : start + DAYS_AT_ONCE]
+    for part in batched(wanted, DAYS_AT_ONCE):
         for features in use.sets:
             if features.version in failed:
                 continue

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.features.functions import rewritten
 from mlops_pipelines.features.in_use import known_sets, vectors
 from mlops_pipelines.ingest.contract import MASKED
@@ -89,8 +90,8 @@ def parity(place: PipelineHome, days: Sequence[str] | None = None) -> Parity:
         if rewritten(features.from_python):
             not_compared += sum(rows_by_day[day] for day in wanted)
             continue
-        for start in range(0, len(wanted), DAYS_AT_ONCE):
-            logged = place.lake.read(features.examples, days=wanted[start : start + DAYS_AT_ONCE])
+        for part in batched(wanted, DAYS_AT_ONCE):
+            logged = place.lake.read(features.examples, days=part)
             for made_of, rows in _groups(logged):
                 made = _made_again(place, features, rows, json.loads(made_of))
                 wrong = _wrong(rows, made.examples, [column.name for column in features.columns])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import Store, insert_new
 from mlops_pipelines.ledger.tables import landed_files, reopened_days
@@ -165,12 +166,12 @@ class Landing(Store):
         columns = landed_files.c
         taken: set[str] = set()
         with self._reading() as connection:
-            for start in range(0, len(digests), _VALUES_AT_ONCE):
+            for part in batched(digests, _VALUES_AT_ONCE):
                 query = sa.select(columns.digest).where(
                     columns.pipeline == pipeline,
                     columns.stream == stream,
                     columns.status == "taken",
-                    columns.digest.in_(digests[start : start + _VALUES_AT_ONCE]),
+                    columns.digest.in_(part),
                 )
                 taken.update(connection.execute(query).scalars())
         return taken
@@ -180,14 +181,14 @@ class Landing(Store):
         columns = landed_files.c
         found: dict[str, TakenFile] = {}
         with self._reading() as connection:
-            for start in range(0, len(digests), _VALUES_AT_ONCE):
+            for part in batched(digests, _VALUES_AT_ONCE):
                 query = (
                     sa.select(landed_files)
                     .where(
                         columns.pipeline == pipeline,
                         columns.stream == stream,
                         columns.status == "taken",
-                        columns.digest.in_(digests[start : start + _VALUES_AT_ONCE]),
+                        columns.digest.in_(part),
                     )
                     .order_by(columns.id)
                 )

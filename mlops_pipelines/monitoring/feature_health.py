@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.batches import batched
 from mlops_pipelines.features.coding import HOUR_US, microseconds, moment
 from mlops_pipelines.features.facts import KNOWN_AT, newest_versions, versions_at
 from mlops_pipelines.features.functions import rewritten
@@ -171,8 +172,7 @@ def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
         if gone := rewritten(unseen.from_python):
             otherwise |= {*gone}
             unseen = replace(unseen, from_python={})
-        for start in range(0, len(wanted), DAYS_AT_ONCE):
-            part = wanted[start : start + DAYS_AT_ONCE]
+        for part in batched(wanted, DAYS_AT_ONCE):
             found += _of_days(place, features.examples, unseen, part)
     written: list[Written] = []
     if found or place.lake.exists(TABLE):
