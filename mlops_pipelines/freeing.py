@@ -141,7 +141,8 @@ def things(place: PipelineHome) -> Things:
         ),
         unused=frozenset((place.name, name) for name in tiles if name.removeprefix(_TILES) not in in_use),
         online=tuple(_online(place, views, in_use)),
-        looks_back=timedelta(days=1) + max(map(_looks_back, views.values()), default=timedelta(0)),
+        looks_back=timedelta(days=1)
+        + max((view.longest_reach for view in views.values()), default=timedelta(0)),
     )
 
 
@@ -174,10 +175,6 @@ def _views(place: PipelineHome, sets: Mapping[str, list[FeatureSet]]) -> dict[st
         for view in one.views
         if view.owner(pipeline) == place.name
     }
-
-
-def _looks_back(view: CompiledView) -> timedelta:
-    return max(view.longest_window, view.within or timedelta(0))
 
 
 def _files(lake: Lake, name: str) -> tuple[Any, ...]:

@@ -57,6 +57,11 @@ _CHECKPOINT_EVERY = 50
 _SNAPSHOTS_KEPT = 8
 
 
+def text_from(column: str, lowest: str, highest: str | None = None) -> Where:
+    """Rows whose text in a column lies from `lowest` to `highest`, both included, or is just `lowest`."""
+    return (column, lowest, (lowest if highest is None else highest) + "\0")
+
+
 @dataclass(frozen=True)
 class Written:
     """What one day holds after an update.
@@ -203,7 +208,7 @@ class Lake:
                 columns=[key, "day"],
                 days=[day for day, _ in part],
                 version=version,
-                where=(key, ends["min"], ends["max"] + "\0"),
+                where=text_from(key, ends["min"], ends["max"]),
             )
             found.update(held.filter(pc.is_in(held[key], value_set=keys))["day"].unique().to_pylist())
         return sorted(found)

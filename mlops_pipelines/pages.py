@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import threading
 import time
@@ -54,7 +53,7 @@ def app(places: Callable[[], Iterable[PipelineHome]]) -> Starlette:
                 return JSONResponse({"error": str(error)}, status)
             return HTMLResponse(_FORM.format(said=html.escape(str(error))), status, headers=_HEADERS)
         if name.endswith(".json"):
-            return JSONResponse(json.loads(json.dumps(found)))
+            return JSONResponse(found)
         return HTMLResponse(as_page(found), headers=_HEADERS)
 
     return Starlette(routes=[Route("/", ask), Route("/trace", ask), Route("/trace/{name}", show)])

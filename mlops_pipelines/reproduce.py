@@ -21,11 +21,12 @@ from mlops_pipelines.features.parity import differing_features, made_again
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.features.tiles import compute_tiles
 from mlops_pipelines.features.views import table_name, tile_table
+from mlops_pipelines.ingest.taking import PROVENANCE
 from mlops_pipelines.lake import content_hash
 from mlops_pipelines.retraining import parts_by_day, with_labels
 from mlops_pipelines.scoring import EXAMPLE_ORDER, PREDICTION_ORDER, PREDICTION_PROVENANCE
 from mlops_pipelines.spec_loading import hash_of
-from mlops_pipelines.trace import promotion_of
+from mlops_pipelines.trace import manifest_of, promotion_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from mlops_pipelines.training import TrainedModel
 
 T = TypeVar("T")
-
-PROVENANCE = ("file_digest", "file_row")
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ class Reproducer:
     def _links(self, found: Predicted) -> Iterator[Link]:
         row = found.row
         yield self._once(found, _log, "log", found.day)
-        yield self._once(
-            found, _partition, "partition", found.event["day"][0].as_py(), found.made_of["events"]
-        )
+        yield self._once(found, _partition, "partition", found.event_day, found.made_of["events"])
         for view in found.features.views:
             made_of = (view.id, json.dumps(found.made_of), *_window(found, view))
             yield self._once(found, partial(_facts, view=view), "facts", *made_of)
@@ -141,7 +138,7 @@ def _partition(found: Predicted) -> Link:
     from mlops_pipelines.ingest.landed_again import events_again
 
     name, lake, version = "partition", found.place.lake, found.made_of["events"]
-    day = found.event["day"][0].as_py()
+    day = found.event_day
     stored = _stored(name, lake, "events", [day], version, sort_by=["event_id"], unhashed=PROVENANCE)
     if not stored.same:
         return stored
@@ -161,8 +158,10 @@ def _facts(found: Predicted, view: CompiledView) -> Link:
     name = f"facts of {table_name(view.pipeline, view.name)}"
     if version is None:
         return Link(name, True, "", "", "there were none")
-    days = set(_window(found, view)) if not view.static else set(lake.days(view.source, version=version))
-    held = sorted(days & set(lake.days(view.source, version=version)))
+    held = lake.days(view.source, version=version)
+    if not view.static:
+        reached = set(_window(found, view))
+        held = [day for day in held if day in reached]
     commits = lake.written_by(view.source, held, version=version)
     recorded = hash_of({day: commit.files.get(day) for day, commit in commits.items()})
     for day, wrong in lake.altered(view.source, held, version=version).items():
@@ -201,7 +200,7 @@ def _tiles(found: Predicted, view: CompiledView) -> Link:
 def _window(found: Predicted, view: CompiledView) -> list[str]:
     """Days (UTC) that the longest window of a view reaches over, or its last values, before the decision."""
     last = found.decided_at.date()
-    first = (found.decided_at - max(view.longest_window, view.within or timedelta(0))).date()
+    first = (found.decided_at - view.longest_reach).date()
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
@@ -234,14 +233,6 @@ def _vector_hash(example: pa.Table) -> str:
     return content_hash(example, sort_by=EXAMPLE_ORDER, unhashed=("made_of",))
 
 
-def _manifest(place: PipelineHome, version: str) -> Link:
-    try:
-        place.home.datasets.version(place.name, version)
-    except TerminalError as error:
-        return Link("manifest", False, version, "", error.message)
-    return Link("manifest", True, version, version)
-
-
 def _training_set(place: PipelineHome, manifest: Mapping[str, Any]) -> tuple[pa.Table, Link]:
     """The training set from the vectors, made again from their tables, and the labels of its versions."""
     import pyarrow as pa
@@ -265,10 +256,12 @@ def _model(found: Predicted, promotion: Promotion) -> tuple[list[Link], TrainedM
     """Manifest, training set and model, and the model; None where one of them differs."""
     place = found.place
     retrain = place.ledger.retrain(promotion.retrain_id)
-    links = [_manifest(place, str(retrain.dataset_version))]
-    if not links[-1].same:
-        return links, None
-    manifest = place.home.datasets.version(place.name, str(retrain.dataset_version)).manifest
+    version = str(retrain.dataset_version)
+    try:
+        manifest = manifest_of(place, retrain)
+    except TerminalError as error:
+        return [Link("manifest", False, version, "", error.message)], None
+    links = [Link("manifest", True, version, version)]
     rows, link = _training_set(place, manifest)
     links.append(link)
     if not link.same:

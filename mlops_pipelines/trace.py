@@ -17,6 +17,7 @@ from mlops_pipelines.features.in_use import known_set
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.contract import MASKED
+from mlops_pipelines.lake import text_from
 from mlops_pipelines.provenance import Commit
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.training import TrainedModel
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -55,6 +57,11 @@ class Predicted:
     @property
     def event_id(self) -> str:
         return str(self.row["event_id"])
+
+    @property
+    def event_day(self) -> str:
+        """The partition that the event stood in then, YYYY-MM-DD."""
+        return str(self.event["day"][0])
 
     @property
     def decided_at(self) -> datetime:
@@ -102,7 +109,7 @@ def _row_of(place: PipelineHome, prediction_id: str) -> dict[str, Any] | None:
     if not lake.exists("predictions"):
         return None
     # The ids are hashes, so each day is looked at, its ids alone; then the day that has it.
-    where = ("prediction_id", prediction_id, prediction_id + "\0")
+    where = text_from("prediction_id", prediction_id)
     days = lake.read("predictions", columns=["day"], where=where)["day"].to_pylist()
     if not days:
         return None
@@ -120,7 +127,7 @@ def _predicted(place: PipelineHome, row: Mapping[str, Any]) -> Predicted:
 
 
 def _one(place: PipelineHome, table: str, day: str, event_id: str, version: int) -> pa.Table:
-    where = ("event_id", event_id, event_id + "\0")
+    where = text_from("event_id", event_id)
     found = place.lake.read(table, days=[day], version=version, where=where)
     if found.num_rows != 1:
         raise TerminalError(
@@ -139,7 +146,8 @@ def trace(found: Predicted) -> dict[str, Any]:
     place = found.place
     promotion = promotion_of(found)
     retrain = place.ledger.retrain(promotion.retrain_id)
-    manifest = place.home.datasets.version(place.name, str(retrain.dataset_version)).manifest
+    manifest = manifest_of(place, retrain)
+    model = place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
     labels = _labels(found)
     return {
         "prediction": _prediction(found),
@@ -147,9 +155,14 @@ def trace(found: Predicted) -> dict[str, Any]:
         "landed": landed_row(place, "events", found.event),
         "vector": _vector(found),
         "views": [_view(found, view) for view in found.features.views],
-        "model": _model(found, promotion),
+        "model": _model(promotion, model.refit),
         "training_set": _training_set(manifest),
-        "code": _code(place, promotion, manifest),
+        "code": {
+            "commit": manifest["commit"]["sha"],
+            "changed": manifest["commit"]["dirty"],
+            "lock": manifest["lock"],
+            "platform": json.loads(model.files["facts.json"]).get("platform"),
+        },
         "retrain": _retrain(place, retrain),
         "verdicts": [
             {"gate": one.gate, "outcome": one.outcome, "sentence": one.sentence}
@@ -185,8 +198,7 @@ def _prediction(found: Predicted) -> dict[str, Any]:
 
 
 def _event(found: Predicted) -> dict[str, Any]:
-    place, version = found.place, found.made_of["events"]
-    day = found.event["day"][0].as_py()
+    place, version, day = found.place, found.made_of["events"], found.event_day
     commit = place.lake.written_by("events", [day], version=version)[day]
     own = {"day", "event_id", "file_digest", "file_row"}
     hidden = place.contract.sensitive_columns("events")
@@ -307,14 +319,15 @@ def promotion_of(found: Predicted) -> Promotion:
 def code_of(found: Predicted) -> Commit:
     """The commit that made the training set of the prediction's model."""
     retrain = found.place.ledger.retrain(promotion_of(found).retrain_id)
-    manifest = found.place.home.datasets.version(found.place.name, str(retrain.dataset_version)).manifest
-    return Commit(**manifest["commit"])
+    return Commit(**manifest_of(found.place, retrain)["commit"])
 
 
-def _model(found: Predicted, promotion: Promotion) -> dict[str, Any]:
-    model = found.place.home.registry.load(
-        found.place.name, promotion.mlflow_version, model_hash=promotion.model_hash
-    ).refit
+def manifest_of(place: PipelineHome, retrain: Retrain) -> Mapping[str, Any]:
+    """The manifest of the training set of a retrain. Raises TerminalError if it is gone or altered."""
+    return place.home.datasets.version(place.name, str(retrain.dataset_version)).manifest
+
+
+def _model(promotion: Promotion, model: TrainedModel) -> dict[str, Any]:
     return {
         "version": promotion.mlflow_version,
         "hash": promotion.model_hash,
@@ -343,20 +356,6 @@ def _training_set(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _code(place: PipelineHome, promotion: Promotion, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    facts = json.loads(
-        place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash).files[
-            "facts.json"
-        ]
-    )
-    return {
-        "commit": manifest["commit"]["sha"],
-        "changed": manifest["commit"]["dirty"],
-        "lock": manifest["lock"],
-        "platform": facts.get("platform"),
-    }
-
-
 def _retrain(place: PipelineHome, retrain: Retrain) -> dict[str, Any]:
     asked = [one for one in place.ledger.triggers(place.name) if one.id in retrain.trigger_ids]
     return {
@@ -376,10 +375,12 @@ def _labels(found: Predicted) -> list[dict[str, Any]]:
     lake = found.place.lake
     if not lake.exists("labels"):
         return []
-    day = found.event["day"][0].as_py()
-    where = ("event_id", found.event_id, found.event_id + "\0")
+    where = text_from("event_id", found.event_id)
     # A moved event's labels stand on its new day.
-    days = {day, *lake.days_that_share("labels", found.event, "event_id", found.place.spec.ids_unique_within)}
+    days = {
+        found.event_day,
+        *lake.days_that_share("labels", found.event, "event_id", found.place.spec.ids_unique_within),
+    }
     rows = lake.read("labels", days=sorted(days), where=where).sort_by([("known_at", "ascending")])
     return [
         {
@@ -400,14 +401,15 @@ def _fed(found: Predicted, labels: Sequence[Mapping[str, Any]]) -> Iterator[dict
     for retrain in reversed(place.ledger.retrains(place.name)):
         if retrain.dataset_version is None or retrain.watermark < known:
             continue
-        manifest = place.home.datasets.version(place.name, retrain.dataset_version).manifest
-        days = [part["day"] for part in manifest["parts"] if part["day"] == found.day]
-        if not days:
+        manifest = manifest_of(place, retrain)
+        if found.day not in {part["day"] for part in manifest["parts"]}:
             continue
         table = f"examples/set_{set_version(manifest['views'])}"
-        where = ("event_id", found.event_id, found.event_id + "\0")
+        where = text_from("event_id", found.event_id)
         version = manifest["tables"][table]
-        if place.lake.read(table, columns=["event_id"], days=days, version=version, where=where).num_rows:
+        if place.lake.read(
+            table, columns=["event_id"], days=[found.day], version=version, where=where
+        ).num_rows:
             as_of = [one for one in labels if datetime.fromisoformat(one["known_at"]) <= retrain.watermark]
             yield {
                 "retrain": retrain.id,

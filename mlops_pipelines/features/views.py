@@ -132,6 +132,11 @@ class CompiledView:
         return max((feature.window for feature in self.windowed), default=timedelta(0))
 
     @property
+    def longest_reach(self) -> timedelta:
+        """How far before a moment a fact may lie that a value as of then is made of; static facts apart."""
+        return max(self.longest_window, self.within or timedelta(0))
+
+    @property
     def counts(self) -> frozenset[str]:
         """Names of the features that are 0, and not missing, where there are no facts."""
         return frozenset(one.name for one in self.windowed if one.aggregate in ("count", "distinct"))

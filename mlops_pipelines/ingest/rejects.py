@@ -18,6 +18,7 @@ from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.ingest.quarantine import decide, reasons_said, row_json, still_waiting, waiting
 from mlops_pipelines.ingest.taking import PROVENANCE, take_rejects
+from mlops_pipelines.lake import text_from
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -323,7 +324,7 @@ def _taken_in(place: PipelineHome, rows: pa.Table) -> list[str]:
     for stream in rows["stream"].unique().to_pylist():
         mine = rows.filter(pc.equal(rows["stream"], stream))
         ends = pc.min_max(mine["file_digest"]).as_py()
-        of_files = ("file_digest", ends["min"], ends["max"] + "\0")
+        of_files = text_from("file_digest", ends["min"], ends["max"])
         stand: set[tuple[str, int]] = set()
         for table in (stream, *(["labels_unmatched"] if stream == "labels" else [])):
             if place.lake.exists(table):
