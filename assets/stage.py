@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from mlops_pipelines import markdown
 from mlops_pipelines.errors import MlopsError, TransientError
 from mlops_pipelines.features.catalogue import described
 from mlops_pipelines.features.sets import features_of
@@ -246,10 +247,6 @@ def table_preview(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     if not rows:
         return dg.MetadataValue.md("_no rows_")
 
-    def line(cells: Iterable[object]) -> str:
-        texts = (str(cell)[:240].replace("|", "\\|").replace("\n", " ") for cell in cells)
-        return "| " + " | ".join(texts) + " |"
-
     columns = list(rows[0])
-    body = (line(row[column] for column in columns) for row in rows)
-    return dg.MetadataValue.md("\n".join([line(columns), "|" + "---|" * len(columns), *body]))
+    cells = [[str(row[column])[:240].replace("\n", " ") for column in columns] for row in rows]
+    return dg.MetadataValue.md(markdown.table(columns, cells))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_pipelines.comparison import Side, SideBySide
-    from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.experiments import Experiment
     from mlops_pipelines.model_card import GivenVerdict
 
@@ -118,6 +117,8 @@ def _facts(made: Experiment) -> dict[str, Any]:
 
 
 def _experiment_text(pipeline: str, made: Experiment) -> str:
+    from mlops_pipelines.evaluation import metric_rows
+
     report = made.report
     return "\n".join(
         [
@@ -127,29 +128,13 @@ def _experiment_text(pipeline: str, made: Experiment) -> str:
             *([] if made.reproducible else ["Not reproducible: trained twice, it gave two models."]),
             f"Judged on {report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}.",
             "",
-            *_metric_lines(report),
+            *_aligned(metric_rows(report, "experiment")),
             "",
             *_verdict_lines(made.verdicts),
             f"Model  {made.model_hash}",
             f"MLflow {settings().registry_ui}{made.link}",
         ]
     )
-
-
-def _metric_lines(report: EvaluationReport) -> list[str]:
-    from mlops_pipelines.evaluation import said
-
-    comparison = report.comparison
-    rows = [["metric", "experiment"]]
-    if comparison:
-        rows[0] += ["same rows", f"champion v{comparison.version}", "difference"]
-    for name, figure in report.metrics.items():
-        cells = [name, said(figure)]
-        paired = comparison.metrics.get(name) if comparison else None
-        if paired:
-            cells += [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", said(paired.difference)]
-        rows.append(cells)
-    return _aligned(rows)
 
 
 def _verdict_lines(verdicts: Sequence[GivenVerdict]) -> list[str]:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import uuid
 from contextlib import contextmanager
@@ -127,9 +128,9 @@ class DatasetRegistry:
         Content is the rows, whatever their order, and the versions of the views. A version that exists is
         returned as it is, with the manifest it was first given. created_at: UTC.
         Processes write parts side by side, and commit one after the other.
-        Raises TerminalError for a part without rows or a name that is no day, TransientError if another
-        process holds the repository for two minutes or the remote is away, UserError for a signing key that
-        is missing or none.
+        Raises TerminalError for a part without rows, a name that is no day and a disk that refuses to be
+        written, TransientError if another process holds the repository for two minutes or the remote is
+        away, UserError for a signing key that is missing or none.
         """
         _require_names(pipeline, parts)
         seen = {
@@ -155,7 +156,11 @@ class DatasetRegistry:
                 "lock": lock_hash(),
                 "about": dict(facts.about),
             }
-            with self._staged(pipeline, parts, manifest) as staged, self._exclusive():
+            with (
+                self._refusals_said(pipeline, version),
+                self._staged(pipeline, parts, manifest) as staged,
+                self._exclusive(),
+            ):
                 self._prepare()
                 if not self._tagged(pipeline, version):
                     self._write(pipeline, parts, staged, manifest, created_at)
@@ -165,11 +170,7 @@ class DatasetRegistry:
         """A version by its name. Raises TerminalError if there is none, or its manifest was changed."""
         if not self._tagged(pipeline, version):
             if freed := self._freed(pipeline, version):
-                raise TerminalError(
-                    f"The training set {version} of {pipeline} was older than the retention, and was freed "
-                    f"on {freed.at:%Y-%m-%d}.",
-                    remedy="mlops restore, from a backup that has it",
-                )
+                raise freed.error(pipeline)
             raise TerminalError(
                 f"There is no training set {version} of {pipeline}.",
                 remedy=f"mlops datasets list {pipeline}",
@@ -335,6 +336,19 @@ class DatasetRegistry:
         """The manifest in the workspace, whatever it holds; "" if there is none."""
         path = self.root / pipeline / MANIFEST
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @contextmanager
+    def _refusals_said(self, pipeline: str, version: str) -> Iterator[None]:
+        """What the disk refuses is said; DVC keeps an index in SQLite."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise TerminalError(
+                f"The training set {version} of {pipeline} cannot be written: "
+                f"{getattr(error, 'strerror', None) or error}.",
+                expected=f"a disk with room for it at {self.root}, which this user may write",
+                remedy="make room, or mend the permissions, and run the same again: nothing is left of it",
+            ) from error
 
     @contextmanager
     def _staged(
@@ -575,7 +589,8 @@ class DatasetRegistry:
     def _git(self, *arguments: str, at: datetime | None = None) -> str:
         done = self._run_git(*arguments, at=at)
         if done.returncode:
-            raise TerminalError(f"git {arguments[0]} failed in {self.root}: {done.stderr.strip()}")
+            said = done.stderr.strip() or f"exit code {done.returncode}"
+            raise TerminalError(f"git {arguments[0]} failed in {self.root}: {said}")
         return done.stdout.strip()
 
     def _run_git(self, *arguments: str, at: datetime | None = None) -> subprocess.CompletedProcess[str]:

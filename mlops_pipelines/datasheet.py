@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines import markdown
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -187,7 +189,7 @@ def _held(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     tables = [_list(facts)]
     if about.get("months"):
         tables.append(
-            _table(
+            markdown.table(
                 ("month", "rows", "positive"),
                 [(month, f"{n:,}", f"{positive / n:.1%}") for month, n, positive in about["months"]],
             )
@@ -195,7 +197,7 @@ def _held(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if about.get("missing"):
         shown = list(about["missing"].items())
         tables.append(
-            _table(("feature", "missing"), [(n, f"{share:.2%}") for n, share in shown[:_MOST_LISTED]])
+            markdown.table(("feature", "missing"), [(n, f"{share:.2%}") for n, share in shown[:_MOST_LISTED]])
         )
         if len(shown) > _MOST_LISTED:
             tables.append(f"{len(shown) - _MOST_LISTED} more lack a value somewhere.")
@@ -209,7 +211,7 @@ def _collection(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     if about.get("sources"):
         heads = ("stream", *next(iter(about["sources"].values())))
         told.append(
-            _table(
+            markdown.table(
                 heads, [(s, *(f"{n:,}" for n in counts.values())) for s, counts in about["sources"].items()]
             )
         )
@@ -219,11 +221,11 @@ def _collection(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
             for stream, reasons in about["rejects"].items()
             for reason, n in reasons.items()
         ]
-        told.append(_table(("stream", "why rows were rejected", "times"), rows[:_MOST_LISTED]))
+        told.append(markdown.table(("stream", "why rows were rejected", "times"), rows[:_MOST_LISTED]))
         if len(rows) > _MOST_LISTED:
             told.append(f"{len(rows) - _MOST_LISTED} more reasons were given.")
     told.append(
-        _table(
+        markdown.table(
             ("made of", "version"),
             [
                 *((f"table {name}", f"{version}") for name, version in manifest["tables"].items()),
@@ -271,8 +273,3 @@ def _days(days: Sequence[str]) -> str:
 
 def _list(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

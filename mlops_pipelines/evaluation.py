@@ -17,6 +17,7 @@ from datetime import datetime  # noqa: TC003
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlops_pipelines import markdown
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.metrics import (
     METRICS,
@@ -583,11 +584,6 @@ def _decided_after(table: pa.Table, cutoff: datetime) -> Any:
     return pc.greater(table["decision_time"], pa.scalar(cutoff, pa.timestamp("us", tz="UTC")))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def said(figure: Estimate | None) -> str:
     """A figure with its interval, as text."""
     if figure is None:
@@ -597,17 +593,23 @@ def said(figure: Estimate | None) -> str:
     return f"{figure.value:.4f} ({figure.lower:.4f} to {figure.upper:.4f})"
 
 
-def metric_table(report: EvaluationReport) -> str:
-    """Markdown table of the metrics, beside the champion's where there is one."""
+def metric_rows(report: EvaluationReport, name: str) -> list[list[str]]:
+    """Head and rows of a table of the metrics, beside the champion's where there is one.
+
+    name: what to call the model.
+    """
     comparison = report.comparison
-    if comparison is None:
-        return _table(["metric", "candidate"], [[n, said(e)] for n, e in report.metrics.items()])
-    head = ["metric", "candidate", "same rows", f"champion v{comparison.version}", "difference"]
-    rows = [
-        [name, said(figure), *_beside(comparison.metrics.get(name))]
-        for name, figure in report.metrics.items()
-    ]
-    return _table(head, rows)
+    head, rows = ["metric", name], [[metric, said(figure)] for metric, figure in report.metrics.items()]
+    if comparison is not None:
+        head += ["same rows", f"champion v{comparison.version}", "difference"]
+        rows = [[*row, *_beside(comparison.metrics.get(row[0]))] for row in rows]
+    return [head, *rows]
+
+
+def metric_table(report: EvaluationReport) -> str:
+    """Markdown of `metric_rows`."""
+    head, *rows = metric_rows(report, "candidate")
+    return markdown.table(head, rows)
 
 
 def comparison_sentence(comparison: Comparison) -> str:
@@ -628,7 +630,7 @@ def slice_table(slices: Slices) -> str:
         [f"{g.column} = {g.value}", f"{g.rows:,}", f"{g.positives / g.rows:.1%}", said(figure)]
         for g, figure in judged[:SHOWN_ROWS]
     ]
-    table = _table(["slice, worst first", "rows", "positive", slices.metric], rows) if rows else ""
+    table = markdown.table(["slice, worst first", "rows", "positive", slices.metric], rows) if rows else ""
     unjudged = [g for g in slices.groups if not g.figure]
     names = ", ".join(f"{g.column} = {g.value} ({g.rows}, {g.note})" for g in unjudged[:SHOWN_ROWS])
     more = f" and {len(unjudged) - SHOWN_ROWS} more" if len(unjudged) > SHOWN_ROWS else ""
@@ -653,12 +655,12 @@ def _threshold_table(thresholds: Sequence[Threshold]) -> str:
         ]
         for t in thresholds
     ]
-    return _table(["score from", "flagged", "precision", "recall", "false positive rate"], rows)
+    return markdown.table(["score from", "flagged", "precision", "recall", "false positive rate"], rows)
 
 
 def _importance_table(report: EvaluationReport) -> str:
     rows = [[name, f"{value:.4f}"] for name, value in list(report.importance.items())[:SHOWN_ROWS]]
-    return _table(["feature", report.importance_unit], rows)
+    return markdown.table(["feature", report.importance_unit], rows)
 
 
 @cache

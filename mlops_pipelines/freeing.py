@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.batches import batched
 from mlops_pipelines.clock import WallClock
-from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import known_sets, users_of
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import tile_table
@@ -92,28 +91,6 @@ def free(place: PipelineHome) -> Plan:
     for path in (*(file.path for file in plan.files), *(place.path / name for name in landed)):
         _unlink(path)
     return plan
-
-
-def check_not_freed(place: PipelineHome, kind: Literal["predictions", "model", "dataset"], name: str) -> None:
-    """Raises TerminalError for what is gone because it was older than its retention.
-
-    name: a version of a model or training set; of predictions the day of the event, YYYY-MM-DD.
-    """
-    if kind == "predictions":
-        freed = place.ledger.freed_before(place.name)
-        what = f"Predictions of {place.name} of days before {freed.name if freed else ''}"
-        if freed is None or name >= freed.name:
-            return
-    else:
-        freed = place.ledger.freed(place.name, kind, name)
-        what = f"{'The model' if kind == 'model' else 'The training set'} version {name} of {place.name}"
-        if freed is None:
-            return
-    raise TerminalError(
-        f"{what} {'were' if kind == 'predictions' else 'was'} older than the retention, and freed on "
-        f"{freed.at:%Y-%m-%d}.",
-        remedy="mlops restore, from a backup that has it",
-    )
 
 
 def things(place: PipelineHome) -> Things:

@@ -110,7 +110,11 @@ class Home:
     def registry(self) -> Registry:
         from mlops_pipelines.registry import Registry
 
-        return Registry(self.mlflow_uri, self.path / "mlflow" / "artifacts")
+        return Registry(
+            self.mlflow_uri,
+            self.path / "mlflow" / "artifacts",
+            freed=lambda pipeline, version: self.ledger.freed(pipeline, "model", version),
+        )
 
     @cached_property
     def datasets(self) -> DatasetRegistry:
@@ -158,13 +162,10 @@ class Home:
 
         Raises UserError as `lock` does.
         """
-        lock = self._lock(
-            "keeping.lock", holder, "one `mlops backup` or `mlops gc --apply` at a time on a home"
-        )
-        try:
+        with _closing(
+            self._lock("keeping.lock", holder, "one `mlops backup` or `mlops gc --apply` at a time on a home")
+        ):
             yield
-        finally:
-            os.close(lock)
 
     def _lock(self, name: str, holder: str, expected: str) -> int:
         path = self.path / name
@@ -194,11 +195,16 @@ class Home:
     @contextmanager
     def exclusive(self, holder: str) -> Iterator[None]:
         """Hold the home alone, as `lock` does."""
-        lock = self.lock(holder)
-        try:
+        with _closing(self.lock(holder)):
             yield
-        finally:
-            os.close(lock)
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @cache

@@ -25,7 +25,7 @@ from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.training import LIGHTGBM_FILE, TEXT_FILE, Incumbent, TrainedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.ledger import Freed
     from mlops_pipelines.training import Candidate
     from mlops_pipelines.tuning import Trial
 
@@ -98,11 +99,18 @@ class Registry:
     """Models in one MLflow store.
 
     tracking_uri: of runs and registry alike; a `sqlite:///` file is made on first use. artifact_root: folder
-    of the files. Every method raises TransientError when the store is busy, TerminalError when it refuses.
+    of the files. freed: what is known of a version that was freed. Every method raises TransientError when
+    the store is busy, TerminalError when it refuses.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: Path):
+    def __init__(
+        self,
+        tracking_uri: str,
+        artifact_root: Path,
+        freed: Callable[[str, str], Freed | None] = lambda pipeline, version: None,
+    ):
         self._uri = tracking_uri
+        self._freed = freed
         self._artifacts = artifact_root
         self._cache = artifact_root.parent / "cache"
         self._loaded: dict[tuple[str, str, str], LoadedModel] = {}
@@ -179,8 +187,10 @@ class Registry:
         """A registered version, from memory, the local cache or MLflow, in this order.
 
         model_hash: what the ledger says it is; without it MLflow is asked. Raises TerminalError if there is
-        no such version, its files were changed, or it hashes to something else.
+        no such version, it was freed, its files were changed, or it hashes to something else.
         """
+        if freed := self._freed(pipeline, version):
+            raise freed.error(pipeline)
         model_hash = model_hash or self._hash_of(pipeline, version)
         key = (pipeline, version, model_hash)
         if key not in self._loaded:

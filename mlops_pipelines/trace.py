@@ -88,8 +88,16 @@ def find_prediction(places: Iterable[PipelineHome], prediction_id: str) -> Predi
             return _predicted(place, row)
     for place in looked:
         _require_unaltered_log(place)
+    freed = [
+        gone.error(place.name).message for place in looked if (gone := place.ledger.freed_before(place.name))
+    ]
     raise UserError(
-        f"There is no prediction {prediction_id} of {' or '.join(place.name for place in looked)}.",
+        " ".join(
+            [
+                f"There is no prediction {prediction_id} of {' or '.join(place.name for place in looked)}.",
+                *freed,
+            ]
+        ),
         expected="the id of a prediction that is kept in this home",
         remedy="mlops predictions PIPELINE",
     )

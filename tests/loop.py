@@ -14,6 +14,8 @@ from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.reproduce import Reproducer
+from mlops_pipelines.trace import find_prediction
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -127,6 +129,16 @@ def finish(place: PipelineHome, run_id: str) -> Outcome:
     retraining.fit(place, run_id=run_id)
     retraining.evaluate(place, run_id=run_id)
     return retraining.conclude(place, run_id=run_id)
+
+
+def check_reproduced(place: PipelineHome) -> None:
+    """A prediction of the first and one of the last day that has any, made again from its facts."""
+    again, days = Reproducer(), place.lake.days("predictions")
+    for day in (days[0], days[-1]):
+        name = place.lake.read("predictions", columns=["prediction_id"], days=[day])[0][0].as_py()
+        links = list(again.links(find_prediction([place], name)))
+        assert [link for link in links if not link.same] == []
+        assert links[-1].name == "decision"
 
 
 def move(place: PipelineHome, to: datetime) -> None:

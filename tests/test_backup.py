@@ -24,7 +24,7 @@ from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.status import status_of
 from tests.ingest.full_disk import size
-from tests.loop import advance, at, copy_of, land, move, retrain, serve, small_home
+from tests.loop import advance, at, check_reproduced, copy_of, land, move, retrain, serve, small_home
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def check_whole(place: PipelineHome) -> None:
     assert [one.problem for one in verified(place) if one.problem] == []
     for promotion in place.ledger.promotions(place.name):
         assert model_of(place, promotion).model_hash == promotion.model_hash
+    check_reproduced(place)
 
 
 def test_a_restored_home_is_whole_without_the_one_it_was_made_of(lived: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import pty
+import random
 import shutil
 import stat
 import subprocess
@@ -24,6 +26,7 @@ from mlops_pipelines import datasets as datasets_module
 from mlops_pipelines.datasets import DatasetRegistry, DatasetVersion, ManifestFacts
 from mlops_pipelines.datasheet import datasheet
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
+from tests.ingest.full_disk import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -366,6 +369,28 @@ def test_while_the_remote_is_away_there_is_no_version_and_then_the_whole(beside:
     assert len([path for path in remote.rglob("*") if path.is_file()]) == 3
 
 
+def test_a_remote_that_breaks_off_in_the_middle_of_a_push_gets_the_rest_later(
+    registry: DatasetRegistry, beside: DatasetRegistry
+) -> None:
+    large = part(B, [1], note=[random.Random(7).randbytes(1_500_000).hex()])  # noqa: S311 - no secret
+    commit(registry, {B: large})  # so that only the push has to write it
+    remote = beside.root.parent / "mounted" / "remote"
+    wanted = {A: ONE[A], B: large, C: part(C, [0])}
+
+    def arrived() -> int:
+        return len([path for path in remote.glob("files/md5/??/*") if len(path.name) >= 30])
+
+    with size(remote, 1_000_000), pytest.raises(TransientError, match=r"remote .* cannot be reached"):
+        commit(beside, wanted)
+    assert 0 < arrived() < 4
+    assert len(beside.versions(NAME)) == 1
+    made = commit(beside, wanted)
+    assert (beside.latest(NAME), arrived()) == (made.version, 4)
+    shutil.rmtree(beside.root / ".dvc" / "cache")
+    shutil.rmtree(made.path)
+    assert beside.read(NAME, made.version).num_rows == 4
+
+
 def test_versions_from_before_there_was_a_remote_are_pushed(
     registry: DatasetRegistry, beside: DatasetRegistry
 ) -> None:
@@ -414,6 +439,20 @@ def test_a_part_that_is_lost_is_named(registry: DatasetRegistry, removed: bool) 
 
 
 # --- interruptions
+
+
+@pytest.mark.parametrize("left", [600, 3_000, 20_000])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_full_disk_leaves_no_half_version(registry: DatasetRegistry, first: bool, left: int) -> None:
+    wanted = {A: ONE[A], B: part(B, [0])}
+    before = [] if first else [commit(registry, ONE).version]
+    with size(registry.root, left), pytest.raises(TerminalError, match=r"cannot be written: |git \w+ failed"):
+        commit(registry, wanted)
+    assert registry.versions(NAME) == before
+    made = commit(registry, wanted)
+    assert registry.versions(NAME) == [*before, made.version]
+    assert registry.read(NAME, made.version).num_rows == 3
+    assert git(registry.root, "status", "--short") == ""
 
 
 STEPS = 15  # calls of git and DVC in a first commit, up to its tag

@@ -25,8 +25,9 @@ from mlops_pipelines.model_versions import StoredVersions, relocate
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import Gates, Retention
+from mlops_pipelines.trace import find_prediction
 from tests import shared_views
-from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
+from tests.loop import advance, at, check_reproduced, copy_of, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,7 @@ def forgetful(place: PipelineHome) -> PipelineHome:
 def check_kept(place: PipelineHome) -> None:
     """Every kept vector can be made again, every training set read and every model loaded."""
     assert parity(place).holds
+    check_reproduced(place)
     datasets = place.home.datasets
     for version in datasets.versions(place.name):
         manifest = datasets.version(place.name, version).manifest
@@ -152,16 +154,16 @@ def test_what_is_kept_can_be_made_again_after_the_rest_was_freed(place: Pipeline
 
 
 def test_what_is_asked_for_later_was_freed_and_when(place: PipelineHome) -> None:
+    [prediction] = place.lake.read("predictions", days=["2013-01-07"]).slice(0, 1).to_pylist()
     plan = freeing.free(place)
     [gone] = plan.freed("training sets")
     with pytest.raises(TerminalError, match=rf"training set {gone} .* older than the retention.*2013-01-10"):
         place.home.datasets.read(place.name, gone)
     with pytest.raises(TerminalError, match=r"model version 1 of .* older than the retention.*2013-01-10"):
-        freeing.check_not_freed(place, "model", "1")
-    with pytest.raises(TerminalError, match=r"before 2013-01-09 .* older than the retention.*2013-01-10"):
-        freeing.check_not_freed(place, "predictions", "2013-01-07")
-    freeing.check_not_freed(place, "predictions", "2013-01-09")
-    freeing.check_not_freed(place, "model", "2")
+        place.home.registry.load(place.name, "1")
+    assert place.home.registry.load(place.name, "2").version == "2"
+    with pytest.raises(UserError, match=r"before 2013-01-09 .* older than the retention.*2013-01-10"):
+        find_prediction([place], prediction["prediction_id"])
 
 
 def test_the_loop_goes_on_and_scores_nothing_that_was_freed(place: PipelineHome) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 
+from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import Store, insert_new
 from mlops_pipelines.ledger.tables import freed
 
@@ -28,6 +29,20 @@ class Freed:
     kind: FreedKind
     name: str
     at: datetime
+
+    def error(self, pipeline: str) -> TerminalError:
+        """What asking for it comes to."""
+        what = {
+            "predictions": f"Predictions of {pipeline} of days before {self.name} were",
+            "reports": f"Reports of {pipeline} of days before {self.name} were",
+            "model": f"The model version {self.name} of {pipeline} was",
+            "dataset": f"The training set {self.name} of {pipeline} was",
+            "landed": f"The landed file {self.name[:12]} of {pipeline} was",
+        }[self.kind]
+        return TerminalError(
+            f"{what} older than the retention, and freed on {self.at:%Y-%m-%d}.",
+            remedy="mlops restore, from a backup that has it",
+        )
 
 
 class FreedThings(Store):

@@ -118,8 +118,10 @@ def size(_: Path, left: int) -> Iterator[None]:
     """No file may grow beyond so many bytes. Python ignores the signal, so the write fails."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (left, most[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
 
 
 if __name__ == "__main__":
