@@ -7,7 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlops_pipelines import retraining, scoring
+import pytest
+from click.testing import CliRunner
+
+from mlops_pipelines import retraining, scoring, spec_loading
+from mlops_pipelines.cli import main
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features import tiles
 from mlops_pipelines.features.in_use import sets_in_use
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
-    import pytest
+    from click.testing import Result
 
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.retraining import Outcome
@@ -139,6 +143,15 @@ def check_reproduced(place: PipelineHome) -> None:
         links = list(again.links(find_prediction([place], name)))
         assert [link for link in links if not link.same] == []
         assert links[-1].name == "decision"
+
+
+def mlops(place: PipelineHome, *arguments: str) -> Result:
+    """The command on the home of `place`, whose pipeline has no folder that it could be loaded from."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec_loading, "load_pipeline", lambda name: place.loaded)
+        patch.setattr(spec_loading, "pipeline_names", lambda: [place.name])
+        return CliRunner().invoke(main, [*arguments[:end], "--home", str(place.home.path), *arguments[end:]])
 
 
 def move(place: PipelineHome, to: datetime) -> None:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pytest
-from click.testing import CliRunner
 
 from assets import learning
 from assets.stage import Stage
-from mlops_pipelines import retraining, scoring, spec_loading
-from mlops_pipelines.cli import main
+from mlops_pipelines import retraining, scoring
 from mlops_pipelines.comparison import side_by_side
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.experiments import platform_difference, refit_from, train_from
@@ -22,13 +20,11 @@ from mlops_pipelines.provenance import platform
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Training
 from mlops_pipelines.training import PERMUTED
-from tests.loop import advance, ask, at, copy_of, retrain, small_home, varied
+from tests.loop import advance, ask, at, copy_of, mlops, retrain, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from click.testing import Result
 
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.registry import LoadedModel
@@ -60,14 +56,6 @@ def with_training(place: PipelineHome, **changes: object) -> PipelineHome:
     """The same pipeline with other settings of its training."""
     training = place.spec.training.model_dump() | changes
     return varied(place, training=Training.model_validate(training))
-
-
-def mlops(place: PipelineHome, *arguments: str) -> Result:
-    """The command on the home of `place`; the small pipeline has no folder that it could be loaded from."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spec_loading, "load_pipeline", lambda name: place.loaded)
-        command, *rest = arguments
-        return CliRunner().invoke(main, [command, "--home", str(place.home.path), *rest])
 
 
 def standing(place: PipelineHome) -> list[object]:
@@ -382,3 +370,37 @@ def test_before_there_is_a_previous_champion_it_is_refused(lived: Path) -> None:
     result = mlops(place, "compare", place.name, "champion", "previous")
     assert result.exit_code == 2
     assert "small_flights has no previous model." in result.output
+
+
+# Training sets
+
+
+def test_training_sets_are_listed_shown_and_verified(place: PipelineHome) -> None:
+    [listed] = json.loads(mlops(place, "datasets", "list", place.name, "--json").stdout)
+    version = listed["version"]
+    assert listed["retrains"] == ["first"]
+    assert version in mlops(place, "datasets", "list", place.name).stdout
+    manifest = json.loads(mlops(place, "datasets", "show", place.name, "--json").stdout)
+    assert (manifest["version"], len(manifest["parts"])) == (version, listed["days"])
+    sheet = mlops(place, "datasets", "show", place.name, version[:5]).stdout
+    assert sheet == (place.home.path / "datasets" / place.name / "DATASHEET.md").read_text()
+    assert mlops(place, "datasets", "verify", place.name).stdout == f"{version}: as it was signed\n"
+    [key] = json.loads(mlops(place, "datasets", "keys", "--json").stdout)
+    assert (key["signs"], key["key"]) == (True, manifest["signature"]["key"])
+
+
+def test_a_training_set_that_is_not_what_was_signed_fails_the_command(place: PipelineHome) -> None:
+    version = place.home.datasets.latest(place.name)
+    part = next((place.home.path / "datasets" / place.name / "parts").iterdir())
+    content = part.read_bytes()
+    part.unlink()
+    part.write_bytes(content[:-1] + b"x")
+    result = mlops(place, "datasets", "verify", place.name)
+    assert result.exit_code == 1
+    assert f"{version}: the part {part.stem} in the workspace has SHA-256" in result.stderr
+
+
+def test_without_a_remote_nothing_is_pushed_and_it_is_said_how(place: PipelineHome) -> None:
+    result = mlops(place, "datasets", "push", place.name)
+    assert result.exit_code == 2
+    assert "MLOPS_DATASETS_REMOTE" in result.stderr

@@ -14,7 +14,7 @@ from mlops_pipelines.errors import UserError
 from mlops_pipelines.reproduce import Link, Reproducer
 from mlops_pipelines.trace import find_prediction, trace
 from mlops_pipelines.trace_page import as_page, as_text
-from tests.loop import advance, at, copy_of, retrain, small_home
+from tests.loop import advance, at, copy_of, mlops, retrain, small_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,3 +231,43 @@ def test_a_landed_file_that_is_gone_is_named(place: PipelineHome) -> None:
     last = reproduced(place, row["prediction_id"])[-1]
     assert (last.name, last.same) == ("partition", False)
     assert "is not there any more" in (last.why or "")
+
+
+# --- the commands
+
+
+def test_the_chain_is_printed_for_people_machines_and_browsers(place: PipelineHome, tmp_path: Path) -> None:
+    name = predictions(place, [DAY])[0]["prediction_id"]
+    assert name in mlops(place, "trace", name).stdout
+    told = mlops(place, "trace", name, "--json", "--page", str(tmp_path / "trace.html"))
+    assert json.loads(told.stdout) == trace(find_prediction([place], name))
+    assert name in (tmp_path / "trace.html").read_text()
+
+
+def test_a_prediction_made_again_is_printed_link_by_link(place: PipelineHome) -> None:
+    name = predictions(place, [DAY])[0]["prediction_id"]
+    whole = mlops(place, "reproduce", name, "--json")
+    assert whole.exit_code == 0
+    links = json.loads(whole.stdout)["links"]
+    assert all(link["same"] and link["recorded"] == link["rebuilt"] for link in links)
+    said = mlops(place, "reproduce", name).stdout.splitlines()
+    assert len(said) == len(links)
+    assert all(" same " in line for line in said)
+
+
+def test_what_differs_is_named_and_is_the_exit_code(place: PipelineHome) -> None:
+    name = predictions(place, [DAY])[0]["prediction_id"]
+    flip(part_of(place, "events", DAY))
+    result = mlops(place, "reproduce", name)
+    assert result.exit_code == 1
+    assert "Error: partition differs." in result.stderr
+    last = json.loads(mlops(place, "reproduce", name, "--json").stdout)["links"][-1]
+    assert (last["name"], last["same"]) == ("partition", False)
+    assert "SHA-256" in last["why"]
+
+
+@pytest.mark.parametrize("command", ["trace", "reproduce"])
+def test_an_unknown_id_is_the_mistake_of_who_asked(place: PipelineHome, command: str) -> None:
+    result = mlops(place, command, "0" * 16)
+    assert result.exit_code == 2
+    assert "There is no prediction" in result.stderr
