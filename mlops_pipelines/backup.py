@@ -34,6 +34,7 @@ from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.home import LEDGER, Home
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.model_versions import relocate
+from mlops_pipelines.retraining import heal_aliases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -92,6 +93,7 @@ def back_up(home: Home, to: Path) -> Backup:
         with home.ledger.standing_still():
             copy.database(LEDGER)
             pinned = dict(_pinned(home.path))
+            sets = {*home.datasets.tags()}
             for database in ("dagster/history/runs.db", "dagster/schedules/schedules.db"):
                 copy.database(database)
             clock = home.clock.now().isoformat()
@@ -100,7 +102,7 @@ def back_up(home: Home, to: Path) -> Backup:
         copy.database("mlflow/mlflow.db")
         copy.folder("mlflow/artifacts")
         with home.datasets.at_rest():
-            copy.folder("datasets", leave_out=_workspace)
+            copy.folder("datasets", leave_out=lambda parts: _workspace(parts) or _later_set(parts, sets))
         copy.folder("keys")
         copy.folder("pipelines", leave_out=lambda parts: len(parts) > 2 and parts[2] == "lake")
         copy.folder("dagster")
@@ -145,7 +147,10 @@ def restore(source: Path, to: Path) -> Backup:
         if to.exists():
             to.rmdir()
         half.rename(to)
-    Home.create(to)
+    home = Home.create(to)
+    for pipeline in sorted(path.name for path in (to / "pipelines").glob("*")):
+        # A promotion may have come between the moment of the ledger and that of the registry.
+        heal_aliases(home, pipeline)
     return backup
 
 
@@ -215,6 +220,11 @@ def _pinned(home: Path) -> Iterator[tuple[tuple[str, str], int]]:
 def _workspace(parts: tuple[str, ...]) -> bool:
     """What the repository of training sets makes again: parts that are in the cache, and what passes."""
     return parts[-1] == ".lock" or parts[1:3] == (".dvc", "tmp") or (len(parts) > 3 and parts[2] == "parts")
+
+
+def _later_set(parts: tuple[str, ...], known: set[str]) -> bool:
+    """The tag of a training set that was committed after the moment of the backup."""
+    return parts[1:4] == (".git", "refs", "tags") and len(parts) > 5 and "/".join(parts[4:]) not in known
 
 
 def _passing(path: Path) -> bool:

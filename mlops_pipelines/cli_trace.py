@@ -69,14 +69,13 @@ def reproduce(prediction_id: str, code: bool, home: Path | None, as_json: bool) 
       mlops reproduce 0123456789abcdef --json
       mlops reproduce 0123456789abcdef --code
     """
-    from mlops_pipelines.reproduce import Reproducer
+    from mlops_pipelines.reproduce import reproduce as again
     from mlops_pipelines.trace import find_prediction
 
-    found = find_prediction(places_of(home), prediction_id)
     if code:
-        _reproduce_at(found, home_path(home), as_json)
+        _reproduce_at(find_prediction(places_of(home), prediction_id), home_path(home), as_json)
     made = []
-    for link in Reproducer().links(found):
+    for link in again(places_of(home), prediction_id):
         made.append(link)
         if not as_json:
             click.echo(_line(link))

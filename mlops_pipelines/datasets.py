@@ -188,6 +188,10 @@ class DatasetRegistry:
         tag = self._git("describe", "--tags", "--abbrev=0", f"--match={_tag(pipeline, '*')}", "HEAD")
         return tag.partition("/")[2]
 
+    def tags(self) -> list[str]:
+        """All versions, as `PIPELINE/VERSION`."""
+        return self._git("tag", "--list").splitlines() if self._ready() else []
+
     def versions(self, pipeline: str) -> list[str]:
         """Names of all versions, in the order in which they were committed."""
         if not self._ready():
@@ -239,6 +243,12 @@ class DatasetRegistry:
                 path = found.path / f"{day}.parquet"
                 if path.is_file() and (now := _digest(path.read_bytes())) != digest:
                     return f"the part {day} in the workspace has SHA-256 {now[:12]}, signed was {digest[:12]}"
+        name = self._folder(pipeline, _tag(pipeline, version))
+        listed = self._cached(name)
+        if not listed.is_file() and self._remote is None:
+            return "the list of its parts in DVC's cache is gone"
+        if listed.is_file() and f"{_md5(listed.read_bytes())}.dir" != name:
+            return "the list of its parts in DVC's cache was changed"
         for day, content in self._from_dvc(pipeline, version, files).items():
             if (now := _digest(content)) != files[day]:
                 what = f"has SHA-256 {now[:12]}, not {files[day][:12]}" if content else "is gone"
@@ -431,7 +441,9 @@ class DatasetRegistry:
                 content = fresh.read_bytes()
                 digest = _digest(content)
                 # DVC takes it that what its cache has by this name was never changed.
-                self._cached(hashlib.md5(content, usedforsecurity=False).hexdigest()).unlink(missing_ok=True)
+                cached = self._cached(_md5(content))
+                if cached.is_file() and cached.read_bytes() != content:
+                    cached.unlink()
                 fresh.replace(path)
             written.append({**entry, "file": digest, "bytes": len(content)})
         names = {f"{entry['day']}.parquet" for entry in entries}
@@ -453,6 +465,13 @@ class DatasetRegistry:
             raise TerminalError(f"The manifest of {pipeline} at {revision} in {self.root} is no JSON.")
         return manifest
 
+    def _folder(self, pipeline: str, revision: str) -> str:
+        """How DVC names the folder of parts of a revision: the MD5 of the list of its files, and `.dir`."""
+        import yaml
+
+        of_dvc = yaml.safe_load(self._git("show", f"{revision}:{pipeline}/{PARTS}.dvc"))
+        return str(of_dvc["outs"][0]["md5"])
+
     def _add_to_dvc(self, folder: Path) -> None:
         with _silent_dvc():
             from dvc.repo import Repo
@@ -472,9 +491,16 @@ class DatasetRegistry:
     def _reached(self) -> Iterator[None]:
         """Errors of the remote as ours: away, or a driver that is missing."""
         from dvc.exceptions import DvcException
+        from dvc_data.index.index import DataIndexDirError
 
         try:
             yield
+        except DataIndexDirError as error:
+            raise TerminalError(
+                f"DVC cannot read the list of a training set's parts: {error.__cause__ or error}",
+                expected=f"the list as it was written, in {self.root / '.dvc' / 'cache'} or the remote",
+                remedy="mlops restore, from a backup that has it",
+            ) from error
         except ImportError as error:
             if self._remote is None:
                 raise
@@ -709,6 +735,11 @@ def _silent_dvc() -> Iterator[None]:
 
 def _tag(pipeline: str, version: str) -> str:
     return f"{pipeline}/{version}"
+
+
+def _md5(content: bytes) -> str:
+    """What DVC names a file by."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _digest(content: bytes) -> str:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mlops_pipelines.batches import batched
 from mlops_pipelines.clock import WallClock
 from mlops_pipelines.features.in_use import known_sets, users_of
-from mlops_pipelines.features.sets import FeatureSet
+from mlops_pipelines.features.sets import FeatureSet, set_version
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.ingest.remote import RemotePath
-from mlops_pipelines.lake import Lake
 from mlops_pipelines.model_versions import StoredVersions
 from mlops_pipelines.retention import (
     LEARNED_FROM,
@@ -34,11 +33,12 @@ from mlops_pipelines.retention import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.lake import Lake
     from mlops_pipelines.retention import Table
 
 # As many days of a table as are read at once: memory does not grow with the history.
@@ -118,6 +118,7 @@ def things(place: PipelineHome) -> Things:
         ),
         unused=frozenset((place.name, name) for name in tiles if name.removeprefix(_TILES) not in in_use),
         online=tuple(_online(place, views, in_use)),
+        learned=_learned_by_others(place, sorted({*sets} - {place.name})),
         looks_back=timedelta(days=1)
         + max((view.longest_reach for view in views.values()), default=timedelta(0)),
     )
@@ -174,7 +175,7 @@ def _scores(place: PipelineHome) -> Iterator[Scores]:
 
 def _vectors(place: PipelineHome, pipeline: str) -> Iterator[Vectors]:
     """Those of a pipeline, and of another one those that name this pipeline's tables."""
-    lake = Lake(place.path.parent / pipeline / "lake")
+    lake = place.lake.of(pipeline)
     known: dict[str, dict[Table, int | None]] = {}
     for name in lake.tables():
         if name.startswith(_EXAMPLES):
@@ -250,7 +251,35 @@ def _training_sets(place: PipelineHome) -> Iterator[TrainingSet]:
             {(place.name, table): at for table, at in manifest["tables"].items()},
             {part["file"]: part["bytes"] for part in manifest["parts"]},
             serves.get(version),
+            _learned(place, place.name, manifest),
         )
+
+
+def _learned(place: PipelineHome, pipeline: str, manifest: Mapping[str, Any]) -> frozenset[tuple[Table, int]]:
+    """Versions of the tables that the vectors of a training set were made of, of whatever pipeline."""
+    examples = f"{_EXAMPLES}set_{set_version(manifest['views'])}"
+    found: set[tuple[Table, int]] = set()
+    texts: set[str] = set()
+    for days in batched([part["day"] for part in manifest["parts"]], _DAYS_AT_ONCE):
+        rows = place.lake.of(pipeline).read(
+            examples, columns=["made_of"], days=days, version=manifest["tables"][examples]
+        )
+        texts.update(rows["made_of"].unique().to_pylist())
+    for text in texts:
+        named = _named(pipeline, json.loads(text)).items()
+        found |= {(table, version) for table, version in named if version is not None}
+    return frozenset(found)
+
+
+def _learned_by_others(place: PipelineHome, pipelines: Iterable[str]) -> frozenset[tuple[Table, int]]:
+    datasets = place.home.datasets
+    return frozenset(
+        (table, version)
+        for pipeline in pipelines
+        for name in datasets.versions(pipeline)
+        for table, version in _learned(place, pipeline, datasets.version(pipeline, name).manifest)
+        if table[0] == place.name
+    )
 
 
 def _online(place: PipelineHome, views: Mapping[str, CompiledView], in_use: set[str]) -> Iterator[Online]:

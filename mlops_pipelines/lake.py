@@ -95,6 +95,15 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Altered:
+    """A file that is not what was written. recorded, found: SHA-256, "" if unknown. why: for people."""
+
+    recorded: str
+    found: str
+    why: str
+
+
+@dataclass(frozen=True)
 class StoredFile:
     """One Parquet file of a table: the rows of a day in the versions from `since` to before `until`.
 
@@ -379,8 +388,8 @@ class Lake:
             wanted -= set(found)
         return dict(sorted(found.items()))
 
-    def altered(self, name: str, days: Sequence[str], *, version: int | None = None) -> dict[str, str]:
-        """What is wrong with the files of these days, for people, by day; of whole ones there is nothing.
+    def altered(self, name: str, days: Sequence[str], *, version: int | None = None) -> dict[str, Altered]:
+        """What is wrong with the files of these days, by day; of whole ones there is nothing.
 
         A file is held against the SHA-256 that its commit names. Raises TerminalError if there is no such
         table or version.
@@ -389,15 +398,16 @@ class Lake:
         commits = self.written_by(name, days, version=version)
         wrong = {}
         for file in snapshot.select(days, None):
-            recorded = commits[file.day].files.get(file.day)
+            recorded = commits[file.day].files.get(file.day, "")
             try:
                 with open(file.path, "rb") as stored:
                     found = hashlib.file_digest(stored, "sha256").hexdigest()
             except OSError as error:
-                wrong[file.day] = f"{file.path} cannot be read: {error.strerror}"
+                wrong[file.day] = Altered(recorded, "", f"{file.path} cannot be read: {error.strerror}")
                 continue
-            if recorded is not None and found != recorded:
-                wrong[file.day] = f"{file.path} has SHA-256 {found[:12]}, it was written as {recorded[:12]}"
+            if recorded and found != recorded:
+                why = f"{file.path} has SHA-256 {found[:12]}, it was written as {recorded[:12]}"
+                wrong[file.day] = Altered(recorded, found, why)
         return wrong
 
     def tables(self) -> list[str]:
@@ -625,6 +635,7 @@ class _Snapshot:
         days: Sequence[str] | None = None,
         where: Where | None = None,
     ) -> pa.Table:
+        import pyarrow as pa
         import pyarrow.dataset as pads
         from pyarrow.fs import LocalFileSystem
 
@@ -638,13 +649,20 @@ class _Snapshot:
             filesystem=LocalFileSystem(),
             partitions=[pads.field("day") == f.day for f in files],
         )
+        keep = self._filter(where)
         try:
-            return dataset.to_table(columns=names, filter=self._filter(where))
+            return dataset.to_table(columns=names, filter=keep)
         except FileNotFoundError as error:
             raise TerminalError(
                 f"Files of version {self.version} of the table {self.name} are gone.",
                 expected="a version that something kept names: `mlops gc` frees the files of the others",
                 remedy="mlops restore, from a backup that has it",
+            ) from error
+        except (OSError, pa.ArrowInvalid) as error:
+            raise TerminalError(
+                f"Files of version {self.version} of the table {self.name} cannot be read: {error}",
+                expected="the bytes that were written, on a disk that this user may read",
+                remedy="mlops restore, from a backup that has them",
             ) from error
 
     def _require(self, names: Sequence[str]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.ingest.intake import landed_names
+from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.scoring import feature_sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.spec_loading import LoadedSpec
 
 Sources = dict[str, list[tuple[str, str]]]
@@ -21,7 +24,7 @@ def column_sources(loaded: LoadedSpec, asset: str) -> Sources:
     Assets of another pipeline are named as `table_name` does; a landing folder is `landing_STREAM`. Left
     out are columns that say when and from which file a row came.
     """
-    features = feature_sources(loaded)
+    features = feature_sources(features_of(loaded))
     if asset == "examples":
         return features
     if asset in ("training_set", "model"):
@@ -32,6 +35,22 @@ def column_sources(loaded: LoadedSpec, asset: str) -> Sources:
         column: [(f"landing_{asset}", landed_column(loaded, asset, column))]
         for column in (*_roles(loaded, asset), *landed_names(loaded, asset).values())
     }
+
+
+def sensitive_features(loaded: LoadedSpec, features: FeatureSet) -> frozenset[str]:
+    """Features of a set that are made of a column whose values a contract has masked, or found by one.
+
+    Of a pipeline whose views are not used any more the contract is not known: all that is of it counts.
+    """
+
+    def hidden(table: str, column: str) -> bool:
+        owner, _, stream = table.rpartition(":")
+        of = loaded.owners.get(owner) if owner else loaded
+        return of is None or stream not in of.contract.streams or column in sensitive_columns(of, stream)
+
+    return frozenset(
+        name for name, sources in feature_sources(features).items() if any(hidden(*one) for one in sources)
+    )
 
 
 def landed_columns(loaded: LoadedSpec, stream: str) -> dict[str, str]:

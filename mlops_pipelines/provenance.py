@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.settings import environment_without_git, settings
+from mlops_pipelines.settings import environment_without_git, given_settings, settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,8 @@ def run_at(sha: str, arguments: Sequence[str], project: Path = _PROJECT) -> int:
             done = subprocess.run(  # noqa: S603 - our own command, and an id that was checked
                 [sys.executable, "-c", "from mlops_pipelines.cli import main; main()", *arguments],
                 cwd=tree,
-                env={**os.environ, "PYTHONPATH": str(tree)},
+                # Settings may stand in a file beside the work tree that this process runs from.
+                env={**os.environ, **given_settings(), "PYTHONPATH": str(tree)},
                 check=False,
             )
         finally:

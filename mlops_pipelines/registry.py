@@ -189,9 +189,10 @@ class Registry:
         model_hash: what the ledger says it is; without it MLflow is asked. Raises TerminalError if there is
         no such version, it was freed, its files were changed, or it hashes to something else.
         """
-        if freed := self._freed(pipeline, version):
-            raise freed.error(pipeline)
-        model_hash = model_hash or self._hash_of(pipeline, version)
+        with self._freed_said(pipeline, version):
+            return self._load(pipeline, version, model_hash or self._hash_of(pipeline, version))
+
+    def _load(self, pipeline: str, version: str, model_hash: str) -> LoadedModel:
         key = (pipeline, version, model_hash)
         if key not in self._loaded:
             folder = self._cached(*key)
@@ -205,11 +206,21 @@ class Registry:
             self._loaded[key] = known
         return self._loaded[key]
 
+    @contextmanager
+    def _freed_said(self, pipeline: str, version: str) -> Iterator[None]:
+        """Of a version that is not there because it was freed, that is said."""
+        try:
+            yield
+        except TerminalError as error:
+            if freed := self._freed(pipeline, version):
+                raise freed.error(pipeline) from error
+            raise
+
     def check_stored(self, pipeline: str, version: str) -> str | None:
         """What of a version's files is not as it was registered, for people; None if all are.
 
-        They are fetched from MLflow, whatever the cache holds. Raises TerminalError if there is no such
-        version.
+        Those that MLflow has, and those in the cache, if they are there. Raises TerminalError if there is no
+        such version.
         """
         with _faults():
             tags = self._client.get_model_version(pipeline, version).tags
@@ -221,7 +232,11 @@ class Registry:
                 stored = _stored_digests(self._download(pipeline, version, Path(folder)))
             except (TerminalError, OSError) as error:
                 return f"the files of version {version} cannot be fetched: {error}"
-        return _difference(recorded, stored)
+        if wrong := _difference(recorded, stored):
+            return wrong
+        cached = self._cached(pipeline, version, tags["model_hash"])
+        wrong = _difference(recorded, _stored_digests(cached)) if cached.is_dir() else None
+        return wrong and f"in {cached}: {wrong}"
 
     def log_evaluation(self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes]) -> None:
         """Keep the report, its Markdown, its pictures (PNG by name) and its metrics with the run."""

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import versions_at
@@ -26,10 +26,10 @@ from mlops_pipelines.lake import content_hash
 from mlops_pipelines.retraining import parts_by_day, with_labels
 from mlops_pipelines.scoring import EXAMPLE_ORDER, PREDICTION_ORDER, PREDICTION_PROVENANCE
 from mlops_pipelines.spec_loading import hash_of
-from mlops_pipelines.trace import manifest_of, promotion_of
+from mlops_pipelines.trace import BrokenLinkError, find_prediction, manifest_of, promotion_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.trace import Predicted
     from mlops_pipelines.training import TrainedModel
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,27 @@ class Link:
     why: str | None = None
 
 
+def reproduce(
+    places: Iterable[PipelineHome], prediction_id: str, again: Reproducer | None = None
+) -> Iterator[Link]:
+    """Each link of the prediction of this id, of whatever pipeline of a home; the first that differs ends it.
+
+    again: what made others. Raises UserError if there is no such prediction.
+    """
+    try:
+        found = find_prediction(places, prediction_id)
+    except BrokenLinkError as error:
+        yield Link(error.link, False, error.recorded, error.found, error.message)
+        return
+    yield from (again or Reproducer()).links(found)
+
+
 class Reproducer:
     """Makes predictions again; what several have in common, such as their model, is made once."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[object, ...], Any] = {}
+        self._made: dict[tuple[object, ...], Link] = {}
+        self._models: dict[tuple[str, str], tuple[list[Link], TrainedModel | None]] = {}
 
     def links(self, found: Predicted) -> Iterator[Link]:
         """Each link of a prediction, from the landed rows to the decision; the first that differs ends it."""
@@ -69,19 +83,19 @@ class Reproducer:
 
     def _links(self, found: Predicted) -> Iterator[Link]:
         row = found.row
-        yield self._once(found, _log, "log", found.day)
-        yield self._once(found, _partition, "partition", found.event_day, found.made_of["events"])
+        yield self._once("prediction", found, _log, found.day)
+        yield self._once("partition", found, _partition, found.event_day, found.made_of["events"])
         for view in found.features.views:
-            made_of = (view.id, json.dumps(found.made_of), *_window(found, view))
-            yield self._once(found, partial(_facts, view=view), "facts", *made_of)
+            of, made_of = table_name(view.pipeline, view.name), (view.id, json.dumps(found.made_of))
+            days = _days_before(found, view.longest_reach)
+            yield self._once(f"facts of {of}", found, partial(_facts, view=view), *made_of, *days)
             if view.windowed:
-                yield self._once(found, partial(_tiles, view=view), "tiles", *made_of)
-        yield self._once(
-            found, _vectors, "examples", found.features.version, found.day, row["examples_version"]
-        )
-        yield _vector(found)
-        promotion = promotion_of(found)
-        links, model = self._once(found, partial(_model, promotion=promotion), "model", promotion.model_hash)
+                days = _days_before(found, view.longest_window)
+                yield self._once(f"tiles of {of}", found, partial(_tiles, view=view), *made_of, *days)
+        at = row["examples_version"]
+        yield self._once("examples", found, _vectors, found.features.version, found.day, at)
+        yield _tried("vector", partial(_vector, found))
+        links, model = self._model(found)
         yield from links
         if model is None:
             return
@@ -90,19 +104,39 @@ class Reproducer:
         decision = score >= row["threshold"]
         yield Link("decision", decision == row["decision"], str(row["decision"]), str(decision))
 
-    def _once(self, found: Predicted, make: Callable[[Predicted], T], *key: object) -> T:
-        """What `make` gives for these, made by the first prediction that asks."""
-        whole = (found.place.name, *key)
+    def _once(
+        self, name: str, found: Predicted, make: Callable[[Predicted, str], Link], *key: object
+    ) -> Link:
+        """The link that `make` gives for these, made by the first prediction that asks."""
+        whole = (found.place.name, name, *key)
         if whole not in self._made:
-            self._made[whole] = make(found)
-        made: T = self._made[whole]
-        return made
+            self._made[whole] = _tried(name, partial(make, found, name))
+        return self._made[whole]
+
+    def _model(self, found: Predicted) -> tuple[list[Link], TrainedModel | None]:
+        """What `_model` gives, made by the first prediction of a model that asks."""
+        try:
+            promotion = promotion_of(found)
+        except TerminalError as error:
+            return [Link("promotion", False, found.row["model_hash"], "", error.message)], None
+        key = (found.place.name, promotion.model_hash)
+        if key not in self._models:
+            self._models[key] = _model(found.place, promotion)
+        return self._models[key]
 
 
-def _log(found: Predicted) -> Link:
+def _tried(name: str, make: Callable[[], Link]) -> Link:
+    """A link; what cannot be made any more differs."""
+    try:
+        return make()
+    except TerminalError as error:
+        return Link(name, False, "", "", error.message)
+
+
+def _log(found: Predicted, name: str) -> Link:
     """The day of the log that has the prediction, as it was last written."""
     return _stored(
-        "prediction",
+        name,
         found.place.lake,
         "predictions",
         [found.day],
@@ -125,19 +159,19 @@ def _stored(
     """Whether the files of some days have the bytes, and their rows the content, that were committed."""
     commits = lake.written_by(table, days, version=version)
     recorded = hash_of({day: commit.hashes[day] for day, commit in commits.items()})
-    for day, wrong in lake.altered(table, days, version=version).items():
-        return Link(name, False, commits[day].files[day], "", wrong)
+    for wrong in lake.altered(table, days, version=version).values():
+        return Link(name, False, wrong.recorded, wrong.found, wrong.why)
     found = lake.hashes(table, sort_by=sort_by, unhashed=unhashed, days=days, version=version)
     # A day without rows has no file, and the hash of nothing.
     rebuilt = hash_of({day: found.get(day, commit.hashes[day]) for day, commit in commits.items()})
     return Link(name, recorded == rebuilt, recorded, rebuilt)
 
 
-def _partition(found: Predicted) -> Link:
+def _partition(found: Predicted, name: str) -> Link:
     """The day of events, from the rows of the landed files."""
     from mlops_pipelines.ingest.landed_again import events_again
 
-    name, lake, version = "partition", found.place.lake, found.made_of["events"]
+    lake, version = found.place.lake, found.made_of["events"]
     day = found.event_day
     stored = _stored(name, lake, "events", [day], version, sort_by=["event_id"], unhashed=PROVENANCE)
     if not stored.same:
@@ -151,33 +185,31 @@ def _partition(found: Predicted) -> Link:
     return Link(name, recorded == rebuilt, recorded, rebuilt)
 
 
-def _facts(found: Predicted, view: CompiledView) -> Link:
+def _facts(found: Predicted, name: str, view: CompiledView) -> Link:
     """The rows that a view reads, of the days of its window."""
     lake, versions = found.place.lake.of(view.pipeline), versions_at(view.pipeline, found.made_of)
     version = versions.get(view.source)
-    name = f"facts of {table_name(view.pipeline, view.name)}"
     if version is None:
         return Link(name, True, "", "", "there were none")
     held = lake.days(view.source, version=version)
     if not view.static:
-        reached = set(_window(found, view))
+        reached = set(_days_before(found, view.longest_reach))
         held = [day for day in held if day in reached]
     commits = lake.written_by(view.source, held, version=version)
     recorded = hash_of({day: commit.files.get(day) for day, commit in commits.items()})
-    for day, wrong in lake.altered(view.source, held, version=version).items():
-        return Link(name, False, commits[day].files[day], "", wrong)
+    for wrong in lake.altered(view.source, held, version=version).values():
+        return Link(name, False, wrong.recorded, wrong.found, wrong.why)
     return Link(name, True, recorded, recorded)
 
 
-def _tiles(found: Predicted, view: CompiledView) -> Link:
+def _tiles(found: Predicted, name: str, view: CompiledView) -> Link:
     """The tiles of a view's longest window, from the facts that each was made of."""
-    name = f"tiles of {table_name(view.pipeline, view.name)}"
     lake, versions = found.place.lake.of(view.pipeline), versions_at(view.pipeline, found.made_of)
     table, order = tile_table(view), ["hour", *view.keys]
     version = versions.get(table)
     if version is None:
         return Link(name, True, "", "", "there were none")
-    days = _window(found, view)
+    days = _days_before(found, view.longest_window)
     stored = _stored(name, lake, table, days, version, sort_by=order)
     if not stored.same:
         return stored
@@ -197,17 +229,17 @@ def _tiles(found: Predicted, view: CompiledView) -> Link:
     return Link(name, not wrong, hash_of(recorded), hash_of(dict(sorted(rebuilt.items()))), why)
 
 
-def _window(found: Predicted, view: CompiledView) -> list[str]:
-    """Days (UTC) that the longest window of a view reaches over, or its last values, before the decision."""
+def _days_before(found: Predicted, reach: timedelta) -> list[str]:
+    """Days (UTC) from so long before the decision to its own."""
     last = found.decided_at.date()
-    first = (found.decided_at - view.longest_reach).date()
+    first = (found.decided_at - reach).date()
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
-def _vectors(found: Predicted) -> Link:
+def _vectors(found: Predicted, name: str) -> Link:
     """The day of examples that has the vector, as it was read."""
     return _stored(
-        "examples",
+        name,
         found.place.lake,
         found.features.examples,
         [found.day],
@@ -252,26 +284,28 @@ def _training_set(place: PipelineHome, manifest: Mapping[str, Any]) -> tuple[pa.
     return rows, Link(name, recorded == rebuilt, hash_of(recorded), hash_of(rebuilt), why)
 
 
-def _model(found: Predicted, promotion: Promotion) -> tuple[list[Link], TrainedModel | None]:
+def _model(place: PipelineHome, promotion: Promotion) -> tuple[list[Link], TrainedModel | None]:
     """Manifest, training set and model, and the model; None where one of them differs."""
-    place = found.place
     retrain = place.ledger.retrain(promotion.retrain_id)
-    version = str(retrain.dataset_version)
+    version, model = str(retrain.dataset_version), None
+    links: list[Link] = []
+    name = "manifest"
     try:
         manifest = manifest_of(place, retrain)
+        links.append(Link(name, True, version, version))
+        name = "training set"
+        rows, link = _training_set(place, manifest)
+        links.append(link)
+        if links[-1].same:
+            name = "stored model"
+            links.append(_stored_model(place, promotion))
+        if links[-1].same:
+            name = "model"
+            model, link = _trained(place, promotion, rows)
+            links.append(link)
     except TerminalError as error:
-        return [Link("manifest", False, version, "", error.message)], None
-    links = [Link("manifest", True, version, version)]
-    rows, link = _training_set(place, manifest)
-    links.append(link)
-    if not link.same:
-        return links, None
-    links.append(_stored_model(place, promotion))
-    if not links[-1].same:
-        return links, None
-    model, link = _trained(place, promotion, rows)
-    links.append(link)
-    return links, model if link.same else None
+        links.append(Link(name, False, "", "", error.message))
+    return links, model if links[-1].same else None
 
 
 def _stored_model(place: PipelineHome, promotion: Promotion) -> Link:
@@ -281,18 +315,29 @@ def _stored_model(place: PipelineHome, promotion: Promotion) -> Link:
 
 def _trained(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple[TrainedModel, Link]:
     """The model, trained again from the training set as it was trained."""
-    from mlops_pipelines.experiments import platform_difference
-    from mlops_pipelines.provenance import platform
     from mlops_pipelines.training import train_again
 
     loaded = place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
     rebuilt = train_again(rows, loaded.refit).hash
     why = None
     if rebuilt != promotion.model_hash:
-        recorded = json.loads(loaded.files["facts.json"]).get("platform", {})
-        others = platform_difference(recorded, platform())
-        why = f"on another platform: {'; '.join(others)}" if others else "on the same platform"
+        why = _why_another(json.loads(loaded.files["facts.json"]))
     return loaded.refit, Link("model", why is None, promotion.model_hash, rebuilt, why)
+
+
+def _why_another(recorded: Mapping[str, Any]) -> str:
+    """Why training again may have given another model, by what was recorded of the first."""
+    from mlops_pipelines.experiments import platform_difference
+    from mlops_pipelines.provenance import platform
+    from mlops_pipelines.trainers import source_hash
+
+    trainer = recorded["training"]["trainer"]
+    if not recorded["reproducible"]:
+        return f"it was marked as not reproducible: {trainer} gave two models when it was trained"
+    if trainer and source_hash(trainer) != recorded["trainer_source"]:
+        return f"the file of {trainer} is another one by now"
+    others = platform_difference(recorded["platform"], platform())
+    return f"on another platform: {'; '.join(others)}" if others else "on the same platform"
 
 
 def _bits(value: float) -> str:

@@ -2,8 +2,9 @@
 
 Kept is what is younger than its retention, what serves, and all that something kept names: a prediction its
 model and its vector, a vector the versions of the tables it was made of, their tiles the versions these were
-made of, a model its training set, a training set the versions of the tables it is of. The newest version of
-a table is kept whole, but for the days that are older than their retention.
+made of, a model its training set, a training set the versions of the tables it is of, and those that its
+vectors were made of. The newest version of a table is kept whole, but for the days that are older than their
+retention.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ YOUNG, NEWEST = "younger than its retention", "of the newest version of its tabl
 OF_PREDICTION, OF_MODEL, OF_SET = (
     f"named by a kept {what}" for what in ("prediction", "model", "training set")
 )
-OF_VECTOR, OF_TILE, OF_ONLINE = (
+OF_VECTOR, OF_LEARNED, OF_TILE, OF_ONLINE = (
     "a vector that can be made again was made of it",
+    "a vector of a kept training set was made of it",
     "tiles of such a vector were made of it",
     "what the online store holds was made of it",
 )
@@ -115,13 +117,17 @@ class Model:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """at: the moment it was made as of. parts: bytes by file. serves: why it is kept whatever its age."""
+    """at: the moment it was made as of. parts: bytes by file. serves: why it is kept whatever its age.
+
+    made_of: versions of the tables that its vectors were made of.
+    """
 
     version: str
     at: datetime
     tables: Mapping[Table, int]
     parts: Mapping[str, int] = field(default_factory=dict)
     serves: str | None = None
+    made_of: frozenset[tuple[Table, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class Things:
     """What a pipeline has in its home, and what names it.
 
     vectors: also those of other pipelines that were made of this one's tables; these are kept as they are.
+    learned: versions of this pipeline's tables that vectors in training sets of other pipelines were made of.
     files: of this pipeline's tables. tile_sources: by tile table and its commit, the versions that commit's
     tiles were made of. reach: by tile table, how far back its windows reach. retired: tables of vectors by
     sets that are out of use. unused: tile tables of views that no set in use has. looks_back: how far before
@@ -169,6 +176,7 @@ class Things:
     unused: frozenset[Table] = frozenset()
     online: tuple[Online, ...] = ()
     looks_back: timedelta = timedelta(0)
+    learned: frozenset[tuple[Table, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,7 @@ def decide(there: Things, since: Horizons) -> Plan:
     pins.add((named for made in kept_sets for named in made.tables.items()), OF_SET)
     pins.add((named for one in there.online if one.in_use for named in one.versions), OF_ONLINE)
     pins.add((named for vectors in remade for named in vectors.made_of.items()), OF_VECTOR)
+    pins.add((*there.learned, *(named for made in kept_sets for named in made.made_of)), OF_LEARNED)
     pins.add(_tile_sources(there, remade), OF_TILE)
     files = [
         (table, one, pins.why(table, one, cut.get(table, ())))

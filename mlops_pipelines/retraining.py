@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.datasets import DatasetVersion
     from mlops_pipelines.evaluation import EvaluationReport
     from mlops_pipelines.gates import Verdict
-    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.home import Home, PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
     from mlops_pipelines.registry import LoadedModel, Registered
     from mlops_pipelines.spec import Gates
@@ -532,7 +532,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     retrain = carried_by(place, run_id)
     now = place.clock.now()
     if retrain is None:
-        _heal_aliases(place)
+        heal_aliases(place.home, place.name)
         return Outcome(
             None, "This run carries no retrain: the registry's aliases now say what the ledger says."
         )
@@ -552,7 +552,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         mlflow_version=retrain.mlflow_version,
         at=now,
     )
-    _heal_aliases(place)
+    heal_aliases(place.home, place.name)
     card = _card(place, retrain)
     place.home.registry.log_card(place.name, promotion.mlflow_version, card)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
@@ -673,11 +673,11 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
     )
 
 
-def _heal_aliases(place: PipelineHome) -> None:
+def heal_aliases(home: Home, pipeline: str) -> None:
     """Make the registry's aliases say what the ledger says."""
-    champion = place.ledger.champion(place.name)
+    champion = home.ledger.champion(pipeline)
     if champion is None:
         return
-    place.home.registry.set_alias(place.name, "champion", champion.mlflow_version)
+    home.registry.set_alias(pipeline, "champion", champion.mlflow_version)
     if champion.previous is not None:
-        place.home.registry.set_alias(place.name, "previous", champion.previous)
+        home.registry.set_alias(pipeline, "previous", champion.previous)

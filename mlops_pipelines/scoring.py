@@ -365,12 +365,11 @@ def known_days(place: PipelineHome, source: str) -> list[str]:
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
-def feature_sources(loaded: LoadedSpec) -> dict[str, list[tuple[str, str]]]:
+def feature_sources(features: FeatureSet) -> dict[str, list[tuple[str, str]]]:
     """Source columns (table, column) of each feature, those of its key first.
 
     Tables of another pipeline are named as `table_name` does.
     """
-    features = features_of(loaded)
     sources = {name: [("events", column) for column in one.columns] for name, one in features.own.items()}
     for view in features.views:
         keys = [("events", key) for key in view.keys]

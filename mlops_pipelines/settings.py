@@ -48,6 +48,17 @@ def settings() -> Settings:
     return Settings()
 
 
+def given_settings() -> dict[str, str]:
+    """The settings that were given, in a file or the environment, as variables for a process of our own."""
+    found = settings()
+    values = {name: getattr(found, name) for name in found.model_fields_set}
+    return {
+        f"MLOPS_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
 def silence_warning(begins: str) -> None:
     """Let the programs that this process starts, or becomes, not give a warning that begins like this."""
     others = os.environ.get("PYTHONWARNINGS")

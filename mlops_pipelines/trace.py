@@ -17,7 +17,9 @@ from mlops_pipelines.features.in_use import known_set
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.contract import MASKED
+from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.lake import text_from
+from mlops_pipelines.lineage import sensitive_features
 from mlops_pipelines.provenance import Commit
 
 if TYPE_CHECKING:
@@ -70,10 +72,26 @@ class Predicted:
         return moment.astimezone(UTC)
 
 
+class BrokenLinkError(TerminalError):
+    """What a prediction stands on is not what was written.
+
+    link: its name among those of `reproduce`. recorded, found: SHA-256.
+    """
+
+    def __init__(self, message: str, link: str, recorded: str, found: str) -> None:
+        super().__init__(
+            message,
+            expected="the bytes that were written",
+            remedy="mlops restore, from a backup that has them",
+        )
+        self.link, self.recorded, self.found = link, recorded, found
+
+
 def find_prediction(places: Iterable[PipelineHome], prediction_id: str) -> Predicted:
     """The prediction of this id, of whatever pipeline of a home.
 
-    Raises UserError if there is none, TerminalError if what it was made of is gone.
+    Raises UserError if there is none, BrokenLinkError if it, its vector or its event is not what was written,
+    TerminalError if what it was made of is gone.
     """
     if not _ID.fullmatch(prediction_id):
         raise UserError(
@@ -87,6 +105,7 @@ def find_prediction(places: Iterable[PipelineHome], prediction_id: str) -> Predi
         if row is not None:
             return _predicted(place, row)
     for place in looked:
+        # It may have stood where the log was altered.
         _require_unaltered_log(place)
     freed = [
         gone.error(place.name).message for place in looked if (gone := place.ledger.freed_before(place.name))
@@ -104,12 +123,21 @@ def find_prediction(places: Iterable[PipelineHome], prediction_id: str) -> Predi
 
 
 def _require_unaltered_log(place: PipelineHome) -> None:
-    """Before an id is said to be unknown: it may have stood where the log was altered."""
-    lake = place.lake
-    for day, wrong in (
-        lake.altered("predictions", lake.days("predictions")).items() if lake.exists("predictions") else ()
-    ):
-        raise TerminalError(f"The predictions of {place.name} of {day} were altered: {wrong}.")
+    if place.lake.exists("predictions"):
+        _require_unaltered(place, "prediction", "predictions", place.lake.days("predictions"))
+
+
+def _require_unaltered(
+    place: PipelineHome, link: str, table: str, days: Sequence[str], version: int | None = None
+) -> None:
+    """Before its rows are read: what was altered may read as something else, or not at all."""
+    for day, wrong in place.lake.altered(table, days, version=version).items():
+        raise BrokenLinkError(
+            f"The {table} of {place.name} of {day} were altered: {wrong.why}.",
+            link,
+            wrong.recorded,
+            wrong.found,
+        )
 
 
 def _row_of(place: PipelineHome, prediction_id: str) -> dict[str, Any] | None:
@@ -118,9 +146,14 @@ def _row_of(place: PipelineHome, prediction_id: str) -> dict[str, Any] | None:
         return None
     # The ids are hashes, so each day is looked at, its ids alone; then the day that has it.
     where = text_from("prediction_id", prediction_id)
-    days = lake.read("predictions", columns=["day"], where=where)["day"].to_pylist()
+    try:
+        days = lake.read("predictions", columns=["day"], where=where)["day"].to_pylist()
+    except TerminalError:
+        _require_unaltered_log(place)
+        raise
     if not days:
         return None
+    _require_unaltered(place, "prediction", "predictions", days[:1])
     row: dict[str, Any] = lake.read("predictions", days=days[:1], where=where).to_pylist()[0]
     return row
 
@@ -128,13 +161,16 @@ def _row_of(place: PipelineHome, prediction_id: str) -> dict[str, Any] | None:
 def _predicted(place: PipelineHome, row: Mapping[str, Any]) -> Predicted:
     features = known_set(place, row["feature_set"])
     at = row["event_id"]
-    example = _one(place, features.examples, row["day"], at, row["examples_version"])
+    example = _one(place, "examples", features.examples, row["day"], at, row["examples_version"])
     made_of = json.loads(example["made_of"][0].as_py())
-    event = _one(place, "events", example["day"][0].as_py(), at, made_of["events"])
+    event = _one(place, "partition", "events", example["day"][0].as_py(), at, made_of["events"])
     return Predicted(place, row, example, event, features, made_of)
 
 
-def _one(place: PipelineHome, table: str, day: str, event_id: str, version: int) -> pa.Table:
+def _one(  # noqa: PLR0917 - a link and where it lies
+    place: PipelineHome, link: str, table: str, day: str, event_id: str, version: int
+) -> pa.Table:
+    _require_unaltered(place, link, table, [day], version)
     where = text_from("event_id", event_id)
     found = place.lake.read(table, days=[day], version=version, where=where)
     if found.num_rows != 1:
@@ -156,6 +192,7 @@ def trace(found: Predicted) -> dict[str, Any]:
     retrain = place.ledger.retrain(promotion.retrain_id)
     manifest = manifest_of(place, retrain)
     model = place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
+    facts = json.loads(model.files["facts.json"])
     labels = _labels(found)
     return {
         "prediction": _prediction(found),
@@ -166,10 +203,10 @@ def trace(found: Predicted) -> dict[str, Any]:
         "model": _model(promotion, model.refit),
         "training_set": _training_set(manifest),
         "code": {
-            "commit": manifest["commit"]["sha"],
-            "changed": manifest["commit"]["dirty"],
-            "lock": manifest["lock"],
-            "platform": json.loads(model.files["facts.json"]).get("platform"),
+            "commit": facts["commit"]["sha"],
+            "changed": facts["commit"]["dirty"],
+            "lock": facts.get("lock"),
+            "platform": facts.get("platform"),
         },
         "retrain": _retrain(place, retrain),
         "verdicts": [
@@ -209,7 +246,7 @@ def _event(found: Predicted) -> dict[str, Any]:
     place, version, day = found.place, found.made_of["events"], found.event_day
     commit = place.lake.written_by("events", [day], version=version)[day]
     own = {"day", "event_id", "file_digest", "file_row"}
-    hidden = place.contract.sensitive_columns("events")
+    hidden = sensitive_columns(place.loaded, "events")
     values = {
         name: MASKED if name in hidden and value is not None else _plain(value)
         for name, value in found.event.to_pylist()[0].items()
@@ -247,7 +284,7 @@ def _vector(found: Predicted) -> dict[str, Any]:
     commit = found.place.lake.written_by(
         found.features.examples, [found.day], version=found.row["examples_version"]
     )[found.day]
-    hidden = bool(found.place.contract.sensitive_columns("events"))
+    hidden = sensitive_features(found.place.loaded, found.features)
     values = found.example.to_pylist()[0]
     return {
         "feature_set": found.features.version,
@@ -256,7 +293,7 @@ def _vector(found: Predicted) -> dict[str, Any]:
         "partition": found.day,
         "content_hash": commit.hashes[found.day],
         "values": {
-            one.name: MASKED if hidden and isinstance(values[one.name], str) else values[one.name]
+            one.name: MASKED if one.name in hidden and values[one.name] is not None else values[one.name]
             for one in found.features.columns
         },
         "from_event": {name: one.sql for name, one in found.features.from_event.items()},
@@ -265,7 +302,7 @@ def _vector(found: Predicted) -> dict[str, Any]:
 
 
 def _view(found: Predicted, view: CompiledView) -> dict[str, Any]:
-    hidden = found.place.contract.sensitive_columns("events")
+    hidden = sensitive_columns(found.place.loaded, "events")
     key = {name: MASKED if name in hidden else found.event[name][0].as_py() for name in view.keys}
     source = table_name(view.pipeline, view.source)
     told: dict[str, Any] = {
@@ -325,9 +362,12 @@ def promotion_of(found: Predicted) -> Promotion:
 
 
 def code_of(found: Predicted) -> Commit:
-    """The commit that made the training set of the prediction's model."""
-    retrain = found.place.ledger.retrain(promotion_of(found).retrain_id)
-    return Commit(**manifest_of(found.place, retrain)["commit"])
+    """The commit that trained the prediction's model."""
+    promotion = promotion_of(found)
+    model = found.place.home.registry.load(
+        found.place.name, promotion.mlflow_version, model_hash=promotion.model_hash
+    )
+    return Commit(**json.loads(model.files["facts.json"])["commit"])
 
 
 def manifest_of(place: PipelineHome, retrain: Retrain) -> Mapping[str, Any]:
@@ -361,6 +401,8 @@ def _training_set(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "feature_set": set_version(manifest["views"]),
         "contracts": manifest["contracts"],
         "signed_by": manifest["signature"]["key"],
+        "commit": manifest["commit"]["sha"],
+        "changed": manifest["commit"]["dirty"],
     }
 
 
@@ -402,12 +444,25 @@ def _labels(found: Predicted) -> list[dict[str, Any]]:
 
 
 def _fed(found: Predicted, labels: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The retrains whose training set has this event, with its label as it was known then."""
+    """The retrains whose training set has this event, with its label as it was known then.
+
+    Of a training set that was freed it is not known whether it had it: that is told, with the moment.
+    """
     if not labels:
         return
     place, known = found.place, datetime.fromisoformat(labels[0]["known_at"])
     for retrain in reversed(place.ledger.retrains(place.name)):
         if retrain.dataset_version is None or retrain.watermark < known:
+            continue
+        if gone := place.ledger.freed(place.name, "dataset", retrain.dataset_version):
+            yield {
+                "retrain": retrain.id,
+                "training_set": retrain.dataset_version,
+                "freed_at": gone.at.isoformat(),
+                "label": None,
+                "model_version": retrain.mlflow_version,
+                "outcome": retrain.outcome,
+            }
             continue
         manifest = manifest_of(place, retrain)
         if found.day not in {part["day"] for part in manifest["parts"]}:
@@ -422,6 +477,7 @@ def _fed(found: Predicted, labels: Sequence[Mapping[str, Any]]) -> Iterator[dict
             yield {
                 "retrain": retrain.id,
                 "training_set": retrain.dataset_version,
+                "freed_at": None,
                 "label": as_of[-1]["label"],
                 "model_version": retrain.mlflow_version,
                 "outcome": retrain.outcome,

@@ -57,7 +57,7 @@ def _event(trace: Mapping[str, Any]) -> Node:
         trace["prediction"]["event_id"],
         (
             _landed(landed),
-            Node("contract", f"events passed its version {event['contract']}"),
+            Node("contract", f"the day was last written under its version {event['contract']}"),
             Node("partition", _partition("events", event)),
             Node("values", _values(event["values"])),
         ),
@@ -135,15 +135,19 @@ def _training_set(found: Mapping[str, Any]) -> Node:
         "training set",
         f"{found['version']}, {found['rows']:,} rows of {found['days']} days, {found['first_day']} to "
         f"{found['last_day']}, signed by {found['signed_by']}",
-        (Node("made of", tables),),
+        (Node("made of", tables), Node("code", _commit(found))),
     )
 
 
 def _code(found: Mapping[str, Any]) -> Node:
-    changed = " (with changes that were not committed)" if found["changed"] else ""
     lock = f", dependencies {_short(found['lock'])}" if found["lock"] else ""
     on = f", on {_values(found['platform'])}" if found["platform"] else ""
-    return Node("code", f"commit {_short(found['commit'])}{changed}{lock}{on}")
+    return Node("code", f"{_commit(found)}{lock}{on}")
+
+
+def _commit(found: Mapping[str, Any]) -> str:
+    changed = " (with changes that were not committed)" if found["changed"] else ""
+    return f"commit {_short(found['commit'])}{changed}"
 
 
 def _retrain(found: Mapping[str, Any]) -> Node:
@@ -169,6 +173,13 @@ def _fed(trace: Mapping[str, Any]) -> Iterator[Node]:
     if not trace["fed"]:
         yield Node("fed", "no retrain has learned from it yet")
     for one in trace["fed"]:
+        if one["freed_at"]:
+            yield Node(
+                "fed",
+                f"perhaps retrain {one['retrain']}: its training set {one['training_set']} was freed "
+                f"{_at(one['freed_at'])}",
+            )
+            continue
         became = f"model version {one['model_version']}" if one["model_version"] else "no model"
         yield Node(
             "fed",

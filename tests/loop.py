@@ -19,7 +19,7 @@ from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.reproduce import Reproducer
-from mlops_pipelines.trace import find_prediction
+from mlops_pipelines.trace import find_prediction, trace
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -136,10 +136,11 @@ def finish(place: PipelineHome, run_id: str) -> Outcome:
 
 
 def check_reproduced(place: PipelineHome) -> None:
-    """A prediction of the first and one of the last day that has any, made again from its facts."""
-    again, days = Reproducer(), place.lake.days("predictions")
-    for day in (days[0], days[-1]):
+    """A prediction of each day is traced, and made again from its facts."""
+    again = Reproducer()
+    for day in place.lake.days("predictions"):
         name = place.lake.read("predictions", columns=["prediction_id"], days=[day])[0][0].as_py()
+        trace(find_prediction([place], name))
         links = list(again.links(find_prediction([place], name)))
         assert [link for link in links if not link.same] == []
         assert links[-1].name == "decision"

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlops_pipelines import freeing
-from mlops_pipelines.backup import MANIFEST, back_up, restore
+from mlops_pipelines.backup import MANIFEST, _Copy, back_up, restore
 from mlops_pipelines.cli import main
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.experiments import verified
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.lake import Lake
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,31 @@ def test_a_restored_home_is_whole_without_the_one_it_was_made_of(lived: Path, tm
         check_whole(restored)
     finally:
         lived.with_name("away").rename(lived)
+
+
+def test_what_comes_while_tables_are_copied_is_not_in_the_backup(
+    lived: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of(lived, tmp_path / "home")
+    before, copy_table = place.home.datasets.versions(place.name), _Copy.table
+
+    def promoting_meanwhile(self: _Copy, lake: Lake, table: str, version: int) -> None:
+        if len(place.ledger.promotions(place.name)) == 1:
+            assert retrain(place, "meanwhile").promotion
+        copy_table(self, lake, table, version)
+
+    monkeypatch.setattr(_Copy, "table", promoting_meanwhile)
+    back_up(place.home, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "after")
+    after = place_at(tmp_path / "after")
+    assert len(place.home.datasets.versions(place.name)) == 2
+    assert after.home.datasets.versions(after.name) == before
+    assert after.home.registry.alias(after.name, "champion") == "1"
+    check_whole(after)
+    # The retrain that the backup does not know is made again, with the training set it was given then.
+    assert retrain(after, "again").promotion
+    assert after.home.datasets.versions(after.name) == place.home.datasets.versions(place.name)
+    check_whole(after)
 
 
 def test_a_backup_of_a_restored_home_is_the_same(backed_up: Path, tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_before_there_is_a_previous_champion_it_is_refused(lived: Path) -> None:
 def test_training_sets_are_listed_shown_and_verified(place: PipelineHome) -> None:
     [listed] = json.loads(mlops(place, "datasets", "list", place.name, "--json").stdout)
     version = listed["version"]
-    assert listed["retrains"] == ["first"]
+    assert listed["retrains"] == ["small_flights-00001"]
     assert version in mlops(place, "datasets", "list", place.name).stdout
     manifest = json.loads(mlops(place, "datasets", "show", place.name, "--json").stdout)
     assert (manifest["version"], len(manifest["parts"])) == (version, listed["days"])

@@ -76,6 +76,7 @@ def homes(draw: st.DrawFn) -> Things:
             {table: draw(versions[table]) for table in (EVENTS, VECTORS)},
             dict.fromkeys(draw(st.sets(st.sampled_from("abcdef"), min_size=1)), 1),
             "newest" if at == 2 else None,
+            frozenset(draw(st.sets(st.tuples(st.just(EVENTS), versions[EVENTS]), max_size=3))),
         )
         for at in range(3)
     )
@@ -114,6 +115,7 @@ def homes(draw: st.DrawFn) -> Things:
         frozenset({TILES}) if draw(st.booleans()) else frozenset(),
         tuple(Online(f"v{at}", at > 0, ((EVENTS, draw(versions[EVENTS])),)) for at in range(2)),
         timedelta(days=draw(st.integers(0, 5))),
+        frozenset(draw(st.sets(st.tuples(st.just(TILES), versions[TILES]), max_size=2))),
     )  # fmt: skip
 
 
@@ -186,7 +188,9 @@ def named(there: Things, since: Horizons, gone: set[tuple[str, str]]) -> set[Pat
                         found |= alive(there, table, version or 0)
     for made in there.training_sets:
         if ("training sets", made.version) not in gone:
-            found |= {path for table, version in made.tables.items() for path in alive(there, table, version)}
+            of_it = (*made.tables.items(), *made.made_of)
+            found |= {path for table, version in of_it for path in alive(there, table, version)}
+    found |= {path for table, version in there.learned for path in alive(there, table, version)}
     noted = [named for one in there.online if one.in_use for named in one.versions]
     return found | {path for table, version in noted for path in alive(there, table, version)}
 

@@ -102,8 +102,9 @@ def test_a_late_event_is_scored_by_the_champion_of_its_decision(place: PipelineH
 
 def test_every_feature_has_its_source_columns() -> None:
     real = load_pipeline("flight_delays")
-    sources = scoring.feature_sources(real)
-    assert list(sources) == [column.name for column in feature_set(real.spec, real.contract).columns]
+    features = feature_set(real.spec, real.contract)
+    sources = scoring.feature_sources(features)
+    assert list(sources) == [column.name for column in features.columns]
     assert sources["carrier"] == [("events", "carrier")]
     assert all(sources.values())
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.reproduce import Link, Reproducer
+from mlops_pipelines.reproduce import Link, Reproducer, reproduce
 from mlops_pipelines.trace import find_prediction, trace
 from mlops_pipelines.trace_page import as_page, as_text
 from tests.loop import advance, at, copy_of, mlops, retrain, small_home
@@ -47,7 +47,7 @@ def predictions(place: PipelineHome, days: list[str] | None = None) -> list[dict
 
 
 def reproduced(place: PipelineHome, prediction_id: str) -> list[Link]:
-    return list(Reproducer().links(find_prediction([place], prediction_id)))
+    return list(reproduce([place], prediction_id))
 
 
 def differing(place: PipelineHome, prediction_id: str) -> str:
@@ -172,6 +172,27 @@ def test_an_altered_byte_of_a_partition_is_named(place: PipelineHome) -> None:
     row = predictions(place, [DAY])[0]
     flip(part_of(place, "events", DAY))
     assert differing(place, row["prediction_id"]) == "partition"
+
+
+@pytest.mark.parametrize(
+    ("table", "link"), [("predictions", "prediction"), ("examples", "examples"), ("events", "partition")]
+)
+def test_an_altered_byte_is_named_wherever_it_lies(place: PipelineHome, table: str, link: str) -> None:
+    name = predictions(place, [DAY])[0]["prediction_id"]
+    path = part_of(place, place.features.examples if table == "examples" else table, DAY)
+    whole = path.read_bytes()
+    for at_ in range(0, len(whole), len(whole) // 25):
+        path.write_bytes(whole[:at_] + bytes([whole[at_] ^ 1]) + whole[at_ + 1 :])
+        [*_, last] = reproduced(place, name)
+        assert (last.name, last.same, last.recorded == last.rebuilt) == (link, False, False)
+
+
+def test_what_is_gone_from_the_training_window_is_named(place: PipelineHome) -> None:
+    name = predictions(place, [DAY])[0]["prediction_id"]
+    part_of(place, place.features.examples, "2013-01-03").unlink()
+    [*_, last] = reproduced(place, name)
+    assert (last.name, last.same) == ("training set", False)
+    assert "are gone" in (last.why or "")
 
 
 def test_an_altered_byte_of_a_landed_file_is_named(place: PipelineHome) -> None:

@@ -239,7 +239,7 @@ def lineage(loaded: LoadedSpec, name: str | None = None) -> dict[str, list[dict[
     name: of a feature, or of what `shown` takes. Tables of another pipeline are named `OWNER:TABLE`.
     Raises UserError if there is no such feature.
     """
-    sources: Mapping[str, Sequence[tuple[str, str]]] = feature_sources(loaded)
+    sources: Mapping[str, Sequence[tuple[str, str]]] = feature_sources(features_of(loaded))
     wanted = sources if name is None else [one["feature"] for one in shown(loaded, name)]
     return {
         feature: [
