@@ -33,7 +33,7 @@ mlflow: install ## MLflow registry of the same home
 
 # One file stays on one worker, so that what a file prepares once is prepared once.
 test: install ## the fast suite, doctests included
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 verify: install ## the long proofs at full size; output under verification/
 	$(BIN)/python -m verification.run

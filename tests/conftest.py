@@ -32,8 +32,12 @@ settings.register_profile(
 )
 
 SAMPLE_SIZE = "sample size"
-# At full size, of all files the longest, in the order they begin: begun last, one would run alone at the end.
-LONGEST = ("test_replay.py", "test_online_path.py", "test_killed.py")
+# Of all files the longest, in the order they begin: begun last, one would run alone at the end.
+LONGEST = (
+    "test_replay.py", "test_online_path.py", "test_killed.py", "test_freeing.py", "test_any_order.py",
+    "test_trace.py", "test_feature_sets.py", "test_backup.py", "test_replay_home.py", "test_datasets.py",
+    "test_experiments.py", "test_bad_input.py", "test_store.py", "test_reports.py", "test_by_hand.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("full" if config.getoption("--full") else "fast")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--full"):
-        places = {name: place for place, name in enumerate(LONGEST)}
-        items.sort(key=lambda item: places.get(item.path.name, len(places)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

