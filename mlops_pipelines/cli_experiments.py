@@ -58,7 +58,7 @@ def train(
     from mlops_pipelines.experiments import dataset_version, train_from
 
     place = place_of(home, pipeline)
-    with _working() as told:
+    with _working() as told, place.home.keeping("mlops train"):
         made = train_from(place, dataset_version(place, dataset), changes, tune=tune, told=told)
     click.echo(json.dumps(_facts(made), indent=2) if as_json else _experiment_text(pipeline, made))
 

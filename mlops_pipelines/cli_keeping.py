@@ -36,7 +36,7 @@ def gc(pipeline: str, really: bool, home: Path | None, as_json: bool) -> None:
 
     place = place_of(home, pipeline)
     if really:
-        with place.home.exclusive("mlops gc --apply"), place.home.keeping("mlops gc --apply"):
+        with place.home.exclusive("mlops gc --apply"), place.home.keeping("mlops gc --apply", alone=True):
             plan = free(place)
     else:
         plan = plan_for(place)

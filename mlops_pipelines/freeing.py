@@ -33,7 +33,7 @@ from mlops_pipelines.retention import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mlops_pipelines.features.views import CompiledView
@@ -101,13 +101,14 @@ def things(place: PipelineHome) -> Things:
     in_use = {view for owner, view in users_of(place.ledger) if owner == place.name}
     in_use |= {view.at_owner.id for view in place.features.views if view.owner(place.name) == place.name}
     tiles = [name for name in tables if name.startswith(_TILES)]
+    vectors = tuple(one for pipeline in sets for one in _vectors(place, pipeline))
     return Things(
         place.name,
         scores=tuple(_scores(place)),
-        vectors=tuple(one for pipeline in sets for one in _vectors(place, pipeline)),
+        vectors=vectors,
         models=tuple(_models(place)),
         training_sets=tuple(_training_sets(place)),
-        landed=tuple(_landed(place)) if place.spec.retention.landing else (),
+        landed=tuple(_landed(place, vectors)) if place.spec.retention.landing else (),
         files={(place.name, name): _files(place.lake, name) for name in tables},
         tile_sources={(place.name, name): _sources(place, name) for name in tiles},
         reach={(place.name, tile_table(view)): view.longest_window for view in views.values()},
@@ -292,9 +293,9 @@ def _online(place: PipelineHome, views: Mapping[str, CompiledView], in_use: set[
             yield Online(view.id, view.id in in_use, noted)
 
 
-def _landed(place: PipelineHome) -> Iterator[Landed]:
+def _landed(place: PipelineHome, vectors: Sequence[Vectors]) -> Iterator[Landed]:
     """Files below the pipeline's own folder; those at a URL are not ours to free."""
-    last = _last_rows(place)
+    last = _last_rows(place, vectors)
     for stream in place.streams:
         folder = place.landing(stream)
         if isinstance(folder, RemotePath):
@@ -313,13 +314,24 @@ def _landed(place: PipelineHome) -> Iterator[Landed]:
             )
 
 
-def _last_rows(place: PipelineHome) -> dict[str, str]:
-    """By a file's digest, the latest day that a row of it belongs to, accepted or rejected."""
+def _last_rows(place: PipelineHome, vectors: Sequence[Vectors]) -> dict[str, str]:
+    """By a file's digest, the latest day that a row of it belongs to, accepted or rejected.
+
+    Also in the versions of the events that the vectors of kept predictions were made of: a file that says the
+    same anew may stand for it by now.
+    """
     last: defaultdict[str, str] = defaultdict(str)
     for name in (*place.streams, "labels_unmatched", "quarantine"):
         if place.lake.exists(name):
             for one in _grouped(place.lake, name, ["file_digest"]):
                 last[one["file_digest"]] = max(last[one["file_digest"]], one["day"])
+    since, events = horizons(place).predictions or "", (place.name, "events")
+    seen = {(one.day, one.made_of.get(events)) for one in vectors if one.day >= since}
+    for day, version in seen:
+        if version is not None:
+            rows = place.lake.read("events", columns=["file_digest"], days=[day], version=version)
+            for digest in rows["file_digest"].unique().to_pylist():
+                last[digest] = max(last[digest], day)
     return last
 
 

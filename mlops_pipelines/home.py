@@ -157,17 +157,22 @@ class Home:
         )
 
     @contextmanager
-    def keeping(self, holder: str) -> Iterator[None]:
-        """Let nothing be freed, or copied as a whole, by another process meanwhile; runs go on.
+    def keeping(self, holder: str, *, alone: bool = False) -> Iterator[None]:
+        """Let nothing be freed by another process meanwhile; runs go on.
 
-        Raises UserError as `lock` does.
+        alone: for who frees something: nobody else counts on it. Raises UserError as `lock` does.
         """
         with _closing(
-            self._lock("keeping.lock", holder, "one `mlops backup` or `mlops gc --apply` at a time on a home")
+            self._lock(
+                "keeping.lock",
+                holder,
+                "no `mlops gc --apply` beside another one, `mlops backup` or `mlops train` on a home",
+                fcntl.LOCK_EX if alone else fcntl.LOCK_SH,
+            )
         ):
             yield
 
-    def _lock(self, name: str, holder: str, expected: str) -> int:
+    def _lock(self, name: str, holder: str, expected: str, how: int = fcntl.LOCK_EX) -> int:
         path = self.path / name
         try:
             # Not truncated: it says who holds it.
@@ -179,7 +184,7 @@ class Home:
                 remedy="move away what stands in its place, or mend the permissions",
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             other = os.pread(lock, 100, 0).decode() or "another process"
             os.close(lock)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from mlops_pipelines.features.in_use import (
 )
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
+from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _make_examples(
         _adding(made),
         sort_by=EXAMPLE_ORDER,
         unhashed=("made_of",),
-        provenance=versions,
+        provenance={**versions, "code": asdict(code_commit())},
     )
 
 
@@ -276,6 +277,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
             _adding(made),
             sort_by=PREDICTION_ORDER,
             unhashed=PREDICTION_PROVENANCE,
+            provenance={"code": asdict(code_commit())},
         )
     _keep_open(place, wanted, now, reopened)
     place.ledger.close_days(place.name, reopened, "score")

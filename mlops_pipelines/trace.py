@@ -239,6 +239,7 @@ def _prediction(found: Predicted) -> dict[str, Any]:
         "partition": found.day,
         "table_version": commit and commit.version,
         "content_hash": commit and commit.hashes[found.day],
+        "code": commit and commit.provenance.get("code"),
     }
 
 
@@ -292,6 +293,7 @@ def _vector(found: Predicted) -> dict[str, Any]:
         "table_version": found.row["examples_version"],
         "partition": found.day,
         "content_hash": commit.hashes[found.day],
+        "code": commit.provenance.get("code"),
         "values": {
             one.name: MASKED if one.name in hidden and values[one.name] is not None else values[one.name]
             for one in found.features.columns

@@ -40,7 +40,10 @@ def nodes(trace: Mapping[str, Any]) -> Node:
         f"prediction {one['id']}",
         f"{one['pipeline']}: score {one['score']:.6f}, decided {decision}, {_at(one['decided_at'])}",
         (
-            Node("logged", f"{_partition('predictions', one)}, scored {_at(one['scored_at'])}"),
+            Node(
+                "logged",
+                f"{_partition('predictions', one)}{_last_by(one)}, scored {_at(one['scored_at'])}",
+            ),
             _event(trace),
             _vector(trace),
             _model(trace),
@@ -81,7 +84,7 @@ def _vector(trace: Mapping[str, Any]) -> Node:
     return Node(
         "vector",
         f"{len(vector['values'])} features by set {vector['feature_set']}, "
-        f"{_partition(vector['table'], vector)}",
+        f"{_partition(vector['table'], vector)}{_last_by(vector)}",
         (
             Node("of its own row", _values(own)),
             *(_view(view, vector["values"]) for view in views),
@@ -143,6 +146,12 @@ def _code(found: Mapping[str, Any]) -> Node:
     lock = f", dependencies {_short(found['lock'])}" if found["lock"] else ""
     on = f", on {_values(found['platform'])}" if found["platform"] else ""
     return Node("code", f"{_commit(found)}{lock}{on}")
+
+
+def _last_by(table: Mapping[str, Any]) -> str:
+    """The code that last wrote the day of a table."""
+    code = table["code"]
+    return f", last written by {_commit({'commit': code['sha'], 'changed': code['dirty']})}" if code else ""
 
 
 def _commit(found: Mapping[str, Any]) -> str:

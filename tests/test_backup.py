@@ -246,9 +246,20 @@ def test_a_full_disk_leaves_neither_half_a_backup_nor_half_a_home(
 
 
 def test_nothing_is_freed_while_a_backup_is_made(empty: Path, tmp_path: Path) -> None:
-    with Home.open(empty).keeping("mlops gc --apply"), pytest.raises(UserError, match="held by `mlops gc"):
+    with (
+        Home.open(empty).keeping("mlops gc --apply", alone=True),
+        pytest.raises(UserError, match="held by `mlops gc"),
+    ):
         back_up(Home.open(empty), tmp_path / "backup")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_who_counts_on_what_is_kept_does_so_beside_others_but_not_beside_who_frees(empty: Path) -> None:
+    home = Home.open(empty)
+    with home.keeping("mlops train"), home.keeping("mlops backup"):
+        told = CliRunner().invoke(main, ["gc", "flight_delays", "--apply", "--home", str(empty)])
+    assert told.exit_code == 2
+    assert "is held by `mlops backup`" in told.stderr
 
 
 def test_the_commands_say_what_they_did(empty: Path, tmp_path: Path) -> None:
