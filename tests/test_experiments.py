@@ -383,7 +383,7 @@ def test_training_sets_are_listed_shown_and_verified(place: PipelineHome) -> Non
     manifest = json.loads(mlops(place, "datasets", "show", place.name, "--json").stdout)
     assert (manifest["version"], len(manifest["parts"])) == (version, listed["days"])
     sheet = mlops(place, "datasets", "show", place.name, version[:5]).stdout
-    assert sheet == (place.home.path / "datasets" / place.name / "DATASHEET.md").read_text()
+    assert sheet == (place.home.path / "datasets" / place.name / "datasheet.md").read_text()
     assert mlops(place, "datasets", "verify", place.name).stdout == f"{version}: as it was signed\n"
     [key] = json.loads(mlops(place, "datasets", "keys", "--json").stdout)
     assert (key["signs"], key["key"]) == (True, manifest["signature"]["key"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -698,9 +699,11 @@ def test_an_altered_byte_of_a_file_is_told(lake: Lake) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert "has SHA-256" in lake.altered("t", [A, B])[B]
+    wrong = lake.altered("t", [A, B])
+    assert (list(wrong), "has SHA-256" in wrong[B].why) == ([B], True)
+    assert wrong[B].recorded != wrong[B].found == hashlib.sha256(content).hexdigest()
     path.unlink()
-    assert "cannot be read" in lake.altered("t", [A, B])[B]
+    assert "cannot be read" in lake.altered("t", [A, B])[B].why
 
 
 # --- what is kept

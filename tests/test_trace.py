@@ -12,7 +12,7 @@ import pytest
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.reproduce import Link, Reproducer, reproduce
-from mlops_pipelines.trace import find_prediction, trace
+from mlops_pipelines.trace import find_prediction, promotion_of, trace
 from mlops_pipelines.trace_page import as_page, as_text
 from tests.loop import advance, at, copy_of, mlops, retrain, small_home
 
@@ -227,17 +227,19 @@ def test_an_altered_byte_of_the_manifest_is_named(place: PipelineHome) -> None:
     assert differing(place, row["prediction_id"]) == "manifest"
 
 
-def test_an_altered_byte_of_the_model_is_named(lived: Path, place: PipelineHome) -> None:
+@pytest.mark.parametrize("kept", ["artifacts", "cache"])
+@pytest.mark.parametrize("file", ["model.lgb", "facts.json"])
+def test_an_altered_byte_of_the_model_is_named(place: PipelineHome, kept: str, file: str) -> None:
     row = predictions(place, [DAY])[0]
-    # MLflow knows its files by their whole path: a copied home has those of the first one.
-    stored = list((lived / "mlflow" / "artifacts").rglob("model.lgb"))
-    for path in stored:
-        flip(path)
-    try:
-        assert differing(place, row["prediction_id"]) == "stored model"
-    finally:
-        for path in stored:
-            flip(path)
+    promotion = promotion_of(find_prediction([place], row["prediction_id"]))
+    place.home.registry.load(place.name, promotion.mlflow_version)  # into the cache
+    for path in (place.home.path / "mlflow" / kept).rglob(file):
+        content = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(
+            content.replace(b'"cores": ', b'"cores": 1') if file == "facts.json" else content + b" "
+        )
+    assert differing(place, row["prediction_id"]) == "stored model"
 
 
 def test_an_altered_byte_of_the_prediction_is_named(place: PipelineHome) -> None:

@@ -401,9 +401,9 @@ def test_a_run_of_the_user_makes_examples_and_says_of_which_columns(both: Both) 
     days = {
         f"dagster/asset_partition_range_{end}": f"2013-01-0{day}" for end, day in (("start", 3), ("end", 4))
     }
-    done = graph.resolve_job_def("bookings_score").execute_in_process(
-        tags=days, instance=dg.DagsterInstance.ephemeral()
-    )
+    # Closed: a folder of its own that is left to the garbage collector fails whatever test runs by then.
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = graph.resolve_job_def("bookings_score").execute_in_process(tags=days, instance=instance)
     assert done.success
     assert bookings.lake.row_counts(bookings.features.examples)["2013-01-04"] > 500
     (made, *_) = done.asset_materializations_for_node("bookings__examples")
