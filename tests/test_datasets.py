@@ -437,6 +437,17 @@ def test_a_part_that_is_lost_is_named(registry: DatasetRegistry, removed: bool) 
         registry.read(NAME, made.version)
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_list_of_parts_that_dvc_lost_is_named(registry: DatasetRegistry, gone: bool) -> None:
+    made = commit(registry, ONE)
+    assert registry.altered(NAME, made.version) is None
+    [listed] = (registry.root / ".dvc" / "cache").rglob("*.dir")
+    listed.chmod(0o644)
+    listed.unlink() if gone else listed.write_bytes(listed.read_bytes() + b" ")
+    said = registry.altered(NAME, made.version)
+    assert said == f"the list of its parts in DVC's cache {'is gone' if gone else 'was changed'}"
+
+
 # --- interruptions
 
 
