@@ -172,9 +172,9 @@ def _comparison_text(found: SideBySide) -> str:
 def _about(sides: Sequence[Side]) -> list[list[str]]:
     models = [side.model.refit for side in sides]
     return [
-        ["made by", *(side.facts["retrain"] for side in sides)],
+        ["made by", *(side.model.facts["retrain"] for side in sides)],
         ["model", *(model.hash[:12] for model in models)],
-        ["training set", *(side.facts["dataset_version"] for side in sides)],
+        ["training set", *(side.model.facts["dataset_version"] for side in sides)],
         ["rows", *(f"{model.rows:,}" for model in models)],
         ["days", *(f"{model.first_day} to {model.last_day}" for model in models)],
         ["features", *(str(len(model.features)) for model in models)],

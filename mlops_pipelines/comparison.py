@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError, UserError
@@ -43,12 +42,6 @@ class Side:
     verdicts: Sequence[GivenVerdict]
     given: bool
 
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """Where the model comes from, as it was recorded with it."""
-        found: dict[str, Any] = json.loads(self.model.files["facts.json"])
-        return found
-
 
 @dataclass(frozen=True)
 class SideBySide:
@@ -67,7 +60,7 @@ class SideBySide:
     @property
     def training(self) -> dict[str, tuple[Any, Any]]:
         """Other settings of `training` that differ."""
-        found = _differing(*(side.facts.get("training", {}) for side in (self.first, self.second)))
+        found = _differing(*(side.model.facts.get("training", {}) for side in (self.first, self.second)))
         return {name: values for name, values in found.items() if name not in _AMONG_PARAMS}
 
     @property
@@ -86,7 +79,7 @@ class SideBySide:
     @property
     def platform(self) -> dict[str, tuple[Any, Any]]:
         """What differs between the platforms they were trained on."""
-        return _differing(*(side.facts.get("platform", {}) for side in (self.first, self.second)))
+        return _differing(*(side.model.facts.get("platform", {}) for side in (self.first, self.second)))
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for machines."""
@@ -148,7 +141,7 @@ def _side(place: PipelineHome, version: str) -> Side:
     made = registry.registered(place.name, version)
     model = registry.load(place.name, version, model_hash=made.model_hash)
     report = registry.evaluation(made.run_id)
-    retrain_id = json.loads(model.files["facts.json"])["retrain"]
+    retrain_id = model.facts["retrain"]
     if retrain_id != EXPERIMENT and place.ledger.retrain(retrain_id).mlflow_version == version:
         return Side(version, model, report, place.ledger.verdicts(retrain_id), given=True)
     return Side(version, model, report, judge(report, place.spec.gates) if report else (), given=False)
@@ -159,7 +152,7 @@ def _paired(place: PipelineHome, first: Side, second: Side) -> Comparison:
     from mlops_pipelines import evaluation
 
     later = max(second, first, key=lambda side: side.model.refit.last_day)
-    rows = place.home.datasets.read(place.name, later.facts["dataset_version"])
+    rows = place.home.datasets.read(place.name, later.model.facts["dataset_version"])
     one, other = (
         replace(side.model.incumbent, vectors=_vectors(place, side, rows)) for side in (first, second)
     )
@@ -188,17 +181,17 @@ def _side_json(side: Side) -> dict[str, Any]:
     model, report = side.model.refit, side.report
     return {
         "version": side.version,
-        "made_by": side.facts["retrain"],
+        "made_by": side.model.facts["retrain"],
         "model_hash": model.hash,
-        "dataset_version": side.facts["dataset_version"],
+        "dataset_version": side.model.facts["dataset_version"],
         "training_rows": model.rows,
         "first_day": model.first_day,
         "last_day": model.last_day,
         "cutoff": model.cutoff.isoformat(),
         "params": dict(model.params),
         "features": len(model.features),
-        "platform": side.facts.get("platform"),
-        "commit": side.facts.get("commit"),
+        "platform": side.model.facts.get("platform"),
+        "commit": side.model.facts.get("commit"),
         "holdout": report
         and {"rows": report.rows, "first_day": report.first_day, "last_day": report.last_day},
         "metrics": report and {name: one and asdict(one) for name, one in report.metrics.items()},

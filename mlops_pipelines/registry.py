@@ -90,6 +90,12 @@ class LoadedModel:
         return self.refit.hash
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Where it comes from, as it was recorded when it was trained."""
+        found: dict[str, Any] = json.loads(self.files["facts.json"])
+        return found
+
+    @property
     def incumbent(self) -> Incumbent:
         """What a candidate is compared with."""
         return Incumbent(self.refit, self.twin, self.version)

@@ -23,7 +23,7 @@ from mlops_pipelines.features.tiles import compute_tiles
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.taking import PROVENANCE
 from mlops_pipelines.lake import content_hash
-from mlops_pipelines.retraining import parts_by_day, with_labels
+from mlops_pipelines.retraining import model_of, parts_by_day, with_labels
 from mlops_pipelines.scoring import EXAMPLE_ORDER, PREDICTION_ORDER, PREDICTION_PROVENANCE
 from mlops_pipelines.spec_loading import hash_of
 from mlops_pipelines.trace import BrokenLinkError, find_prediction, manifest_of, promotion_of
@@ -317,11 +317,11 @@ def _trained(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple
     """The model, trained again from the training set as it was trained."""
     from mlops_pipelines.training import train_again
 
-    loaded = place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
+    loaded = model_of(place, promotion)
     rebuilt = train_again(rows, loaded.refit).hash
     why = None
     if rebuilt != promotion.model_hash:
-        why = _why_another(json.loads(loaded.files["facts.json"]))
+        why = _why_another(loaded.facts)
     return loaded.refit, Link("model", why is None, promotion.model_hash, rebuilt, why)
 
 

@@ -6,7 +6,6 @@ ask for, and what they say is recorded.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -593,7 +592,7 @@ def _candidate(place: PipelineHome, version: str) -> Candidate:
     from mlops_pipelines.training import candidate_of
 
     model = place.home.registry.load(place.name, version)
-    dataset = json.loads(model.files["facts.json"])["dataset_version"]
+    dataset = model.facts["dataset_version"]
     table = place.home.datasets.read(place.name, dataset)
     return candidate_of(model.refit, model.twin, table, place.spec.training)
 
@@ -669,7 +668,7 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
         sensitive=[name for name, rule in rules.items() if rule.sensitive],
         params=model.refit.params,
         trainer=model.refit.trainer,
-        reproducible=json.loads(model.files["facts.json"]).get("reproducible", True),
+        reproducible=model.facts.get("reproducible", True),
     )
 
 

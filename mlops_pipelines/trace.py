@@ -21,6 +21,7 @@ from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.lake import text_from
 from mlops_pipelines.lineage import sensitive_features
 from mlops_pipelines.provenance import Commit
+from mlops_pipelines.retraining import model_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -191,8 +192,8 @@ def trace(found: Predicted) -> dict[str, Any]:
     promotion = promotion_of(found)
     retrain = place.ledger.retrain(promotion.retrain_id)
     manifest = manifest_of(place, retrain)
-    model = place.home.registry.load(place.name, promotion.mlflow_version, model_hash=promotion.model_hash)
-    facts = json.loads(model.files["facts.json"])
+    model = model_of(place, promotion)
+    facts = model.facts
     labels = _labels(found)
     return {
         "prediction": _prediction(found),
@@ -366,10 +367,8 @@ def promotion_of(found: Predicted) -> Promotion:
 def code_of(found: Predicted) -> Commit:
     """The commit that trained the prediction's model."""
     promotion = promotion_of(found)
-    model = found.place.home.registry.load(
-        found.place.name, promotion.mlflow_version, model_hash=promotion.model_hash
-    )
-    return Commit(**json.loads(model.files["facts.json"])["commit"])
+    model = model_of(found.place, promotion)
+    return Commit(**model.facts["commit"])
 
 
 def manifest_of(place: PipelineHome, retrain: Retrain) -> Mapping[str, Any]:
