@@ -10,6 +10,7 @@ import subprocess
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
@@ -238,6 +239,22 @@ def test_landed_files_go_only_where_the_pipeline_says_so(place: PipelineHome) ->
     assert all(not (place.path / name).exists() for name in plan.freed("landed"))
     check_kept(place)
     advance(place, at(11))
+
+
+def test_the_landed_file_that_a_kept_prediction_was_made_from_is_kept_when_another_stands_for_it(
+    place: PipelineHome,
+) -> None:
+    [first] = {*place.lake.read("events", days=["2013-01-09"])["file_digest"].to_pylist()}
+    again = Flights().rows("events", at(9), at(10))
+    arrived = pc.subtract(again["arrived_at"], pa.scalar(timedelta(seconds=1), pa.duration("us")))
+    # Of rows that say the same the one that arrived first stands.
+    again = again.set_column(again.schema.get_field_index("arrived_at"), "arrived_at", arrived)
+    land(place, "events", "again", again)
+    advance(place, at(11))
+    assert first not in place.lake.read("events")["file_digest"].to_pylist()
+    kept = place.spec.retention.model_copy(update={"predictions": 2 * DAY, "landing": timedelta(hours=1)})
+    assert freeing.free(varied(place, retention=kept)).freed("landed") != ()
+    check_reproduced(place)
 
 
 def test_a_home_that_was_copied_by_hand_frees_no_models(lived: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -120,10 +121,11 @@ def test_the_platform_says_what_a_model_depends_on() -> None:
 
 
 SAYS = """
-import os, pathlib, sys
+import json, os, pathlib, sys
 def main():
-    tree = pathlib.Path(__file__).parents[1]
-    pathlib.Path(os.environ["SAID"]).write_text(f"{VERSION} {sys.argv[1:]} {tree}")
+    tree = str(pathlib.Path(__file__).parents[1])
+    settings = {name: value for name, value in os.environ.items() if name.startswith("MLOPS_")}
+    pathlib.Path(os.environ["SAID"]).write_text(json.dumps([VERSION, sys.argv[1:], tree, settings]))
     sys.exit(3)
 """
 
@@ -141,11 +143,33 @@ def test_a_command_is_run_with_the_code_of_a_commit(
     said = tmp_path / "said"
     monkeypatch.setenv("SAID", str(said))
     assert run_at(shas[0], ["reproduce", "x"], project) == 3
-    version, _, tree = said.read_text().partition(" ['reproduce', 'x'] ")
-    assert version == "1"
+    version, arguments, tree, _ = json.loads(said.read_text())
+    assert (version, arguments) == (1, ["reproduce", "x"])
     assert not (project / tree).exists()
     assert git(project, "worktree", "list").count("\n") == 0
     assert "VERSION = 2" in code.read_text()
+
+
+def test_settings_of_a_file_reach_the_code_of_a_commit(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "mlops_pipelines" / "cli.py").write_text(f"VERSION = 1\n{SAYS}", encoding="utf-8")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "-m", "says")
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    monkeypatch.setenv("MLOPS_HOME", "/of/the/shell")
+    monkeypatch.chdir(tmp_path)
+    given = (
+        "MLOPS_HOME=/of/the/file\nMLOPS_DATASETS_REMOTE=/mnt/sets\nMLOPS_ONLINE_STORE=redis://:pw@here:1/0\n"
+    )
+    (tmp_path / ".env").write_text(given, encoding="utf-8")
+    run_at(git(project, "rev-parse", "HEAD"), [], project)
+    *_, settings_there = json.loads((tmp_path / "said").read_text())
+    assert settings_there.items() >= {
+        ("MLOPS_HOME", "/of/the/shell"),
+        ("MLOPS_DATASETS_REMOTE", "/mnt/sets"),
+        ("MLOPS_ONLINE_STORE", "redis://:pw@here:1/0"),
+    }
 
 
 @pytest.mark.parametrize("sha", ["0" * 40, "unknown"])

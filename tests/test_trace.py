@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from mlops_pipelines.errors import UserError
+from mlops_pipelines.home import PipelineHome
+from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.reproduce import Link, Reproducer, reproduce
 from mlops_pipelines.trace import find_prediction, promotion_of, trace
 from mlops_pipelines.trace_page import as_page, as_text
@@ -19,8 +22,6 @@ from tests.loop import advance, at, copy_of, mlops, retrain, small_home
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from mlops_pipelines.home import PipelineHome
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,22 @@ def test_text_and_page_say_all_of_it(place: PipelineHome) -> None:
         assert said in text
     assert told["retrain"]["id"] in page
     assert max(map(len, as_text(told, 90).splitlines())) <= 90
+
+
+def test_what_is_sensitive_is_masked_and_so_is_what_was_made_of_it(place: PipelineHome) -> None:
+    rules = place.contract.events
+    columns = rules.columns | {"tailnum": rules.columns["tailnum"].model_copy(update={"sensitive": True})}
+    contract = place.contract.model_copy(update={"events": rules.model_copy(update={"columns": columns})})
+    place = PipelineHome(place.home, replace(place.loaded, contract=contract))
+    found = find_prediction([place], predictions(place, ["2013-01-11"])[0]["prediction_id"])
+    told = trace(found)
+    assert told["event"]["values"]["tailnum"] == MASKED
+    made_of_it = {name for name, value in told["vector"]["values"].items() if value == MASKED}
+    # Found by aircraft: its lateness, and what the register of aircraft says of it.
+    of_aircraft = ("tail_", "plane_")
+    assert made_of_it == {name for name in told["vector"]["values"] if name.startswith(of_aircraft)}
+    assert any(name.startswith("tail_lateness_late_mean") for name in made_of_it)
+    assert found.event["tailnum"][0].as_py() not in as_text(told, 400) + as_page(told)
 
 
 @pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", "0123456789ABCDEF", "0" * 17])
