@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mlops_pipelines.datasheet import datasheet
-from mlops_pipelines.errors import TerminalError, TransientError, UserError
+from mlops_pipelines.errors import MlopsError, TerminalError, TransientError, UserError
 from mlops_pipelines.lake import canonical, content_hash, valid_days
 from mlops_pipelines.provenance import code_commit, lock_hash
 from mlops_pipelines.settings import environment_without_git
@@ -490,7 +490,6 @@ class DatasetRegistry:
     @contextmanager
     def _reached(self) -> Iterator[None]:
         """Errors of the remote as ours: away, or a driver that is missing."""
-        from dvc.exceptions import DvcException
         from dvc_data.index.index import DataIndexDirError
 
         try:
@@ -510,8 +509,12 @@ class DatasetRegistry:
                 expected=f"the package dvc-{scheme} beside dvc",
                 remedy=f"uv pip install dvc-{scheme}",
             ) from error
-        except (DvcException, OSError) as error:
-            if self._remote is None:
+        except MlopsError:
+            raise
+        # A bucket's driver has errors of its own, which have no class in common with those of another.
+        except Exception as error:
+            fault_of_ours = type(error).__module__ == "builtins" and not isinstance(error, OSError)
+            if self._remote is None or fault_of_ours:
                 raise
             raise TransientError(
                 f"The remote {self._remote} of the training sets cannot be reached: {error}",

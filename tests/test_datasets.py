@@ -368,6 +368,20 @@ def test_while_the_remote_is_away_there_is_no_version_and_then_the_whole(beside:
     assert len([path for path in remote.rglob("*") if path.is_file()]) == 3
 
 
+def test_what_a_driver_raises_of_its_own_is_an_error_of_the_remote(
+    registry: DatasetRegistry, beside: DatasetRegistry
+) -> None:
+    from redis.exceptions import ConnectionError as Away  # as little an OSError as those of S3's driver
+
+    with pytest.raises(TransientError, match=r"remote .* cannot be reached: no answer"), beside._reached():
+        raise Away("no answer")
+    for mine in (registry, beside):
+        with pytest.raises(TypeError), mine._reached():
+            raise TypeError("of the program")
+    with pytest.raises(Away), registry._reached():
+        raise Away("there is no remote")
+
+
 def test_a_remote_that_breaks_off_in_the_middle_of_a_push_gets_the_rest_later(
     registry: DatasetRegistry, beside: DatasetRegistry
 ) -> None:
