@@ -307,6 +307,13 @@ def _removed_on_error(folder: Path, what: str) -> Iterator[None]:
         yield
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        unread = getattr(error, "filename", None)
+        if unread is not None and not Path(str(unread)).is_relative_to(folder):
+            raise TerminalError(
+                f"{unread} cannot be read: {getattr(error, 'strerror', None) or error}.",
+                expected="a file that this user may read",
+                remedy="run the same as the user whose home it is",
+            ) from error
         if isinstance(error, OSError | sqlite3.Error):
             raise TerminalError(
                 f"{what} cannot be written: {getattr(error, 'strerror', None) or error}.",

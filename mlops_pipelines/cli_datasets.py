@@ -135,5 +135,13 @@ def keys(new: bool, home: Path | None, as_json: bool) -> None:
         return
     for key, pem in public.items():
         click.echo(f"{key}{'  signs' if key == own else ''}\n{pem}", nl=False)
-    if not public:
+    if own and own not in public:
+        folder = known.folder
+        click.echo(
+            f"The public key of {own}, which signs here, is not listed: what it signed is refused.\n"
+            f"Try: mkdir -p {folder}/public && openssl pkey -in {known.private} -pubout "
+            f"-out {folder}/public/{own}.pem",
+            err=True,
+        )
+    elif not public:
         click.echo("There is no key yet: the first training set makes one.")

@@ -117,7 +117,7 @@ def _facts(made: Experiment) -> dict[str, Any]:
 
 
 def _experiment_text(pipeline: str, made: Experiment) -> str:
-    from mlops_pipelines.evaluation import metric_rows
+    from mlops_pipelines.evaluation import comparison_sentence, metric_rows
 
     report = made.report
     return "\n".join(
@@ -130,6 +130,15 @@ def _experiment_text(pipeline: str, made: Experiment) -> str:
             "",
             *_aligned(metric_rows(report, "experiment")),
             "",
+            *(
+                [
+                    f"{comparison_sentence(report.comparison)} On days after it: mlops compare {pipeline} "
+                    f"{made.version} champion",
+                    "",
+                ]
+                if report.comparison and not report.comparison.days
+                else []
+            ),
             *_verdict_lines(made.verdicts),
             f"Model  {made.model_hash}",
             f"MLflow {settings().registry_ui}{made.link}",

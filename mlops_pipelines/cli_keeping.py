@@ -44,8 +44,8 @@ def gc(pipeline: str, really: bool, home: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"applied": really, "kinds": summary(plan)}, indent=2))
         return
     click.echo(as_text(plan))
-    if not really:
-        click.echo(f"\nNothing was freed: `mlops gc {pipeline} --apply` does it.")
+    click.echo("\nFreed." if really else f"\nNothing was freed: `mlops gc {pipeline} --apply` does it.")
+    click.echo("Predictions, vectors and reports are counted by day; their bytes are those of table files.")
 
 
 @click.command()

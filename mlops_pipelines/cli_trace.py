@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.reproduce import Link
     from mlops_pipelines.trace import Predicted
 
+_UNBROKEN = 10_000
+
 
 @click.command()
 @click.argument("prediction_id")
@@ -44,12 +46,21 @@ def trace(prediction_id: str, page: Path | None, home: Path | None, as_json: boo
 
     found = chain(find_prediction(places_of(home), prediction_id))
     if page:
-        page.write_text(as_page(found), encoding="utf-8")
+        try:
+            page.write_text(as_page(found), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"The page {page} cannot be written: {error.strerror}.",
+                expected="a file in a folder that is there, and that this user may write",
+                remedy=f"mlops trace {prediction_id} --page trace.html",
+            ) from error
         click.echo(f"Written to {page}.", err=as_json)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not page:
-        click.echo(as_text(found, max(shutil.get_terminal_size().columns, 80)))
+        # Nothing is broken in two for a program that reads it.
+        width = max(shutil.get_terminal_size().columns, 80) if sys.stdout.isatty() else _UNBROKEN
+        click.echo(as_text(found, width))
 
 
 @click.command()
@@ -131,9 +142,7 @@ def pages(port: int, with_parent: bool, home: Path | None) -> None:
 
 def _line(link: Link) -> str:
     said = "same" if link.same else "differs"
-    hashes = (
-        link.recorded[:16]
-        if link.same
-        else f"{link.recorded[:16]} recorded, {link.rebuilt[:16] or 'nothing'} rebuilt"
-    )
+    hashes = link.recorded[:16]
+    if not link.same:
+        hashes = f"{hashes or 'nothing'} recorded, {link.rebuilt[:16] or 'nothing'} rebuilt"
     return f"{link.name:<34} {said:<8} {hashes}{f'  {link.why}' if link.why else ''}"

@@ -113,7 +113,10 @@ def side_by_side(place: PipelineHome, first: str, second: str) -> SideBySide:
 
 
 def version_of(place: PipelineHome, given: str) -> str:
-    """The version that is called so. Raises UserError, with the versions there are, if there is none."""
+    """The version that is called so.
+
+    Raises UserError, with the versions there are, if there is none; TerminalError if it was freed.
+    """
     known = place.home.registry.versions(place.name)
     if given in ALIASES:
         champion = place.ledger.champion(place.name)
@@ -126,6 +129,8 @@ def version_of(place: PipelineHome, given: str) -> str:
             return version
     if given in known:
         return given
+    if gone := place.ledger.freed(place.name, "model", given):
+        raise gone.error(place.name)
     numbers = ", ".join(known[-_NAMED:]) or "none yet"
     more = " or an earlier one" if len(known) > _NAMED else ""
     wanted = f"{given} model" if given in ALIASES else f"version {given!r}"

@@ -20,6 +20,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import uuid
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,7 @@ _LOCK_TIMEOUT = 120.0  # seconds; a commit of a year of days takes three
 # The workspace holds links into DVC's cache where the disk has them: a part takes its room once.
 _LINKS = "hardlink,copy"
 _REMOTE = "home"  # DVC's name of the remote
+_REMOTE_SCHEMES = ("s3", "gs")
 # What `dvc init` writes, with DVC's own reporting off.
 _DVC_FILES = {
     ".dvc/config": f"[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = {_LINKS}\n",
@@ -514,6 +516,13 @@ class DatasetRegistry:
         # A bucket's driver has errors of its own, which have no class in common with those of another.
         except Exception as error:
             fault_of_ours = type(error).__module__ == "builtins" and not isinstance(error, OSError)
+            here = isinstance(error, sqlite3.Error | NotADirectoryError | PermissionError)
+            if here and (self._remote is None or isinstance(error, sqlite3.Error)):
+                raise UserError(
+                    f"DVC's index of {self.root} cannot be opened or written: {error}.",
+                    expected="a home that this user may write: DVC keeps an index beside what it reads",
+                    remedy="mend the permissions, or copy the home with mlops backup and mlops restore",
+                ) from error
             if self._remote is None or fault_of_ours:
                 raise
             raise TransientError(
@@ -528,12 +537,12 @@ class DatasetRegistry:
         wanted: SHA-256 by day. Of a day b"", or other bytes, where neither has the right ones.
         """
         found: dict[str, bytes] = {}
-        with _silent_dvc(), self._reached():
+        with _silent_dvc(), self._reached(), self._to_read() as settings:
             from dvc.api import DVCFileSystem
             from dvc.repo import Repo
 
             tag = _tag(pipeline, version)
-            with Repo(str(self.root), rev=tag, config=self._dvc_settings) as repo:
+            with Repo(str(self.root), rev=tag, config=settings) as repo:
                 files = DVCFileSystem(repo)
                 for day, digest in wanted.items():
                     path = f"{pipeline}/{PARTS}/{day}.parquet"
@@ -564,6 +573,17 @@ class DatasetRegistry:
             settings["core"]["remote"] = _REMOTE
             settings["remote"] = {_REMOTE: {"url": self._remote}}
         return settings
+
+    @contextmanager
+    def _to_read(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """DVC's settings; where the home cannot be written, with an index that is gone afterwards."""
+        settings = self._dvc_settings
+        if os.access(self.root / ".dvc", os.W_OK):
+            yield settings
+            return
+        with tempfile.TemporaryDirectory(prefix="mlops-dvc-") as folder:
+            settings["core"]["site_cache_dir"] = folder
+            yield settings
 
     def _tagged(self, pipeline: str, version: str) -> bool:
         return self._ready() and bool(self._git("tag", "--list", _tag(pipeline, version)))
@@ -654,9 +674,22 @@ def _checked_remote(remote: str | None) -> str | None:
     """A folder as an absolute path, or a URL without a password in it."""
     if not remote:
         return None
-    parts = urlsplit(remote)
     if "://" not in remote:
-        return os.path.abspath(os.path.expanduser(remote))
+        folder = os.path.expanduser(remote)
+        if not os.path.isabs(folder):
+            # From where would it count? Runs and commands are not started in one folder.
+            raise UserError(
+                f"The remote of the training sets (MLOPS_DATASETS_REMOTE) is {remote}.",
+                expected="an absolute folder, or a URL such as s3://bucket/path",
+                remedy=f"MLOPS_DATASETS_REMOTE={os.path.abspath(folder)}",
+            )
+        return folder
+    parts = urlsplit(remote)
+    if parts.scheme not in _REMOTE_SCHEMES or not parts.netloc:
+        raise UserError(
+            f"The remote of the training sets (MLOPS_DATASETS_REMOTE) is a URL of {parts.scheme}://.",
+            expected="a folder, s3://bucket/path or gs://bucket/path",
+        )
     if parts.username or parts.password or any(letter.isspace() for letter in remote):
         raise UserError(
             "The remote of the training sets (MLOPS_DATASETS_REMOTE) has a user, password or space in it.",

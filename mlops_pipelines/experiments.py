@@ -36,9 +36,12 @@ class Verified:
 
 
 def dataset_version(place: PipelineHome, given: str | None) -> str:
-    """The version that a text begins, by default the newest. Raises UserError for none, or several."""
+    """The version that a text begins, by default the newest.
+
+    Raises UserError for none, or several; TerminalError for one that was freed.
+    """
     versions = place.home.datasets.versions(place.name)
-    found = [one for one in versions if one.startswith(given)] if given else versions[-1:]
+    found = versions[-1:] if given is None else [one for one in versions if given and one.startswith(given)]
     if len(found) == 1:
         return found[0]
     if not versions:
@@ -47,6 +50,8 @@ def dataset_version(place: PipelineHome, given: str | None) -> str:
             expected="one that a retrain has made",
             remedy=f"mlops status {place.name}",
         )
+    if given and not found and (gone := place.ledger.all_freed(place.name, "dataset", given)):
+        raise gone[0].error(place.name)
     raise UserError(
         f"{len(found) or 'No'} training sets of {place.name} begin with {given!r}.",
         expected=f"one of {', '.join(versions[-5:])}{' or an earlier one' if versions[5:] else ''}",

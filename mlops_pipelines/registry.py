@@ -325,6 +325,8 @@ class Registry:
         from filelock import FileLock
 
         database = Path(unquote(parsed.path)[1:])
+        if database.is_file() and not os.access(database.parent, os.W_OK):
+            return _connect(self._uri)
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that make the schema at once break each other's migration.
         with FileLock(database.with_suffix(".lock")):

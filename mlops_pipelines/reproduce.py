@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.facts import versions_at
 from mlops_pipelines.features.functions import rewritten
 from mlops_pipelines.features.in_use import known_set
@@ -126,9 +126,11 @@ class Reproducer:
 
 
 def _tried(name: str, make: Callable[[], Link]) -> Link:
-    """A link; what cannot be made any more differs."""
+    """A link; what cannot be made any more differs. What the user has to mend first says nothing of it."""
     try:
         return make()
+    except UserError:
+        raise
     except TerminalError as error:
         return Link(name, False, "", "", error.message)
 
@@ -179,6 +181,8 @@ def _partition(found: Predicted, name: str) -> Link:
     recorded = lake.written_by("events", [day], version=version)[day].hashes[day]
     try:
         again = events_again(found.place, lake.read("events", days=[day], version=version))
+    except UserError:
+        raise
     except TerminalError as error:
         return Link(name, False, recorded, "", error.message)
     rebuilt = content_hash(again, sort_by=["event_id"], unhashed=PROVENANCE)
@@ -303,6 +307,8 @@ def _model(place: PipelineHome, promotion: Promotion) -> tuple[list[Link], Train
             name = "model"
             model, link = _trained(place, promotion, rows)
             links.append(link)
+    except UserError:
+        raise
     except TerminalError as error:
         links.append(Link(name, False, "", "", error.message))
     return links, model if links[-1].same else None
@@ -310,7 +316,9 @@ def _model(place: PipelineHome, promotion: Promotion) -> tuple[list[Link], Train
 
 def _stored_model(place: PipelineHome, promotion: Promotion) -> Link:
     wrong = place.home.registry.check_stored(place.name, promotion.mlflow_version)
-    return Link("stored model", wrong is None, promotion.model_hash, promotion.model_hash, wrong)
+    return Link(
+        "stored model", wrong is None, promotion.model_hash, "" if wrong else promotion.model_hash, wrong
+    )
 
 
 def _trained(place: PipelineHome, promotion: Promotion, rows: pa.Table) -> tuple[TrainedModel, Link]:

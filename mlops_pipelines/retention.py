@@ -280,7 +280,7 @@ def _counted(ones: Sequence[Judged]) -> dict[str, int]:
 
 def as_text(plan: Plan) -> str:
     """The summary as a table: a line a kind, and below it a line for each reason to keep some of it."""
-    lines = [f"{'':<16} {'freed':>8} {'MB':>10}   {'kept':>8} {'MB':>10}  why"]
+    lines = [f"{'number of':<16} {'freed':>8} {'MB':>10}   {'kept':>8} {'MB':>10}  why"]
     for kind, told in summary(plan).items():
         freed, kept = told["freed"], told["kept"]
         lines.append(

@@ -41,8 +41,13 @@ class Keys:
     """
 
     def __init__(self, folder: Path, given: Path | None = None):
-        self._folder = folder
+        self.folder = folder
         self._given = given
+
+    @property
+    def private(self) -> Path:
+        """File of the private key that signs, or would."""
+        return self._given or self._path
 
     def sign(self, content: bytes) -> Signature:
         """Signs with the private key. Raises UserError if it is missing, or is no Ed25519 key."""
@@ -114,23 +119,24 @@ class Keys:
 
     @property
     def _path(self) -> Path:
-        return self._folder / "signing.pem"
+        return self.folder / "signing.pem"
 
     @property
     def _public(self) -> Path:
-        return self._folder / "public"
+        return self.folder / "public"
 
     def _private(self) -> Ed25519PrivateKey:
-        path = self._given or self._path
+        path = self.private
         if not path.exists() and not self._given and not self.public():
             return self._make()
         try:
             content = path.read_bytes()
         except OSError as error:
+            another = _OPENSSL if self._given else "mlops datasets keys --new"
             raise UserError(
                 f"The signing key {path} cannot be read: {error.strerror}.",
                 expected="the file that MLOPS_SIGNING_KEY names" if self._given else "the home's own key",
-                remedy=_OPENSSL if self._given else "mlops datasets keys --new",
+                remedy=another if isinstance(error, FileNotFoundError) else f"chmod 600 {path}, as its owner",
             ) from error
         if not self._given and stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise UserError(
@@ -145,9 +151,9 @@ class Keys:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        made = self._folder / f".{uuid.uuid4()}"
+        made = self.folder / f".{uuid.uuid4()}"
         with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
             file.flush()

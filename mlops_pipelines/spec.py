@@ -476,7 +476,7 @@ class Training(Model):
     )
     seed: Whole = Field(default=17, ge=0, le=2**31 - 1, description="Seed of everything random in training.")
     threads: Whole = Field(
-        default=2, ge=1, description="Threads a model is trained with; part of its identity."
+        default=2, ge=1, le=256, description="Threads a model is trained with; part of its identity."
     )
     params: dict[str, str | int | float | bool] = Field(
         default_factory=dict,

@@ -337,6 +337,26 @@ def beside(registry: DatasetRegistry) -> DatasetRegistry:
     return DatasetRegistry(registry.root, registry.keys, str(registry.root.parent / "mounted" / "remote"))
 
 
+def test_a_version_is_read_and_checked_where_nothing_can_be_written(
+    registry: DatasetRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = commit(registry, ONE)
+    shutil.rmtree(made.path)  # so that DVC is asked
+    shutil.rmtree(registry.root / ".dvc" / "tmp" / "site")
+    (registry.root / ".dvc" / "tmp" / "site").write_bytes(b"")  # no folder could be made there either
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert registry.read(NAME, made.version).num_rows == 3
+    assert registry.altered(NAME, made.version) is None
+
+
+def test_where_dvc_cannot_keep_its_index_that_is_said(registry: DatasetRegistry) -> None:
+    made = commit(registry, ONE)
+    shutil.rmtree(registry.root / ".dvc" / "tmp")
+    (registry.root / ".dvc" / "tmp").write_bytes(b"")  # a file where the folder of the index should be
+    with pytest.raises(UserError, match=r"index of .* cannot be opened or written"):
+        registry.altered(NAME, made.version)
+
+
 def test_a_part_that_was_changed_comes_from_the_remote(beside: DatasetRegistry) -> None:
     made = commit(beside, ONE)
     for path in made.path.iterdir():
@@ -422,6 +442,16 @@ def test_a_remote_with_a_secret_in_it_is_refused(tmp_path: Path, remote: str) ->
     with pytest.raises(UserError, match="MLOPS_DATASETS_REMOTE") as told:
         DatasetRegistry(tmp_path, remote=remote)
     assert "secret" not in told.value.message
+
+
+@pytest.mark.parametrize("remote", ["ftp://x/y", "s3://", "share/datasets", "./x"])
+def test_a_remote_that_could_not_be_one_is_refused_before_anything_is_written(
+    registry: DatasetRegistry, remote: str
+) -> None:
+    made = commit(registry, ONE)
+    with pytest.raises(UserError, match="MLOPS_DATASETS_REMOTE"):
+        DatasetRegistry(registry.root, registry.keys, remote)
+    assert registry.altered(NAME, made.version) is None
 
 
 def test_a_remote_without_a_driver_is_told(registry: DatasetRegistry) -> None:

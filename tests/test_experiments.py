@@ -386,6 +386,11 @@ def test_training_sets_are_listed_shown_and_verified(place: PipelineHome) -> Non
     assert sheet == (place.home.path / "datasets" / place.name / "datasheet.md").read_text()
     assert mlops(place, "datasets", "verify", place.name).stdout == f"{version}: as it was signed\n"
     [key] = json.loads(mlops(place, "datasets", "keys", "--json").stdout)
+    listed = place.home.keys.folder / "public" / f"{key['key']}.pem"
+    listed.rename(place.home.path / "aside")
+    told = mlops(place, "datasets", "keys").output
+    assert f"The public key of {key['key']}, which signs here, is not listed" in told
+    (place.home.path / "aside").rename(listed)
     assert (key["signs"], key["key"]) == (True, manifest["signature"]["key"])
 
 

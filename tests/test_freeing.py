@@ -17,8 +17,10 @@ from click.testing import CliRunner
 
 from mlops_pipelines import freeing
 from mlops_pipelines.cli import main
+from mlops_pipelines.comparison import version_of
 from mlops_pipelines.datasets import DatasetRegistry
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.experiments import dataset_version
 from mlops_pipelines.features.parity import parity
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.home import Home
@@ -156,6 +158,11 @@ def test_what_is_asked_for_later_was_freed_and_when(place: PipelineHome) -> None
     [prediction] = place.lake.read("predictions", days=["2013-01-07"]).slice(0, 1).to_pylist()
     plan = freeing.free(place)
     [gone] = plan.freed("training sets")
+    for asked in (gone, gone[:5]):
+        with pytest.raises(TerminalError, match=rf"training set {gone} .* older than the retention"):
+            dataset_version(place, asked)
+    with pytest.raises(TerminalError, match=r"model version 1 of .* older than the retention"):
+        version_of(place, "1")
     with pytest.raises(TerminalError, match=rf"training set {gone} .* older than the retention.*2013-01-10"):
         place.home.datasets.read(place.name, gone)
     with pytest.raises(TerminalError, match=r"model version 1 of .* older than the retention.*2013-01-10"):

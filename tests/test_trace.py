@@ -282,6 +282,11 @@ def test_the_chain_is_printed_for_people_machines_and_browsers(place: PipelineHo
     told = mlops(place, "trace", name, "--json", "--page", str(tmp_path / "trace.html"))
     assert json.loads(told.stdout) == trace(find_prediction([place], name))
     assert name in (tmp_path / "trace.html").read_text()
+    # Read by a program, no line is broken in two.
+    landed = trace(find_prediction([place], name))["landed"]["file"]
+    assert landed in mlops(place, "trace", name).stdout
+    refused = mlops(place, "trace", name, "--page", str(tmp_path / "no folder" / "trace.html"))
+    assert (refused.exit_code, "cannot be written" in refused.output) == (2, True)
 
 
 def test_a_prediction_made_again_is_printed_link_by_link(place: PipelineHome) -> None:
@@ -304,6 +309,17 @@ def test_what_differs_is_named_and_is_the_exit_code(place: PipelineHome) -> None
     last = json.loads(mlops(place, "reproduce", name, "--json").stdout)["links"][-1]
     assert (last["name"], last["same"]) == ("partition", False)
     assert "SHA-256" in last["why"]
+
+
+def test_what_the_user_has_to_mend_first_is_no_link_that_differs(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise UserError("The ledger cannot be opened.")
+
+    monkeypatch.setattr(type(place.ledger), "files_taken", away)
+    with pytest.raises(UserError, match="cannot be opened"):
+        reproduced(place, predictions(place, [DAY])[0]["prediction_id"])
 
 
 @pytest.mark.parametrize("command", ["trace", "reproduce"])

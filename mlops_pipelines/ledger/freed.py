@@ -64,6 +64,20 @@ class FreedThings(Store):
             row = connection.execute(query).one_or_none()
             return None if row is None else Freed(*row)
 
+    def all_freed(self, pipeline: str, kind: FreedKind, begins: str = "") -> list[Freed]:
+        """What was freed of models, training sets or landed files whose names begin so, by name."""
+        query = (
+            sa.select(freed.c.kind, freed.c.name, freed.c.at)
+            .where(
+                freed.c.pipeline == pipeline,
+                freed.c.kind == kind,
+                freed.c.name.startswith(begins, autoescape=True),
+            )
+            .order_by(freed.c.name)
+        )
+        with self._reading() as connection:
+            return [Freed(*row) for row in connection.execute(query)]
+
     def not_freed(self, pipeline: str, days: Iterable[str]) -> list[str]:
         """Of days (YYYY-MM-DD), those whose predictions were not freed, in their order."""
         freed = self.freed_before(pipeline)
