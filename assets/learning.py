@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import retraining
+from mlops_pipelines.dagster_events import record_metadata
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.scoring import feature_columns
 from mlops_pipelines.settings import settings
@@ -155,15 +156,23 @@ def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
             }
         yield dg.MaterializeResult(
             asset_key=spec.key,
-            metadata={**made.figures, **pictures, "report": dg.MetadataValue.md(made.markdown)},
+            metadata={
+                **made.figures,
+                **pictures,
+                "report": dg.MetadataValue.md(made.markdown),
+                "page": dg.MetadataValue.url(settings().registry_ui + made.page),
+                **({"model_card": dg.MetadataValue.md(made.model_card)} if made.model_card else {}),
+            },
             data_version=dg.DataVersion(made.data_version),
         )
         for verdict in made.verdicts:
             yield dg.AssetCheckResult(
                 check_name=f"gate_{verdict.gate}",
                 asset_key=spec.key,
-                passed=verdict.outcome != "fail",
-                severity=dg.AssetCheckSeverity.ERROR,
+                passed=verdict.outcome not in ("fail", "warn"),
+                severity=dg.AssetCheckSeverity.WARN
+                if verdict.outcome == "warn"
+                else dg.AssetCheckSeverity.ERROR,
                 description=verdict.sentence,
                 metadata={
                     "verdict": verdict.outcome,
@@ -190,18 +199,33 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
         daily=False,
     )
 
-    # Skippable: a candidate that failed a gate leaves the champion as it was.
-    @made(stage, [spec], pool="registry")
+    by_people = loaded.spec.promotion.approval == "human"
+    check = dg.AssetCheckSpec(
+        "approved", asset=spec.key, description="No candidate that passed its gates waits for approval."
+    )
+
+    # Skippable: a candidate that failed a gate, or waits, leaves the champion as it was.
+    @made(stage, [spec], checks=[check] if by_people else [], pool="registry")
     def champion(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             outcome = retraining.conclude(home.pipeline(loaded), run_id=context.run.run_id)
         context.log.info(outcome.sentence)
+        recorded = record_metadata(outcome.record) if outcome.record else {}
+        if by_people:
+            yield dg.AssetCheckResult(
+                check_name=check.name,
+                asset_key=spec.key,
+                passed=not outcome.waits,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=outcome.sentence,
+            )
         if outcome.promotion is None:
-            yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence})
+            yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence, **recorded})
             return
         yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
+                **recorded,
                 "mlflow_version": outcome.promotion.mlflow_version,
                 "sequence": outcome.promotion.sequence,
                 "since": str(outcome.promotion.at),

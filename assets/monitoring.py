@@ -17,6 +17,7 @@ from assets.stage import (
     record_days,
     table_preview,
 )
+from mlops_pipelines import watching
 from mlops_pipelines.features.parity import Parity, parity
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
@@ -25,6 +26,7 @@ from mlops_pipelines.settings import settings
 CHECK_PARITY = "parity"
 CHECK_SKEW = "skew"
 CHECK_FRESHNESS = "freshness"
+CHECK_WATCH = "watch"
 MOST_SHOWN = 20
 FEATURES_LOGIC = 1
 DRIFT_LOGIC = 1
@@ -179,6 +181,18 @@ def _warning(key: dg.AssetKey, name: str, passed: bool, found: dict[str, Any]) -
     )
 
 
+def _watch(key: dg.AssetKey, found: watching.Watched | None) -> dg.AssetCheckResult:
+    """What the watch found; a champion that it rolled back fails the check."""
+    rolled_back = f" Version {found.predecessor} serves again." if found and found.rolled_back else ""
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=CHECK_WATCH,
+        passed=found is None or not found.worse,
+        description=f"{found.sentence}{rolled_back}" if found else "No champion is watched.",
+        metadata={"rows": found.rows, "days": found.days} if found else {},
+    )
+
+
 def _performance(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
     spec = stage.spec(
@@ -192,10 +206,14 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
         columns=reports.PERFORMANCE_COLUMNS,
     )
 
-    @made(stage, [spec], pool="monitor")
-    def performance_report(
-        context: dg.AssetExecutionContext, home: HomeResource
-    ) -> dg.MaterializeResult[Any]:
+    check = dg.AssetCheckSpec(
+        CHECK_WATCH,
+        asset=spec.key,
+        description="a new champion is not worse than the one before it on the same matured rows",
+    )
+
+    @made(stage, [spec], pool="monitor", checks=[check] if loaded.spec.promotion.watch else [])
+    def performance_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             made = reports.report_performance(home.pipeline(loaded), partition_days(context))
         run = {}
@@ -207,6 +225,10 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
             day: {**figures, "models": table_preview(made.models[day])}
             for day, figures in made.figures.items()
         }
-        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        if loaded.spec.promotion.watch:
+            with library_errors():
+                found = watching.watch_over(home.pipeline(loaded))
+            yield _watch(spec.key, found)
 
     return performance_report

@@ -15,7 +15,7 @@ from assets.stage import (
     record_days,
     table_preview,
 )
-from mlops_pipelines import scoring
+from mlops_pipelines import scoring, watching
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 
@@ -134,6 +134,7 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
     def score(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
             made = scoring.score(home.pipeline(loaded), partition_days(context))
+            watching.shadow(home.pipeline(loaded))
         if made.unfed:
             context.log.warning(
                 f"{made.unfed} events came so late that the features of their champion are out of use."

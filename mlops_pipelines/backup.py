@@ -10,7 +10,7 @@ The moment is one at which no process writes to the ledger. Whatever a run does 
 begins or after it has ended, so the copy is what a power cut at that moment would have left, and the loop
 goes on from that. While the ledger stands still, the version of each table is noted, derived ones first: each
 names versions of what it was made of, and those are noted after it. Tables only grow by versions, so they are
-copied afterwards, up to the noted ones; what is committed meanwhile is not in the backup. Registry and
+copied afterwards, up to the noted ones; what is committed meanwhile is not in the backup. Models' files and
 training sets are copied last: there each thing is made before the ledger, or a table, names it. The values of
 the online store are copied first: they name versions of tables. They may lag behind by a moment, and the next
 run that makes tiles brings them up to date.
@@ -34,7 +34,7 @@ from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.home import LEDGER, Home
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.model_versions import relocate
-from mlops_pipelines.retraining import heal_aliases
+from mlops_pipelines.promoting import heal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,12 +94,17 @@ def back_up(home: Home, to: Path) -> Backup:
             copy.database(LEDGER)
             pinned = dict(_pinned(home.path))
             sets = {*home.datasets.tags()}
-            for database in ("dagster/history/runs.db", "dagster/schedules/schedules.db"):
+            # What MLflow and Dagster remember of the ledger's records is of the same moment as they are.
+            for database in (
+                "mlflow/mlflow.db",
+                "dagster/history/runs.db",
+                "dagster/history/runs/index.db",
+                "dagster/schedules/schedules.db",
+            ):
                 copy.database(database)
             clock = home.clock.now().isoformat()
         for (pipeline, table), version in pinned.items():
             copy.table(Lake(home.path / "pipelines" / pipeline / "lake"), table, version)
-        copy.database("mlflow/mlflow.db")
         copy.folder("mlflow/artifacts")
         with home.datasets.at_rest():
             copy.folder("datasets", leave_out=lambda parts: _workspace(parts) or _later_set(parts, sets))
@@ -149,8 +154,8 @@ def restore(source: Path, to: Path) -> Backup:
         half.rename(to)
     home = Home.create(to)
     for pipeline in sorted(path.name for path in (to / "pipelines").glob("*")):
-        # A promotion may have come between the moment of the ledger and that of the registry.
-        heal_aliases(home, pipeline)
+        # A decision may stand in the ledger, and not in the registry yet.
+        heal(home, pipeline)
     return backup
 
 

@@ -20,6 +20,15 @@ from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_keeping import backup, gc, restore
 from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
+from mlops_pipelines.cli_promotion import (
+    approve,
+    freeze,
+    promotions,
+    registry,
+    reject,
+    rollback,
+    unfreeze,
+)
 from mlops_pipelines.cli_quarantine import quarantine
 from mlops_pipelines.cli_trace import pages, reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
@@ -288,16 +297,23 @@ def _become(program: str, *arguments: str) -> None:
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 
+main.add_command(approve)
 main.add_command(backup)
 main.add_command(compare)
 main.add_command(contract)
 main.add_command(datasets)
 main.add_command(features)
+main.add_command(freeze)
 main.add_command(gc)
 main.add_command(pages)
 main.add_command(parity)
+main.add_command(promotions)
 main.add_command(quarantine)
+main.add_command(registry)
+main.add_command(reject)
 main.add_command(reproduce)
 main.add_command(restore)
+main.add_command(rollback)
 main.add_command(trace)
 main.add_command(train)
+main.add_command(unfreeze)

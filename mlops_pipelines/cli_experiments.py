@@ -153,8 +153,8 @@ def _verdict_lines(verdicts: Sequence[GivenVerdict]) -> list[str]:
 
 
 def _gate_lines(verdicts: Sequence[GivenVerdict]) -> list[str]:
-    marks = {"pass": "pass", "fail": "fail", "not_applicable": "n/a"}
-    return [f"  {marks[one.outcome]:<4}  {one.gate:<12} {one.sentence}" for one in verdicts]
+    marks = {"not_applicable": "n/a"}
+    return [f"  {marks.get(one.outcome, one.outcome):<4}  {one.gate:<12} {one.sentence}" for one in verdicts]
 
 
 def _comparison_text(found: SideBySide) -> str:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_pipelines import markdown
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.explanation import Explained, Stability, by_group, ranked, stability
+from mlops_pipelines.fairness import Fairness, fairness
 from mlops_pipelines.metrics import (
     METRICS,
     REPLICATES,
@@ -30,6 +32,8 @@ from mlops_pipelines.metrics import (
     resampled_days,
     row_losses,
 )
+from mlops_pipelines.robustness import Robustness, robustness
+from mlops_pipelines.spec import Decision
 from mlops_pipelines.training import SHAP
 
 if TYPE_CHECKING:
@@ -53,6 +57,8 @@ THRESHOLDS = tuple(step / 10 for step in range(1, 10))
 IMPORTANCE_ROWS = 1_000
 # Rows of a Markdown table; the JSON holds them all.
 SHOWN_ROWS = 12
+# Groups of fewer of these are not explained by themselves.
+EXPLAINED_ROWS = 30
 LATENCY_ROWS = 200
 LATENCY_ROUNDS = 5
 
@@ -75,6 +81,31 @@ class Threshold:
     precision: float | None
     recall: float | None
     false_positive_rate: float | None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What acting on the scores means at the pipeline's own threshold. cost: of a decision, on average; None
+    where no cost is declared. The rates are None where there is nothing to divide by."""
+
+    score: float
+    flagged: Estimate
+    precision: Estimate | None
+    recall: Estimate | None
+    false_positive_rate: Estimate | None
+    cost: Estimate | None
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The training set. fault: what is wrong with its signature or its bytes. matured_through, last_day:
+    YYYY-MM-DD. labelled: share of its window's events that have a label; None where that is not known."""
+
+    version: str
+    fault: str | None
+    matured_through: str
+    last_day: str
+    labelled: float | None
 
 
 @dataclass(frozen=True)
@@ -148,13 +179,14 @@ class Latency:
     """Milliseconds to score one row, encoding included, on the machine of the evaluation.
 
     Time on the processor, best of several rounds: how long a row waits for a processor that is busy with
-    something else says nothing about the model.
+    something else says nothing about the model. load_ms: to read the model from its files.
     """
 
     p50_ms: float
     p99_ms: float
     rows: int
     rounds: int
+    load_ms: float
 
 
 @dataclass(frozen=True)
@@ -163,8 +195,9 @@ class EvaluationReport:
 
     model_hash, twin_hash: of the refit (what would be promoted) and of the twin (what was scored here).
     cutoff, twin_cutoff: greatest decision time each was trained on, UTC. metrics, calibration, thresholds,
-    slices: of the twin on the holdout. importance: of each feature to the refit, falling; importance_unit:
-    what it is.
+    slices, decided, fairness, robustness: of the twin on the holdout. importance: of each feature to the
+    refit, falling; importance_unit: what it is; explained: what weighs most in the groups of `slices`;
+    stability: its ranking beside the champion's. data: None where it is not known what was trained on.
     """
 
     model_hash: str
@@ -191,6 +224,12 @@ class EvaluationReport:
     latency: Latency
     recall: tuple[float, ...]
     precision: tuple[float, ...]
+    decided: Decided
+    fairness: tuple[Fairness, ...] | None
+    explained: tuple[Explained, ...]
+    stability: Stability | None
+    robustness: Robustness
+    data: TrainedOn | None
     importance_unit: str = SHAP
 
     @property
@@ -215,14 +254,18 @@ def evaluate(
     *,
     gates: Gates,
     slicing: pa.Table | None = None,
+    decision: Decision | None = None,
+    sensitive: Sequence[str] = (),
+    data: TrainedOn | None = None,
     seed: int = 17,
     replicates: int = REPLICATES,
 ) -> EvaluationReport:
     """The candidate's figures on its holdout, with 95 % intervals from a bootstrap of whole days.
 
     incumbent: the champion, or None where there is none yet. gates: which slices, and how many days the
-    incumbent must have left unseen. slicing: event_id and the columns of `gates.slices.by`, for at least the
-    holdout's events; by default those columns are looked for in the holdout.
+    incumbent must have left unseen. slicing: event_id and the columns of `sliced_by`, for at least the
+    holdout's events; by default those columns are looked for in the holdout. sensitive: columns that
+    `gates.fairness` looks at where it names none. data: what the candidate was trained on.
     Raises TerminalError if a column to slice by is missing.
     """
     holdout, refit, twin = candidate.holdout, candidate.refit, candidate.twin
@@ -230,6 +273,11 @@ def evaluate(
     draw = partial(resampled_days, replicates=replicates, seed=seed)
     draws = draw(len(scored.days))
     recall, precision = _curve(scored)
+    decision = decision or Decision()
+    names = [feature.name for feature in refit.features]
+    explained_rows = _spread(holdout, IMPORTANCE_ROWS)
+    contributions = refit.contributions(explained_rows)
+    weights = ranked(contributions, names)
     return EvaluationReport(
         model_hash=refit.hash,
         twin_hash=twin.hash,
@@ -251,10 +299,18 @@ def evaluate(
         slices=_slices(gates.slices, holdout, slicing, scored, draws) if gates.slices else None,
         comparison=_comparison(incumbent, holdout, scored.scores, gates, draw) if incumbent else None,
         agreement=_agreement(refit.predict(holdout), scored.scores),
-        importance=importance(refit, holdout),
+        importance=weights,
         latency=latency(refit, holdout),
         recall=recall,
         precision=precision,
+        decided=_decided(scored, decision, draws),
+        fairness=_fairness(
+            gates, sensitive, holdout=holdout, slicing=slicing, scored=scored, decision=decision
+        ),
+        explained=_explained(gates, explained_rows, slicing, contributions, names),
+        stability=_stability(incumbent, holdout, weights),
+        robustness=robustness(twin, holdout, seed=seed, metric=_roc_auc),
+        data=data,
         importance_unit=refit.importance_unit,
     )
 
@@ -264,12 +320,27 @@ def importance(model: TrainedModel, table: pa.Table, *, rows: int = IMPORTANCE_R
 
     It is what the model's `importance_unit` says.
     """
+    return ranked(model.contributions(_spread(table, rows)), [feature.name for feature in model.features])
+
+
+def sliced_by(gates: Gates, sensitive: Sequence[str]) -> tuple[str, ...]:
+    """Event columns whose groups an evaluation looks at."""
+    slices = gates.slices.by if gates.slices else ()
+    return tuple(dict.fromkeys((*slices, *_fairness_by(gates, sensitive))))
+
+
+def _fairness_by(gates: Gates, sensitive: Sequence[str]) -> tuple[str, ...]:
+    if gates.fairness is None:
+        return ()
+    return tuple(sensitive) if gates.fairness.by is None else gates.fairness.by
+
+
+def _spread(table: pa.Table, rows: int) -> pa.Table:
+    """So many rows, spread evenly over the table."""
     import numpy as np
 
-    picked = np.unique(np.linspace(0, table.num_rows - 1, min(rows, table.num_rows)).astype(np.int64))
-    means = np.abs(model.contributions(table.take(picked))).mean(axis=0)
-    named = {feature.name: float(mean) for feature, mean in zip(model.features, means, strict=True)}
-    return dict(sorted(named.items(), key=lambda item: (-item[1], item[0])))
+    picked = np.linspace(0, table.num_rows - 1, min(rows, table.num_rows)).astype(np.int64)
+    return table.take(np.unique(picked))
 
 
 def latency(model: TrainedModel, table: pa.Table) -> Latency:
@@ -288,7 +359,17 @@ def latency(model: TrainedModel, table: pa.Table) -> Latency:
             taken.append(time.thread_time() - started)
         percentiles.append(np.percentile(taken, [50, 99]) * 1000)
     p50, p99 = np.min(percentiles, axis=0)
-    return Latency(float(p50), float(p99), LATENCY_ROWS, LATENCY_ROUNDS)
+    return Latency(float(p50), float(p99), LATENCY_ROWS, LATENCY_ROUNDS, _load_ms(model, rows[0]))
+
+
+def _load_ms(model: TrainedModel, row: Mapping[str, Any]) -> float:
+    """From the texts of its files to the first score, milliseconds on the processor: the best of some."""
+    files, taken = model.to_files(), []
+    for _ in range(LATENCY_ROUNDS):
+        started = time.thread_time()
+        type(model).from_files(files).predict_one(row)
+        taken.append(time.thread_time() - started)
+    return min(taken) * 1000
 
 
 def pictures(report: EvaluationReport) -> dict[str, bytes]:
@@ -323,11 +404,16 @@ def as_markdown(report: EvaluationReport) -> str:
         "resampled.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
+        _decided_sentence(report.decided),
         slice_table(report.slices) if report.slices else "",
+        fairness_table(report.fairness) if report.fairness else "",
         _threshold_table(report.thresholds),
         _importance_table(report),
+        stability_sentence(report.stability) if report.stability else "",
+        _explained_table(report.explained) if report.explained else "",
+        _robustness_table(report.robustness),
         f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
-        f"the model is {report.model_bytes / 1000:,.0f} kB of text.",
+        f"the model is {report.model_bytes / 1000:,.0f} kB of text, read in {report.latency.load_ms:.0f} ms.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -465,6 +551,16 @@ def _paired(ours: Mapping[str, Floats], theirs: Mapping[str, Floats], days: int)
     return paired
 
 
+def day_losses(rows: pa.Table, ours: Floats, theirs: Floats) -> tuple[DayLoss, ...]:
+    """Losses by day of two models' scores of the same rows, the first's as the candidate's.
+
+    rows: day and label of each.
+    """
+    if rows.num_rows == 0:
+        return ()
+    return _day_losses(_Scored.of(rows, ours), _Scored.of(rows, theirs))
+
+
 def _day_losses(ours: _Scored, theirs: _Scored) -> tuple[DayLoss, ...]:
     import numpy as np
 
@@ -516,6 +612,95 @@ def _slice_values(holdout: pa.Table, slicing: pa.Table | None, column: str) -> N
             raise TerminalError(f"{at.null_count} rows of the holdout have no value of {column} to slice by.")
         values = values.take(at)
     return np.array(values.to_pylist(), dtype=np.str_)
+
+
+def _decided(scored: _Scored, decision: Decision, draws: Floats) -> Decided:
+    import numpy as np
+
+    flagged = scored.scores >= decision.at_least
+    positive = scored.labels == 1
+    weights = np.vstack([np.ones(draws.shape[1]), draws])
+
+    def summed(rows: NDArray[np.bool_]) -> Floats:
+        return weights @ np.bincount(scored.day_of_row[rows], minlength=draws.shape[1]).astype(np.float64)
+
+    true_positive, false_positive = summed(flagged & positive), summed(flagged & ~positive)
+    false_negative, true_negative = summed(~flagged & positive), summed(~flagged & ~positive)
+    rows = true_positive + false_positive + false_negative + true_negative
+    cost = None
+    if decision.cost is not None:
+        declared = decision.cost
+        cost = (
+            declared.true_positive * true_positive
+            + declared.false_positive * false_positive
+            + declared.false_negative * false_negative
+            + declared.true_negative * true_negative
+        ) / np.where(rows > 0, rows, np.nan)
+
+    def share(of: Floats, among: Floats) -> Estimate | None:
+        return estimate(of / np.where(among > 0, among, np.nan), len(scored.days))
+
+    flagged_share = share(true_positive + false_positive, rows)
+    assert flagged_share is not None  # noqa: S101 - there are rows
+    return Decided(
+        decision.at_least,
+        flagged_share,
+        share(true_positive, true_positive + false_positive),
+        share(true_positive, true_positive + false_negative),
+        share(false_positive, false_positive + true_negative),
+        None if cost is None else estimate(cost, len(scored.days)),
+    )
+
+
+def _fairness(
+    gates: Gates,
+    sensitive: Sequence[str],
+    *,
+    holdout: pa.Table,
+    slicing: pa.Table | None,
+    scored: _Scored,
+    decision: Decision,
+) -> tuple[Fairness, ...] | None:
+    if gates.fairness is None:
+        return None
+    decided = scored.scores >= decision.at_least
+    return tuple(
+        fairness(
+            column, _slice_values(holdout, slicing, column), scored.labels, decided, gates.fairness.min_rows
+        )
+        for column in _fairness_by(gates, sensitive)
+    )
+
+
+def _explained(
+    gates: Gates, rows: pa.Table, slicing: pa.Table | None, contributions: Floats, names: Sequence[str]
+) -> tuple[Explained, ...]:
+    """Of the groups of the slices that have rows enough among those that were explained."""
+    by = gates.slices.by if gates.slices else ()
+    return tuple(
+        one
+        for column in by
+        for one in by_group(
+            contributions, names, column, _slice_values(rows, slicing, column), EXPLAINED_ROWS
+        )
+    )
+
+
+def _stability(
+    incumbent: Incumbent | None, holdout: pa.Table, weights: Mapping[str, float]
+) -> Stability | None:
+    if incumbent is None:
+        return None
+    theirs = importance(incumbent.refit, _as_fed(incumbent, holdout))
+    return stability(weights, theirs, incumbent.version)
+
+
+def _roc_auc(labels: Floats, scores: Floats) -> float | None:
+    import numpy as np
+
+    one_day = np.zeros(labels.size, dtype=np.intp)
+    figure = measure(labels.astype(np.int8), scores, one_day, np.ones((1, 1)), ("roc_auc",))["roc_auc"][0]
+    return float(figure) if np.isfinite(figure) else None
 
 
 def _calibration(scored: _Scored) -> tuple[CalibrationBin, ...]:
@@ -656,6 +841,84 @@ def _threshold_table(thresholds: Sequence[Threshold]) -> str:
         for t in thresholds
     ]
     return markdown.table(["score from", "flagged", "precision", "recall", "false positive rate"], rows)
+
+
+def _decided_sentence(decided: Decided) -> str:
+    cost = f" A decision costs {said(decided.cost)} on average." if decided.cost else ""
+    return (
+        f"At the pipeline's threshold, {decided.score:g}, {said(decided.flagged)} of the rows are decided as "
+        f"positive: precision {said(decided.precision)}, recall {said(decided.recall)}, false positive rate "
+        f"{said(decided.false_positive_rate)}.{cost}"
+    )
+
+
+def fairness_table(every: Sequence[Fairness]) -> str:
+    """Markdown table of the differences between groups, and of the groups."""
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    differences = markdown.table(
+        ["groups by", "judged", "demographic parity difference", "equalized odds difference"],
+        [
+            [
+                one.column,
+                f"{sum(not group.note for group in one.groups)} of {len(one.groups)}",
+                share(one.demographic_parity) or "not judged",
+                share(one.equalized_odds) or "not judged",
+            ]
+            for one in every
+        ],
+    )
+    groups = [
+        [
+            f"{one.column} = {group.value}", f"{group.rows:,}", share(group.decided), share(group.found),
+            share(group.accused), group.note,
+        ]
+        for one in every
+        for group in sorted(one.groups, key=lambda group: (bool(group.note), -group.rows))[:SHOWN_ROWS]
+    ]  # fmt: skip
+    head = ["group", "rows", "decided as positive", "true positive rate", "false positive rate", "note"]
+    return f"{differences}\n\n{markdown.table(head, groups)}"
+
+
+def stability_sentence(stability: Stability) -> str:
+    """How far the ranking of the features is the champion's."""
+    if stability.correlation is None:
+        return f"Fewer than three features are shared with champion v{stability.version}."
+    moved = "; ".join(f"{name} from {before} to {now}" for name, before, now in stability.moved)
+    return (
+        f"Ranked beside champion v{stability.version}, over {stability.features} features: correlation "
+        f"{stability.correlation:.2f} (Spearman). Moved furthest: {moved or 'none'}."
+    )
+
+
+def _explained_table(every: Sequence[Explained]) -> str:
+    rows = [
+        [
+            f"{one.column} = {one.value}",
+            f"{one.rows:,}",
+            ", ".join(f"{name} {value:.3f}" for name, value in list(one.importance.items())[:3]),
+        ]
+        for one in every[:SHOWN_ROWS]
+    ]
+    return markdown.table(["group", "rows explained", "what weighs most"], rows)
+
+
+def _robustness_table(robust: Robustness) -> str:
+    def area(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.4f}"
+
+    rows = [
+        ["as they are", "", "", area(robust.roc_auc)],
+        *(
+            [one.name, f"{one.mean_change:.4f}", f"{one.p95_change:.4f}", area(one.roc_auc)]
+            for one in robust.disturbed
+        ),
+    ]
+    return markdown.table(
+        [f"inputs of {robust.rows:,} rows", "mean change of a score", "p95", "roc_auc"], rows
+    )
 
 
 def _importance_table(report: EvaluationReport) -> str:

@@ -7,19 +7,35 @@ why.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
+from mlops_pipelines.explanation import heaviest
+from mlops_pipelines.fairness import worst
 from mlops_pipelines.metrics import interval, resampled_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlops_pipelines.evaluation import Comparison, EvaluationReport
-    from mlops_pipelines.spec import CalibrationGate, ChampionGate, Gates, LatencyGate, SkillGate, SlicesGate
+    from mlops_pipelines.spec import (
+        CalibrationGate,
+        ChampionGate,
+        DataGate,
+        FairnessGate,
+        Gates,
+        LatencyGate,
+        LeakGate,
+        SizeGate,
+        SkillGate,
+        SlicesGate,
+    )
 
-Outcome = Literal["pass", "fail", "not_applicable"]
+Outcome = Literal["pass", "fail", "warn", "not_applicable"]
 # The comparison decides, so its bound is drawn more finely than the intervals of the report.
 COMPARISON_REPLICATES = 4_000
+# Of a comparison that finds an equally good candidate wanting more often than not, nothing is to be learned.
+LEAST_POWER = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Verdict:
 def judge(report: EvaluationReport, gates: Gates) -> list[Verdict]:
     """One verdict a declared gate, in the order of the specification."""
     verdicts = []
+    if gates.data:
+        verdicts.append(_data(report, gates.data))
     if gates.skill:
         verdicts.append(_skill(report, gates.skill))
     if gates.champion:
@@ -45,8 +63,14 @@ def judge(report: EvaluationReport, gates: Gates) -> list[Verdict]:
         verdicts.append(_calibration(report, gates.calibration))
     if gates.slices:
         verdicts.append(_slices(report, gates.slices))
+    if gates.fairness:
+        verdicts.append(_fairness(report, gates.fairness))
+    if gates.leak:
+        verdicts.append(_leak(report, gates.leak))
     if gates.latency:
         verdicts.append(_latency(report, gates.latency))
+    if gates.size:
+        verdicts.append(_size(report, gates.size))
     return verdicts
 
 
@@ -55,21 +79,70 @@ def passed(verdicts: Iterable[Verdict]) -> bool:
     return all(verdict.outcome != "fail" for verdict in verdicts)
 
 
-def loss_difference(
-    comparison: Comparison, metric: str, *, confidence: float, seed: int
-) -> tuple[float, tuple[float, float] | None]:
-    """Mean loss of the candidate minus the incumbent's, and its bounds, each one-sided at `confidence`.
+@dataclass(frozen=True)
+class LossDifference:
+    """Mean loss of the candidate minus the incumbent's. bounds: each one-sided; None of a single day.
+
+    spread: its standard error.
+    """
+
+    figure: float
+    bounds: tuple[float, float] | None
+    spread: float
+
+    def power(self, margin: float) -> float:
+        """How often a candidate that is just as good would be found to be worse by at most the margin.
+
+        By the normal approximation: its difference would spread about zero, and its bound lie as far above it
+        as this one's.
+        """
+        if self.bounds is None:
+            return 0.0
+        room = margin - (self.bounds[1] - self.figure)
+        if not self.spread > 0:
+            return float(room >= 0)
+        return NormalDist().cdf(room / self.spread)
+
+
+def loss_difference(comparison: Comparison, metric: str, *, confidence: float, seed: int) -> LossDifference:
+    """Mean loss of the candidate minus the incumbent's, its bounds one-sided at `confidence`.
 
     Whole days are resampled and both losses summed over the same draw, so that a hard day weighs on both
-    models alike. None for the bounds of a single day.
+    models alike.
     """
     import numpy as np
 
     rows = np.array([day.rows for day in comparison.days], dtype=np.float64)
     sums = np.array([day.candidate[metric] - day.incumbent[metric] for day in comparison.days])
     draws = resampled_days(rows.size, replicates=COMPARISON_REPLICATES, seed=seed)
-    return float(sums.sum() / rows.sum()), interval(
-        (draws @ sums) / (draws @ rows), rows.size, confidence=confidence
+    replicates = (draws @ sums) / (draws @ rows)
+    bounds = interval(replicates, rows.size, confidence=confidence)
+    # Resampling few days underestimates the spread by this much.
+    few = (rows.size / (rows.size - 1)) ** 0.5 if bounds else 1.0
+    return LossDifference(float(sums.sum() / rows.sum()), bounds, float(replicates.std()) * few)
+
+
+def _data(report: EvaluationReport, gate: DataGate) -> Verdict:
+    data = report.data
+    if data is None:
+        return _uncomputable("data", gate.labelled, "the report does not say what was trained on")
+    if data.fault:
+        return Verdict("data", "fail", None, gate.labelled, None, f"The training set: {data.fault}.")
+    if data.last_day > data.matured_through:
+        sentence = (
+            f"The training set reaches to {data.last_day}, and labels were known through "
+            f"{data.matured_through} only."
+        )
+        return Verdict("data", "fail", None, gate.labelled, None, sentence)
+    if data.labelled is None:
+        return _uncomputable("data", gate.labelled, "the training set does not say how many events it is of")
+    sentence = (
+        f"Training set {data.version[:12]} is what was signed; {data.labelled:.1%} of its events, of days "
+        f"whose labels matured through {data.matured_through}, have one; at least {gate.labelled:.0%} are "
+        "asked for."
+    )
+    return Verdict(
+        "data", _outcome(data.labelled >= gate.labelled), data.labelled, gate.labelled, None, sentence
     )
 
 
@@ -95,18 +168,21 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
         return Verdict("champion", "not_applicable", None, gate.not_worse_by, None, sentence)
     if not comparison.days:
         return _uncomputable("champion", gate.not_worse_by, f"no row can be compared, {comparison.reason}")
-    figure, bounds = loss_difference(comparison, gate.metric, confidence=gate.confidence, seed=report.seed)
+    found = loss_difference(comparison, gate.metric, confidence=gate.confidence, seed=report.seed)
+    figure, bounds = found.figure, found.bounds
     if bounds is None:
         return _uncomputable("champion", gate.not_worse_by, "one day alone gives no interval")
+    power = found.power(gate.not_worse_by)
+    outcome = _outcome(bounds[1] <= gate.not_worse_by) if power >= LEAST_POWER else gate.underpowered
+    weak = "" if power >= LEAST_POWER else f", less than {LEAST_POWER:.0%}: too little to judge by"
     stands = "" if comparison.against == "refit" else " (its unrefitted twin)"
     sentence = (
         f"{gate.metric} minus that of champion v{comparison.version}{stands} is {figure:+.4f} on "
         f"{comparison.rows:,} rows of {len(comparison.days)} days; with {gate.confidence:.0%} confidence it "
-        f"is at most {bounds[1]:+.4f}, and {gate.not_worse_by:+g} is allowed."
+        f"is at most {bounds[1]:+.4f}, and {gate.not_worse_by:+g} is allowed. An equally good candidate "
+        f"would pass {power:.0%} of the time{weak}."
     )
-    return Verdict(
-        "champion", _outcome(bounds[1] <= gate.not_worse_by), figure, gate.not_worse_by, bounds, sentence
-    )
+    return Verdict("champion", outcome, figure, gate.not_worse_by, bounds, sentence)
 
 
 def _calibration(report: EvaluationReport, gate: CalibrationGate) -> Verdict:
@@ -134,6 +210,16 @@ def _slices(report: EvaluationReport, gate: SlicesGate) -> Verdict:
         return _uncomputable(
             "slices", gate.at_least, f"{gate.metric} is undefined for a slice that has enough rows"
         )
+    for column in dict.fromkeys(group.column for group in groups):
+        of_column = [group for group in groups if group.column == column]
+        small = sum(group.rows for group in of_column if group.rows < gate.min_rows)
+        share = small / max(sum(group.rows for group in of_column), 1)
+        if share > gate.too_small:
+            sentence = (
+                f"{share:.0%} of the rows lie in slices by {column} of fewer than {gate.min_rows} rows; at "
+                f"most {gate.too_small:.0%} are allowed to go unjudged."
+            )
+            return Verdict("slices", "fail", share, gate.too_small, None, sentence)
     judged = {f"{g.column} = {g.value}": g.figure for g in groups if g.figure}
     if not judged:
         sentence = f"None of {left_out} slices has {gate.min_rows} rows and both outcomes."
@@ -161,7 +247,47 @@ def _latency(report: EvaluationReport, gate: LatencyGate) -> Verdict:
     return Verdict("latency", _outcome(figure <= gate.p99_ms), figure, gate.p99_ms, None, sentence)
 
 
-def _uncomputable(gate: str, bound: float, why: str) -> Verdict:
+def _fairness(report: EvaluationReport, gate: FairnessGate) -> Verdict:
+    """The measure furthest beyond its bound decides."""
+    if report.fairness is None:
+        return _uncomputable("fairness", None, "the report holds no groups")
+    if not report.fairness:
+        sentence = "No column is marked as sensitive, and none is named."
+        return Verdict("fairness", "not_applicable", None, None, None, sentence)
+    found = worst(report.fairness, gate)
+    columns = ", ".join(one.column for one in report.fairness)
+    if not found:
+        sentence = f"By {columns} there are no two groups of {gate.min_rows} rows with both outcomes."
+        return Verdict("fairness", "not_applicable", None, None, None, sentence)
+    column, measure, difference, bound = found[0]
+    beyond = [f"{name} by {by}" for by, name, value, most in found if value > most]
+    more = f" Beyond their bounds: {', '.join(beyond)}." if beyond[1:] else ""
+    sentence = (
+        f"The {measure} difference by {column} is {difference:.3f}; at most {bound:g} is allowed.{more} "
+        f"Looked at: {columns}."
+    )
+    return Verdict("fairness", _outcome(not beyond), difference, bound, None, sentence)
+
+
+def _leak(report: EvaluationReport, gate: LeakGate) -> Verdict:
+    found = heaviest(report.importance)
+    if found is None:
+        return _uncomputable("leak", gate.at_most, "no feature weighs anything")
+    name, share = found
+    sentence = (
+        f"{name} carries {share:.0%} of the model's importance; at most {gate.at_most:.0%} is allowed, since "
+        "a feature that knows it all may know what comes after the decision."
+    )
+    return Verdict("leak", _outcome(share <= gate.at_most), share, gate.at_most, None, sentence)
+
+
+def _size(report: EvaluationReport, gate: SizeGate) -> Verdict:
+    figure, bound = float(report.model_bytes), float(gate.at_most)
+    sentence = f"The model is {figure / 1000:,.0f} kB of text; at most {bound / 1000:,.0f} kB are allowed."
+    return Verdict("size", _outcome(figure <= bound), figure, bound, None, sentence)
+
+
+def _uncomputable(gate: str, bound: float | None, why: str) -> Verdict:
     return Verdict(gate, "fail", None, bound, None, f"The gate could not be computed: {why}.")
 
 

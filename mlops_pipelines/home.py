@@ -98,7 +98,7 @@ class Home:
 
         from mlops_pipelines.ledger import Ledger
 
-        return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)))
+        return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)), keys=self.keys)
 
     @property
     def clock(self) -> Clock:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mlops_pipelines.evaluation import comparison_sentence, metric_table, slice_table
+from mlops_pipelines.evaluation import comparison_sentence, fairness_table, metric_table, slice_table
 from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlops_pipelines.evaluation import EvaluationReport
-    from mlops_pipelines.spec import PipelineSpec
+    from mlops_pipelines.spec import FairnessGate, PipelineSpec
 
 _FEATURES_NAMED = 5
 
@@ -117,13 +117,30 @@ def _metrics(spec: PipelineSpec) -> str:
         f"({gates.champion.confidence:.0%} confidence)",
         gates.calibration and f"`{gates.calibration.metric}` of at most {gates.calibration.at_most:g}",
         gates.slices and f"`{gates.slices.metric}` of every slice of at least {gates.slices.at_least:g}",
+        gates.fairness and _fairness_asked(gates.fairness),
+        gates.leak and f"no feature with more than {gates.leak.at_most:.0%} of the importance",
         gates.latency and f"one row in at most {gates.latency.p99_ms:g} ms (p99)",
+        gates.size and f"at most {gates.size.at_most / 1000:,.0f} kB of text",
+        gates.data
+        and f"a training set that is as it was signed, at least {gates.data.labelled:.0%} of its events "
+        "labelled",
     ]
     bounds = "; ".join(text for text in asked if text)
     return (
         "Skill scores are against the base rate of the same rows, so that they do not move with it. "
         f"Promotion asks for: {bounds or 'nothing'}."
     )
+
+
+def _fairness_asked(gate: FairnessGate) -> str:
+    asked = {
+        "demographic parity": gate.demographic_parity,
+        "equalized odds": gate.equalized_odds,
+    }
+    bounds = " and ".join(
+        f"{name} of at most {bound:g}" for name, bound in asked.items() if bound is not None
+    )
+    return f"differences between groups: {bounds or 'without a bound'}"
 
 
 def _evaluation_data(report: EvaluationReport) -> str:
@@ -152,19 +169,24 @@ def _analyses(report: EvaluationReport, verdicts: Sequence[GivenVerdict]) -> str
         comparison_sentence(report.comparison) if report.comparison else "",
         f"Gates:\n\n{given}" if given else "No gate is declared.",
         slice_table(report.slices) if report.slices else "",
+        fairness_table(report.fairness) if report.fairness else "",
         f"What weighs most ({report.importance_unit}): {most}.",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _ethics(spec: PipelineSpec, sensitive: Sequence[str]) -> str:
-    by = spec.gates.slices.by if spec.gates.slices else ()
-    unseen = [column for column in sensitive if column not in by]
+    by = set(spec.gates.slices.by if spec.gates.slices else ())
+    gate = spec.gates.fairness
+    compared = () if gate is None else gate.by or tuple(sensitive)
+    unseen = [column for column in sensitive if column not in by | set(compared)]
     looked = f"Quality is not broken down by {', '.join(unseen)}, marked as sensitive. " if unseen else ""
-    return (
-        f"{looked}No bound on the difference between groups is enforced. Whoever acts on a score answers for "
-        "what the action does."
+    bound = (
+        f"Groups by {', '.join(compared)} are held to these {_fairness_asked(gate)}."
+        if gate and compared
+        else "No bound on the difference between groups is enforced."
     )
+    return f"{looked}{bound} Whoever acts on a score answers for what the action does."
 
 
 def _caveats(report: EvaluationReport) -> str:

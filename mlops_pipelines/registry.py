@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from mlops_pipelines import document
 from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.training import LIGHTGBM_FILE, TEXT_FILE, Incumbent, TrainedModel
 
@@ -52,7 +53,9 @@ _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}$")
 # Below the folder of an MLflow model: MLflow's own files lie at its top.
 _BUNDLE = "mlops"
 _REPORT = "evaluation/report.json"
+PAGE = "report.html"  # of an evaluation, for a browser
 _CARD = "model_card.md"
+_CARD_PAGE = "model_card.html"
 # Tag of a version: SHA-256 by file of its bundle, as JSON.
 FILES_TAG = "files_sha256"
 _DESCRIPTION_LIMIT = 5_000  # of MLflow's database
@@ -244,14 +247,18 @@ class Registry:
         wrong = _difference(recorded, _stored_digests(cached)) if cached.is_dir() else None
         return wrong and f"in {cached}: {wrong}"
 
-    def log_evaluation(self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes]) -> None:
-        """Keep the report, its Markdown, its pictures (PNG by name) and its metrics with the run."""
+    def log_evaluation(
+        self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes], page: str = ""
+    ) -> None:
+        """Keep the report with the run: JSON, Markdown, page, pictures (PNG by name) and metrics."""
         from mlops_pipelines.evaluation import as_markdown
 
         with _faults(), tempfile.TemporaryDirectory() as folder:
             for name, png in pictures.items():
                 Path(folder, f"{name}.png").write_bytes(png)
             Path(folder, "report.md").write_text(as_markdown(report), encoding="utf-8")
+            if page:
+                Path(folder, PAGE).write_text(page, encoding="utf-8")
             self._client.log_artifacts(run_id, folder, "evaluation")
             self._log_metrics(run_id, report)
             # Last: where the report is, all of the evaluation is.
@@ -285,6 +292,7 @@ class Registry:
         with _faults():
             run_id = str(self._client.get_model_version(pipeline, version).run_id)
             self._client.log_text(run_id, card, _CARD)
+            self._client.log_text(run_id, document.page(f"{pipeline}, version {version}", card), _CARD_PAGE)
             sections = card[:_DESCRIPTION_LIMIT]
             described = card if sections == card else sections[: sections.rindex("\n## ")]
             self._client.update_model_version(pipeline, version, description=described)
@@ -293,6 +301,12 @@ class Registry:
         """Let the alias name this version, and no other."""
         with _faults():
             self._client.set_registered_model_alias(pipeline, alias, version)
+
+    def remove_alias(self, pipeline: str, alias: str) -> None:
+        """Let the alias name no version."""
+        if self.alias(pipeline, alias) is not None:
+            with _faults():
+                self._client.delete_registered_model_alias(pipeline, alias)
 
     def alias(self, pipeline: str, alias: str) -> str | None:
         """The version the alias names, or None."""
@@ -311,6 +325,21 @@ class Registry:
         with _faults():
             for name, value in tags.items():
                 self._client.set_model_version_tag(pipeline, version, name, value)
+
+    def tag_once(self, pipeline: str, version: str, name: str, value: str) -> bool:
+        """Set a tag of the version that is not set yet; whether it was not."""
+        with _faults():
+            if name in self._client.get_model_version(pipeline, version).tags:
+                return False
+            self._client.set_model_version_tag(pipeline, version, name, value)
+            return True
+
+    def tags(self, pipeline: str) -> dict[str, dict[str, str]]:
+        """Tags by version, of all versions."""
+        _check_name("pipeline", pipeline)
+        with _faults():
+            found = self._client.search_model_versions(f"name = '{pipeline}'")
+            return {str(one.version): dict(one.tags) for one in found}
 
     def _registered(self, version: ModelVersion) -> Registered:
         run_id = str(version.run_id)

@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines import trainers
+from mlops_pipelines import markdown, promoting, trainers
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import known_set, set_of
 from mlops_pipelines.features.sets import set_version
+from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.lake import STATIC_DAY
-from mlops_pipelines.policy import Admit
+from mlops_pipelines.policy import Admit, format_moment
 from mlops_pipelines.provenance import code_commit, lock_hash, platform
+from mlops_pipelines.registry import PAGE
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -24,10 +26,11 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.audit import Record
     from mlops_pipelines.datasets import DatasetVersion
-    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.evaluation import EvaluationReport, TrainedOn
     from mlops_pipelines.gates import Verdict
-    from mlops_pipelines.home import Home, PipelineHome
+    from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
     from mlops_pipelines.registry import LoadedModel, Registered
     from mlops_pipelines.spec import Gates
@@ -277,22 +280,29 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Judged:
-    """The evaluation of a candidate and the verdicts of its gates."""
+    """The evaluation of a candidate and the verdicts of its gates.
+
+    model_card: of a retrain's candidate. page: where MLflow's pages show the whole report.
+    """
 
     figures: Mapping[str, Any]
     markdown: str
     verdicts: Sequence[Verdict]
     data_version: str
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    model_card: str = ""
+    page: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the retrain ended."""
+    """How the retrain ended. record: of it, None for a run that carried none. waits: for people."""
 
     promotion: Promotion | None
     sentence: str
     model_card: str = ""
+    record: Record | None = None
+    waits: bool = False
 
 
 def declared_gates(gates: Gates) -> list[str]:
@@ -504,15 +514,22 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
         incumbent,
         gates=place.spec.gates,
         slicing=_slicing(place, candidate.holdout_days),
+        decision=place.spec.decision,
+        sensitive=_sensitive(place),
+        data=_trained_on(place, registered.version, candidate),
         seed=place.spec.training.seed,
     )
     verdicts = judge(report, place.spec.gates)
     drawn = pictures(report)
-    place.home.registry.log_evaluation(registered.run_id, report, drawn)
+    page = _evaluation_page(place, registered, candidate, report=report, verdicts=verdicts, drawn=drawn)
+    place.home.registry.log_evaluation(registered.run_id, report, drawn, page)
+    card = ""
     if retrain is not None:
         place.ledger.record_verdicts(
             retrain.id, retrain.token, [vars(verdict) for verdict in verdicts], place.clock.now()
         )
+        card = _card(place, retrain)
+        place.home.registry.log_card(place.name, registered.version, card)
     figures = {name: one.value for name, one in report.metrics.items() if one is not None}
     return Judged(
         {**figures, "rows": report.rows, "days": report.days, "prevalence": report.prevalence},
@@ -520,28 +537,63 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
         verdicts,
         report.content_hash,
         drawn,
+        card,
+        f"{registered.link}/artifacts/evaluation/{PAGE}",
     )
+
+
+def _evaluation_page(
+    place: PipelineHome,
+    registered: Registered,
+    candidate: Candidate,
+    *,
+    report: EvaluationReport,
+    verdicts: Sequence[Verdict],
+    drawn: Mapping[str, bytes],
+) -> str:
+    """All of an evaluation on one page, with Evidently's view of the same rows."""
+    from mlops_pipelines.document import page
+    from mlops_pipelines.evaluation import as_markdown
+    from mlops_pipelines.monitoring.evidently_page import classification
+
+    title = f"Evaluation of {place.name}, version {registered.version}"
+    given = [[one.gate, one.outcome.replace("_", " "), one.sentence] for one in verdicts]
+    table = markdown.table(["gate", "verdict", "why"], given) if given else "No gate is declared."
+    text = f"# {title}\n\n## Gates\n\n{table}\n\n## Figures\n\n{as_markdown(report)}"
+    theirs = classification(
+        candidate.holdout["label"].to_pylist(),
+        candidate.twin.predict(candidate.holdout).tolist(),
+        place.spec.decision.at_least,
+    )
+    return page(title, text, drawn, {"Evidently's classification report": theirs})
 
 
 def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     """Promote the candidate if no gate stands against it, and end the retrain.
 
-    Without authority over a retrain, only the registry's alias is healed to the ledger.
+    Where people have to agree it waits for them. Without authority over a retrain, only the registry is
+    healed to the ledger.
     """
     retrain = carried_by(place, run_id)
     now = place.clock.now()
     if retrain is None:
-        heal_aliases(place.home, place.name)
+        promoting.heal(place.home, place.name)
         return Outcome(
             None, "This run carries no retrain: the registry's aliases now say what the ledger says."
         )
+    if retrain.model_hash is None or retrain.mlflow_version is None:
+        raise TerminalError(f"Retrain {retrain.id} has no candidate to promote.")
+    facts = promoting.about(place, retrain.mlflow_version, report_of(place, retrain))
     failed = [verdict for verdict in place.ledger.verdicts(retrain.id) if verdict.outcome == "fail"]
     if failed:
         sentence = "rejected: " + " ".join(verdict.sentence for verdict in failed)
-        place.ledger.finish_retrain(retrain.id, retrain.token, status="rejected", reason=sentence, at=now)
-        return Outcome(None, sentence)
-    if retrain.model_hash is None or retrain.mlflow_version is None:
-        raise TerminalError(f"Retrain {retrain.id} has no candidate to promote.")
+        place.ledger.finish_retrain(
+            retrain.id, retrain.token, status="rejected", reason=sentence, at=now, about=facts
+        )
+        promoting.heal(place.home, place.name)
+        return Outcome(None, sentence, record=place.ledger.last_record(place.name))
+    if waits_for := _waits_for(place):
+        return _ask_for_approval(place, retrain, waits_for, now, facts)
     promotion = place.ledger.promote(
         place.name,
         retrain_id=retrain.id,
@@ -550,13 +602,49 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         model_hash=retrain.model_hash,
         mlflow_version=retrain.mlflow_version,
         at=now,
+        about=facts,
     )
-    heal_aliases(place.home, place.name)
+    promoting.heal(place.home, place.name)
     card = _card(place, retrain)
-    place.home.registry.log_card(place.name, promotion.mlflow_version, card)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
-    return Outcome(promotion, sentence, card)
+    return Outcome(promotion, sentence, card, record=place.ledger.last_record(place.name))
+
+
+def _waits_for(place: PipelineHome) -> str | None:
+    """Why a candidate that passed its gates has to wait for people; None if it has not."""
+    if frozen := place.ledger.frozen(place.name):
+        return f"the champion is frozen by {frozen}"
+    asked = place.spec.promotion
+    if asked.approval == "automatic":
+        return None
+    return f"{'two people have' if asked.four_eyes else 'a person has'} to approve it"
+
+
+def _ask_for_approval(
+    place: PipelineHome, retrain: Retrain, why: str, now: datetime, facts: Mapping[str, Any]
+) -> Outcome:
+    asked = place.spec.promotion
+    version = str(retrain.mlflow_version)
+    place.ledger.ask_for_approval(
+        place.name,
+        retrain_id=retrain.id,
+        token=retrain.token,
+        expected_sequence=_compared_with(place, retrain),
+        model_hash=str(retrain.model_hash),
+        mlflow_version=version,
+        needed=2 if asked.four_eyes else 1,
+        reason=why,
+        at=now,
+        expires_at=now + asked.expires,
+        about=facts,
+    )
+    promoting.heal(place.home, place.name)
+    sentence = (
+        f"version {version} passed its gates and waits until {format_moment(now + asked.expires)}: "
+        f"{why}. `mlops approve {place.name} {version} --reason WHY` lets it serve, `mlops reject` does not."
+    )
+    return Outcome(None, sentence, record=place.ledger.last_record(place.name), waits=True)
 
 
 def carried_by(place: PipelineHome, run_id: str) -> Retrain | None:
@@ -624,10 +712,31 @@ def champion_features(place: PipelineHome) -> tuple[str, set[str]]:
 
 def _slicing(place: PipelineHome, days: Sequence[str]) -> pa.Table | None:
     """The columns that cut the holdout, of its events."""
-    slices = place.spec.gates.slices
-    if slices is None:
-        return None
-    return place.lake.read("events", days=days, columns=["event_id", *slices.by])
+    from mlops_pipelines.evaluation import sliced_by
+
+    columns = sliced_by(place.spec.gates, _sensitive(place))
+    return place.lake.read("events", days=days, columns=["event_id", *columns]) if columns else None
+
+
+def _sensitive(place: PipelineHome) -> list[str]:
+    """Columns of the events that the contract marks as sensitive, as the table of events names them."""
+    return sorted(sensitive_columns(place.loaded, "events") - {"event_id"})
+
+
+def _trained_on(place: PipelineHome, version: str, candidate: Candidate) -> TrainedOn:
+    """What the candidate learned from, and whether that is still what was signed."""
+    from mlops_pipelines.evaluation import TrainedOn
+
+    name = place.home.registry.load(place.name, version).facts["dataset_version"]
+    made = place.home.datasets.version(place.name, name)
+    events = made.manifest["about"].get("events")
+    return TrainedOn(
+        version=name,
+        fault=place.home.datasets.altered(place.name, name),
+        matured_through=made.manifest["matured_through"],
+        last_day=candidate.refit.last_day,
+        labelled=made.rows / events if events else None,
+    )
 
 
 def report_of(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
@@ -664,19 +773,9 @@ def _card(place: PipelineHome, retrain: Retrain) -> str:
         place.ledger.verdicts(retrain.id),
         version=str(retrain.mlflow_version),
         dataset_version=str(retrain.dataset_version),
-        facts={"Retrain": f"{retrain.id}, {retrain.reason}", "Commit": code_commit().sha},
+        facts={"Retrain": f"{retrain.id}, {retrain.reason}", "Commit": model.facts["commit"]["sha"]},
         sensitive=[name for name, rule in rules.items() if rule.sensitive],
         params=model.refit.params,
         trainer=model.refit.trainer,
         reproducible=model.facts.get("reproducible", True),
     )
-
-
-def heal_aliases(home: Home, pipeline: str) -> None:
-    """Make the registry's aliases say what the ledger says."""
-    champion = home.ledger.champion(pipeline)
-    if champion is None:
-        return
-    home.registry.set_alias(pipeline, "champion", champion.mlflow_version)
-    if champion.previous is not None:
-        home.registry.set_alias(pipeline, "previous", champion.previous)

@@ -225,7 +225,7 @@ def _make_examples(
     lake = place.lake
     # Before anything is read: an example names the versions it was made of.
     versions = newest_versions(lake, features.views)
-    fresh = _rows_not_in(place, "events", features.examples, days, version=versions["events"])
+    fresh = rows_not_in(place, "events", features.examples, days, version=versions["events"])
     if fresh is None:
         return []
     # As of a moment that is not over, a vector would lack what may still become known by then.
@@ -238,7 +238,7 @@ def _make_examples(
     return lake.update(
         features.examples,
         days,
-        _adding(made),
+        with_new_rows(made),
         sort_by=EXAMPLE_ORDER,
         unhashed=("made_of",),
         provenance={**versions, "code": asdict(code_commit())},
@@ -274,7 +274,7 @@ def score(place: PipelineHome, days: Sequence[str]) -> Scored:
         written = lake.update(
             "predictions",
             wanted,
-            _adding(made),
+            with_new_rows(made),
             sort_by=PREDICTION_ORDER,
             unhashed=PREDICTION_PROVENANCE,
             provenance={"code": asdict(code_commit())},
@@ -300,7 +300,7 @@ def _unscored(
     for version in dict.fromkeys([place.features.version, *sets]):
         table = known_set(place, version).examples
         at = place.lake.version(table)
-        examples = _rows_not_in(place, table, "predictions", days, version=at)
+        examples = rows_not_in(place, table, "predictions", days, version=at)
         if examples is None or at is None:
             continue
         ids = examples["event_id"].to_pylist()
@@ -328,7 +328,7 @@ def _keep_open(place: PipelineHome, days: Sequence[str], now: datetime, worked_o
 
     age = place.spec.triggers.backlog.age
     for features in sets_in_use(place).sets:
-        waiting = _rows_not_in(place, "events", features.examples, days)
+        waiting = rows_not_in(place, "events", features.examples, days)
         if waiting is None or waiting.num_rows == 0:
             continue
         of_others = without_tiles(place, [view for view in features.views if view.pipeline])
@@ -384,7 +384,7 @@ def feature_sources(features: FeatureSet) -> dict[str, list[tuple[str, str]]]:
     return sources
 
 
-def _rows_not_in(
+def rows_not_in(
     place: PipelineHome, table: str, made: str, days: Sequence[str], *, version: int | None = None
 ) -> pa.Table | None:
     """Rows of `table` whose event the table `made` does not have yet; None without `table`.
@@ -407,7 +407,7 @@ def _rows_not_in(
     return without(place.lake.days_that_share(made, rows, "event_id", place.spec.ids_unique_within))
 
 
-def _adding(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:
+def with_new_rows(made: pa.Table | None) -> Callable[[pa.Table | None], pa.Table]:
     """A change of a table that keeps what is there and adds rows of other events."""
 
     def add(current: pa.Table | None) -> pa.Table:

@@ -37,6 +37,14 @@ class Settings(BaseSettings):
         default=None,
         description="Ed25519 private key (PEM) that signs training sets; without it one of the home's own.",
     )
+    identity_token: SecretStr | None = Field(
+        default=None, description="JWT that says who approves; without it the operating system's user does."
+    )
+    identity_keys: Path | None = Field(
+        default=None,
+        description="Folder of public keys (PEM) of those who vouch for people; by default keys/identities "
+        "of the home.",
+    )
     code_commit: str | None = Field(
         default=None, description="Commit of the running code, given by a build that carries no git."
     )

@@ -510,6 +510,10 @@ class ChampionGate(Model):
         ge=1,
         description="Days the incumbent itself must have left unseen; else its unrefitted twin.",
     )
+    underpowered: Literal["fail", "warn"] = Field(
+        default="fail",
+        description="The verdict where an equally good candidate would fail more often than pass.",
+    )
 
 
 class CalibrationGate(Model):
@@ -525,6 +529,9 @@ class SlicesGate(Model):
         default="roc_auc", description="Metric of each slice."
     )
     min_rows: Whole = Field(default=500, ge=2, description="Slices with fewer rows are listed as too small.")
+    too_small: Number = Field(
+        default=0.5, ge=0, le=1, description="Largest share of the rows that may lie in slices too small."
+    )
     at_least: Number = Field(default=0.5, lt=1, description="Lowest value that passes, for every slice.")
 
 
@@ -534,12 +541,62 @@ class LatencyGate(Model):
     )
 
 
+class FairnessGate(Model):
+    by: tuple[Column, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Event columns whose groups are to be treated alike; by default those that the contract "
+        "marks as sensitive.",
+    )
+    demographic_parity: Number | None = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Largest difference, between two groups, of the share that is decided as positive.",
+    )
+    equalized_odds: Number | None = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Largest difference, between two groups, of the true or the false positive rate.",
+    )
+    min_rows: Whole = Field(default=500, ge=2, description="Groups with fewer rows are listed as too small.")
+
+
+class LeakGate(Model):
+    at_most: Number = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Largest share of the model's importance that one feature may carry.",
+    )
+
+
+class SizeGate(Model):
+    at_most: Size = Field(default=10 * 10**6, description="Largest size of the model's text.")
+
+
+class DataGate(Model):
+    labelled: Number = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Smallest share of the training window's events, all of matured days, that have a label.",
+    )
+
+
 class Gates(Model):
+    data: DataGate | None = Field(
+        default=None, description="Trained on what was signed, when its labels were known."
+    )
     skill: SkillGate | None = Field(default=None, description="Better than the base rate.")
     champion: ChampionGate | None = Field(default=None, description="Not worse than the incumbent.")
     calibration: CalibrationGate | None = Field(default=None, description="Scores that mean what they say.")
     slices: SlicesGate | None = Field(default=None, description="No group left behind.")
+    fairness: FairnessGate | None = Field(default=None, description="Groups treated alike.")
+    leak: LeakGate | None = Field(default=None, description="No single feature that knows it all.")
     latency: LatencyGate | None = Field(default=None, description="Fast enough to serve.")
+    size: SizeGate | None = Field(default=None, description="Small enough to be shipped.")
 
 
 class BacklogTrigger(Model):
@@ -618,15 +675,43 @@ class Policy(Model):
     breaker: Breaker = Field(default_factory=Breaker, description="Stops retraining that keeps failing.")
 
 
+class Cost(Model):
+    false_positive: Number = Field(default=1.0, ge=0, description="Of deciding so, and it was not.")
+    false_negative: Number = Field(default=1.0, ge=0, description="Of not deciding so, and it was.")
+    true_positive: Number = Field(default=0.0, description="Of deciding so rightly; negative is a gain.")
+    true_negative: Number = Field(default=0.0, description="Of not deciding so rightly; negative is a gain.")
+
+
 class Decision(Model):
     at_least: float = Field(
         default=0.5, gt=0, lt=1, description="Score from which on an event is decided as positive."
     )
+    cost: Cost | None = Field(default=None, description="What decisions cost, in whatever unit.")
+
+
+class Watch(Model):
+    over: PositiveDuration = Field(
+        default=timedelta(days=14), description="How long the predecessor of a new champion scores beside it."
+    )
+    metric: Literal["log_loss", "brier"] = Field(default="log_loss", description="Loss compared row by row.")
+    worse_by: Number = Field(default=0.0, ge=0, description="How much worse the champion may be.")
+    confidence: Number = Field(
+        default=0.99, gt=0.5, lt=1, description="One-sided confidence with which it must be worse than that."
+    )
+    min_days: Whole = Field(default=3, ge=2, description="Matured days before the watch says anything.")
 
 
 class Promotion(Model):
-    approval: Literal["automatic"] = Field(
-        default="automatic", description="Who lets a passed candidate serve."
+    approval: Literal["automatic", "human"] = Field(
+        default="automatic",
+        description="Who lets a candidate serve that passed its gates; `human` waits for `mlops approve`.",
+    )
+    four_eyes: Flag = Field(default=False, description="Whether two different people have to approve.")
+    expires: PositiveDuration = Field(
+        default=timedelta(days=14), description="How long a candidate waits for approval."
+    )
+    watch: Watch | None = Field(
+        default=None, description="Roll a new champion back if it proves worse than the one before it."
     )
 
 

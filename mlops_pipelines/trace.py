@@ -217,7 +217,9 @@ def trace(found: Predicted) -> dict[str, Any]:
         "promotion": {
             "sequence": promotion.sequence,
             "at": promotion.at.isoformat(),
-            "approved_by": "its gates (promotion.approval: automatic)",
+            "authority": promotion.kind,
+            "approved_by": promotion.by,
+            "reason": promotion.reason,
             "replaced": promotion.previous,
         },
         "labels": labels,

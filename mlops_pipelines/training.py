@@ -119,6 +119,14 @@ class TrainedModel:
         # More threads than one only wait for each other on a single row.
         return float(self._score(np.array([values], dtype=np.float64), 1)[0])
 
+    def matrix(self, table: pa.Table) -> NDArray[np.float64]:
+        """The table as the model takes it: as `encode` gives it, shape (rows, features)."""
+        return encode(table, self.features, self.categories)
+
+    def score(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities of the label being 1, shape (rows,), of rows as `matrix` gives them."""
+        return self._score(matrix, self._threads)
+
     def contributions(self, table: pa.Table) -> NDArray[np.float64]:
         """What each feature says in each row's score, log odds, shape (rows, features).
 

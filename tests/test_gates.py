@@ -158,9 +158,9 @@ def test_days_count_by_their_rows(report: EvaluationReport) -> None:
     heavy = DayLoss("2024-01-01", 900, {"log_loss": 450.0}, {"log_loss": 441.0})
     light = DayLoss("2024-01-02", 100, {"log_loss": 50.0}, {"log_loss": 60.0})
     comparison = Comparison("3", "refit", "", 1000, (heavy, light), {})
-    figure, bounds = loss_difference(comparison, "log_loss", confidence=0.9, seed=1)
-    assert figure == pytest.approx((9 - 10) / 1000)
-    assert bounds is not None
+    found = loss_difference(comparison, "log_loss", confidence=0.9, seed=1)
+    assert found.figure == pytest.approx((9 - 10) / 1000)
+    assert found.bounds is not None
 
 
 @pytest.mark.parametrize("differences", [[], [0.0]])

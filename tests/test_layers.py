@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlops_pipelines", "assets", "sensors")
-USES_DAGSTER = {f"mlops_pipelines/{name}.py" for name in ("component", "definitions", "replay", "resources")}
+USES_DAGSTER = {
+    f"mlops_pipelines/{name}.py"
+    for name in ("component", "dagster_events", "definitions", "replay", "resources")
+}
 WALL_CLOCK = {
     "datetime.now",
     "datetime.utcnow",

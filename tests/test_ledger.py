@@ -26,6 +26,7 @@ from mlops_pipelines.ledger import (
 )
 from mlops_pipelines.ledger.landing import FinishedFile
 from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
+from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ P = "flights"
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", keys=Keys(tmp_path / "keys"))
     yield ledger
     ledger.close()
 
@@ -698,7 +699,9 @@ def test_promotion_makes_the_champion_of_then_and_later(ledger: Ledger) -> None:
     first = begin(ledger, "k1")
     prove(ledger, first)
     promotion = promote(ledger, first)
-    assert promotion == Promotion(P, 1, "7", "hash-1", first.id, NOW, None)
+    assert promotion == Promotion(
+        P, 1, "7", "hash-1", first.id, NOW, None, "gates", "its gates", first.reason
+    )
     finish(ledger, first, "promoted")
     second = begin(ledger, "k2", now=NOW + 5 * DAY, mark="d2")
     prove(ledger, second)
@@ -831,7 +834,8 @@ def test_counts_name_every_status(ledger: Ledger) -> None:
     ledger.append_trigger(P, "drift", "k2", {}, NOW)
     counts = ledger.counts(P)
     assert counts.retrains == {
-        "running": 1, "lost": 0, "promoted": 0, "rejected": 0, "failed": 0, "nothing": 0,
+        "running": 1, "lost": 0, "waiting": 0, "promoted": 0, "rejected": 0, "failed": 0, "nothing": 0,
+        "expired": 0, "rolled_back": 0,
     }  # fmt: skip
     assert counts.triggers == {"pending": 1, "served": 1, "folded": 0, "expired": 0}
     assert counts.promotions == 1
@@ -879,7 +883,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(4,)]
+    assert dump(ledger)["ledger_schema"] == [(5,)]
     ledger.close()
 
 
@@ -905,7 +909,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what
     ledger.close()
     newer = Ledger(url)
     with pytest.raises(
-        TerminalError, match=rf"schema version {version}.*\nExpected: version 4.*\n.*{what_helps}"
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 5.*\n.*{what_helps}"
     ):
         newer.watermark()
     newer.close()

@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from mlops_pipelines.ledger import Admitted, FileFact, Ledger, Retrain
 from mlops_pipelines.ledger.landing import FinishedFile
+from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 
 def ledger_at(path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{path}")
+    return Ledger(f"sqlite:///{path}", keys=Keys(path.parent / "keys"))
 
 
 def replayed(path: Path, weeks: int) -> int:

@@ -21,6 +21,7 @@ from sqlalchemy import event
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger import Admitted, Held, Ledger, PromotionConflictError, StaleTokenError
+from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting_for: int | None = None
 
     def opened(self) -> Ledger:
-        ledger = Ledger(f"sqlite:///{self.folder / 'ledger.db'}")
+        ledger = Ledger(f"sqlite:///{self.folder / 'ledger.db'}", keys=Keys(self.folder / "keys"))
         # No power is cut here, and waiting for the disk is most of the time.
         event.listen(ledger._engine, "connect", lambda c, _: c.execute("PRAGMA synchronous = OFF"))
         return ledger

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mlops_pipelines.ledger import Admitted, Ledger, Retrain, StaleTokenError
+from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def finish(ledger: Ledger, retrain: Retrain) -> None:
 
 def orderly(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
     """Carries through whatever it is admitted with. A file that must not exist yet witnesses it is alone."""
-    ledger, report, witness = Ledger(url(folder)), Report(), folder / "in flight"
+    ledger, report, witness = Ledger(url(folder), keys=Keys(folder / "keys")), Report(), folder / "in flight"
     for n in range(rounds):
         report.shared_appended += ledger.append_trigger(P, "drift", f"shared {n}", {}, NOW)
         answer = ask(ledger, me, n, rules)
@@ -102,7 +103,7 @@ def orderly(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report
 
 def hostile(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
     """Declares the others' runs lost whenever it is held, and goes on as a zombie when it was."""
-    ledger, report = Ledger(url(folder)), Report()
+    ledger, report = Ledger(url(folder), keys=Keys(folder / "keys")), Report()
     for n in range(rounds):
         answer = ask(ledger, me, n, rules)
         if answer is None:

@@ -157,7 +157,7 @@ moments = st.integers(0, 50).map(lambda hours: FIRST + timedelta(hours=hours))
 def test_a_champion_serves_from_after_its_promotion_to_the_next(starts: list, decided: list) -> None:  # type: ignore[type-arg]
     promotions = [
         Promotion("flights", sequence=n, retrain_id=f"R{n}", model_hash=f"m{n}", mlflow_version=str(n),
-                  at=start, previous=None)
+                  at=start, previous=None, kind="gates", by="its gates", reason="labels")
         for n, start in enumerate(starts, 1)
     ]  # fmt: skip
     for moment, found in zip(decided, scoring.champions_before(promotions, decided), strict=True):

@@ -255,14 +255,14 @@ def test_the_json_schema_knows_how_durations_are_written() -> None:
             "nam is not a key of this part; did you mean name? (allowed: name, description,",
         ),
         (
-            {"promotion": {"approval": "human"}},
-            ("promotion", "approval"),
-            "human is not available yet (allowed: automatic)",
+            {"partitions": {"every": "hour", "start": "2013-01-01"}},
+            ("partitions", "every"),
+            "hour is not available yet (allowed: day)",
         ),
         (
             {"promotion": {"approval": "robot"}},
             ("promotion", "approval"),
-            "'robot' is not allowed (allowed: automatic)",
+            "'robot' is not allowed (allowed: automatic, human)",
         ),
         (
             {"training": {"seed": "17"}},

@@ -711,12 +711,12 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "contract",
         ["the key stands twice; first in line 16"],
     ),
-    "approval by a person": (
+    "approval by a machine": (
         "  replay:",
-        "  promotion: {approval: human}\n  replay:",
-        "human",
+        "  promotion: {approval: robot}\n  replay:",
+        "robot",
         "promotion.approval",
-        ["human is not available yet (allowed: automatic)"],
+        ["'robot' is not allowed (allowed: automatic, human)"],
     ),
     "hourly partitions": (
         "partitions: {",
@@ -725,12 +725,12 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "partitions.every",
         ["hour is not available yet (allowed: day)"],
     ),
-    "fairness gate": (
+    "robustness gate": (
         "  gates:\n",
-        "  gates:\n    fairness: {}\n",
-        "fairness:",
-        "gates.fairness",
-        ["fairness is not available yet (allowed: skill, champion, "],
+        "  gates:\n    robustness: {}\n",
+        "robustness:",
+        "gates.robustness",
+        ["robustness is not available yet (allowed: data, skill, champion, "],
     ),
     "exploration": (
         "  replay:",

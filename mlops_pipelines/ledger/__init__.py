@@ -1,4 +1,4 @@
-"""The ledger: SQL tables of landed files, triggers, retrains, verdicts and promotions.
+"""The ledger: SQL tables of landed files, triggers, retrains, verdicts, promotions and their records.
 
 Facts are appended once, under keys made of content; a call that was interrupted can be repeated. What
 several durable steps depend on is one transaction.
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from mlops_pipelines.ledger.approvals import Approval, Approvals, Wait
 from mlops_pipelines.ledger.feature_sets import FeatureSets, KnownSet, Reign
 from mlops_pipelines.ledger.freed import Freed, FreedThings
 from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile
 from mlops_pipelines.ledger.promotions import (
+    FrozenError,
     Promotion,
     PromotionConflictError,
-    Promotions,
+    PromotionKind,
     RecordedVerdict,
 )
 from mlops_pipelines.ledger.retrains import (
@@ -39,21 +41,25 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_LOSSES",
     "Admitted",
+    "Approval",
     "Counts",
     "FileCounts",
     "FileFact",
     "Freed",
+    "FrozenError",
     "Held",
     "KnownSet",
     "LandedFile",
     "Ledger",
     "Promotion",
     "PromotionConflictError",
+    "PromotionKind",
     "RecordedVerdict",
     "Reign",
     "Retrain",
     "StaleTokenError",
     "Trigger",
+    "Wait",
 ]
 
 
@@ -66,7 +72,7 @@ class Counts:
     promotions: int
 
 
-class Ledger(Watermark, FeatureSets, Triggers, Promotions, FreedThings):
+class Ledger(Watermark, FeatureSets, Triggers, Approvals, FreedThings):
     """The ledger of one home. Safe to use from several threads and processes at once."""
 
     def counts(self, pipeline: str) -> Counts:

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.ledger.retrains import Retrains, authority, locked_row, promoted_hash
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ledger.retrains import (
+    FIRST,
+    GATES,
+    UNFINISHED,
+    Retrains,
+    authority,
+    candidate_facts,
+    end,
+    lock,
+    locked_row,
+    promoted_hash,
+)
 from mlops_pipelines.ledger.store import insert_new
-from mlops_pipelines.ledger.tables import promotions, retrains, verdicts
+from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -20,14 +31,20 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from mlops_pipelines.ledger.retrains import RetrainStatus
     from mlops_pipelines.ledger.store import AnyRow
 
-VerdictOutcome = Literal["pass", "fail", "not_applicable"]
-VERDICT_OUTCOMES: tuple[VerdictOutcome, ...] = ("pass", "fail", "not_applicable")
+VerdictOutcome = Literal["pass", "fail", "warn", "not_applicable"]
+PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
+VERDICT_OUTCOMES: tuple[VerdictOutcome, ...] = ("pass", "fail", "warn", "not_applicable")
 
 
 class PromotionConflictError(TerminalError):
     """Another promotion came first: the champion is not the one this candidate was compared with."""
+
+
+class FrozenError(TerminalError):
+    """A person has frozen the champion of the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,8 @@ class Promotion:
     """A change of champion.
 
     sequence: from 1, without gaps. previous: MLflow version of the champion before; None for the first.
-    at: the home's clock, UTC; the model serves decisions from then on.
+    at: the home's clock, UTC; the model serves decisions from then on. retrain_id: what made the model.
+    kind: by which authority; by: whose; reason: a sentence.
     """
 
     pipeline: str
@@ -60,6 +78,9 @@ class Promotion:
     retrain_id: str
     at: datetime
     previous: str | None
+    kind: PromotionKind
+    by: str
+    reason: str
 
 
 class Promotions(Retrains):
@@ -107,18 +128,21 @@ class Promotions(Retrains):
         model_hash: str,
         mlflow_version: str,
         at: datetime,
+        about: Mapping[str, Any] | None = None,
     ) -> Promotion:
         """Make the retrain's candidate champion. Repeated for the same retrain and model, the same row.
 
         expected_sequence: sequence of the champion the candidate was compared with, 0 if there was none.
-        at: the home's clock, UTC.
-        Raises StaleTokenError; PromotionConflictError; TerminalError if the candidate is not the recorded
-        one, was not judged, or a verdict is a fail.
+        at: the home's clock, UTC. about: what the record says of the candidate besides what the ledger knows.
+        Raises StaleTokenError; PromotionConflictError; FrozenError; TerminalError if the candidate is not
+        the recorded one, was not judged, or a verdict is a fail.
         """
         with self._writing() as connection:
             row = locked_row(connection, retrain_id)
             standing = connection.execute(
-                sa.select(promotions).where(promotions.c.retrain_id == retrain_id)
+                sa.select(promotions).where(
+                    promotions.c.retrain_id == retrain_id, promotions.c.kind.in_(FIRST)
+                )
             ).one_or_none()
             if standing is not None and (row.status, row.token) == ("promoted", token):
                 return _promotion(standing)
@@ -127,31 +151,178 @@ class Promotions(Retrains):
                 raise TerminalError(f"Retrain {retrain_id} belongs to {row.pipeline}, not to {pipeline}.")
             if standing is not None and standing.model_hash == model_hash:
                 return _promotion(standing)
-            _check_proven(connection, row, model_hash)
-            champion = _champion(connection, pipeline, None)
-            _check_sequence(champion, pipeline, expected_sequence, at)
-            promotion = Promotion(
-                pipeline=pipeline,
-                sequence=expected_sequence + 1,
-                mlflow_version=mlflow_version,
-                model_hash=model_hash,
-                retrain_id=retrain_id,
-                at=at,
-                previous=None if champion is None else champion.mlflow_version,
+            check_proven(connection, row, model_hash)
+            check_not_frozen(connection, pipeline)
+            return self._crown(
+                connection, row, "gates", expected_sequence, mlflow_version,
+                by=GATES, reason=row.reason, at=at, about=about or {},
+            )  # fmt: skip
+
+    def roll_back(
+        self,
+        pipeline: str,
+        *,
+        expected_sequence: int,
+        to: str | None = None,
+        by: str,
+        reason: str,
+        at: datetime,
+        about: Mapping[str, Any] | None = None,
+    ) -> Promotion:
+        """Make a model champion again that was champion before; also while the champion is frozen.
+
+        to: MLflow version; by default the one that the champion took the place of when it was first promoted.
+        expected_sequence: of the champion that is to go. The retrain that made it counts as rolled back.
+        Raises PromotionConflictError; UserError if there is nothing to go back to, or it never was champion.
+        """
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            champion = champion_of(connection, pipeline, None)
+            if champion is None:
+                raise UserError(
+                    f"{pipeline} has no champion to roll back.", remedy=f"mlops promotions {pipeline}"
+                )
+            check_sequence(champion, pipeline, expected_sequence, at)
+            back_to = _to_go_back_to(connection, champion, to)
+            row = locked_row(connection, back_to.retrain_id)
+            check_proven(connection, row, back_to.model_hash)
+            sentence = f"rolled back to version {back_to.mlflow_version} by {by}: {reason}"
+            _becomes(connection, champion.retrain_id, "rolled_back", sentence, at)
+            _becomes(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at)
+            return self._crown(
+                connection, row, "rollback", expected_sequence, back_to.mlflow_version,
+                by=by, reason=reason, at=at, about=about or {},
+            )  # fmt: skip
+
+    def adopt(
+        self,
+        pipeline: str,
+        *,
+        expected_sequence: int,
+        version: str,
+        model_hash: str,
+        by: str,
+        reason: str,
+        at: datetime,
+        about: Mapping[str, Any] | None = None,
+    ) -> Promotion:
+        """Make a version champion whose gates passed, whatever became of its retrain since.
+
+        model_hash: of what the registry has under this version.
+        Raises PromotionConflictError; FrozenError; UserError if no retrain made it, it is champion already or
+        not decided yet; TerminalError if a verdict is a fail, or it was not judged.
+        """
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            champion = champion_of(connection, pipeline, None)
+            if champion is not None and champion.mlflow_version == version:
+                raise UserError(f"Version {version} is the champion of {pipeline} already.")
+            check_sequence(champion, pipeline, expected_sequence, at)
+            row = _made(connection, pipeline, version)
+            if row.status in (*UNFINISHED, "waiting"):
+                raise UserError(
+                    f"Version {version} of {pipeline} is not decided yet: retrain {row.id} is {row.status}.",
+                    expected="a version whose retrain has ended",
+                    remedy=f"mlops approve {pipeline} {version} --reason WHY"
+                    if row.status == "waiting"
+                    else f"mlops status {pipeline}",
+                )
+            check_proven(connection, row, model_hash)
+            check_not_frozen(connection, pipeline)
+            _becomes(connection, row.id, "promoted", f"adopted by {by}: {reason}", at)
+            return self._crown(
+                connection, row, "adoption", expected_sequence, version,
+                by=by, reason=reason, at=at, about=about or {},
+            )  # fmt: skip
+
+    def predecessor(self, pipeline: str) -> str | None:
+        """MLflow version of the model whose place the champion's took when it was first promoted, or None."""
+        with self._reading() as connection:
+            champion = champion_of(connection, pipeline, None)
+            return None if champion is None else _replaced(connection, champion)
+
+    def freeze(self, pipeline: str, on: bool, *, by: str, reason: str, at: datetime) -> bool:
+        """Let no candidate become champion, or let them again; whether that changed anything."""
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            if (_frozen(connection, pipeline) is not None) == on:
+                return False
+            connection.execute(
+                pipelines.update()
+                .where(pipelines.c.name == pipeline)
+                .values(frozen=f"{by}: {reason}" if on else None)
             )
-            connection.execute(promotions.insert().values(**vars(promotion)))
-            return promotion
+            self._append(connection, pipeline, "freeze" if on else "unfreeze", {}, by=by, why=reason, at=at)
+            return True
+
+    def frozen(self, pipeline: str) -> str | None:
+        """Who froze the champion, and why; None if it is not frozen."""
+        with self._reading() as connection:
+            return _frozen(connection, pipeline)
+
+    def _crown(
+        self,
+        connection: Connection,
+        retrain: AnyRow,
+        kind: PromotionKind,
+        expected_sequence: int,
+        mlflow_version: str,
+        *,
+        by: str,
+        reason: str,
+        at: datetime,
+        about: Mapping[str, Any],
+    ) -> Promotion:
+        """The next champion and its record; candidates that were compared with another one wait in vain."""
+        pipeline = retrain.pipeline
+        champion = champion_of(connection, pipeline, None)
+        check_sequence(champion, pipeline, expected_sequence, at)
+        promotion = Promotion(
+            pipeline=pipeline,
+            sequence=expected_sequence + 1,
+            mlflow_version=mlflow_version,
+            model_hash=retrain.model_hash,
+            retrain_id=retrain.id,
+            at=at,
+            previous=None if champion is None else champion.mlflow_version,
+            kind=kind,
+            by=by,
+            reason=reason,
+        )
+        connection.execute(promotions.insert().values(**vars(promotion)))
+        facts = {
+            **candidate_facts(connection, retrain),
+            **about,
+            "authority": kind,
+            "sequence": promotion.sequence,
+            "replaced": promotion.previous,
+        }
+        recorded = kind if kind in ("rollback", "adoption") else "promotion"
+        self._append(connection, pipeline, recorded, facts, by=by, why=reason, at=at)
+        for waiting in connection.execute(waiting_of(pipeline)).all():
+            if waiting.retrain_id != retrain.id:
+                why = (
+                    f"version {mlflow_version} became champion number {promotion.sequence}, and this "
+                    "candidate was compared with the one before it"
+                )
+                self._expire(connection, waiting, why, at)
+        return promotion
+
+    def _expire(self, connection: Connection, waiting: AnyRow, why: str, at: datetime) -> None:
+        row = locked_row(connection, waiting.retrain_id)
+        facts = candidate_facts(connection, row)
+        self._append(connection, row.pipeline, "expiry", facts, by=GATES, why=why, at=at)
+        end(connection, row.id, "expired", f"not approved: {why}", at)
 
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
-        query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
         with self._reading() as connection:
-            return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
+            return _past(connection, pipeline)
 
     def champion(self, pipeline: str, at: datetime | None = None) -> Promotion | None:
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:
-            return _champion(connection, pipeline, at)
+            return champion_of(connection, pipeline, at)
 
 
 def _verdict_values(verdict: Mapping[str, Any], position: int) -> dict[str, Any]:
@@ -176,7 +347,8 @@ def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
+def check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
+    """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails it."""
     if row.model_hash != model_hash:
         raise TerminalError(
             f"The candidate {model_hash} is not the one retrain {row.id} recorded, {row.model_hash}."
@@ -190,7 +362,95 @@ def _check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
         )
 
 
-def _check_sequence(champion: Promotion | None, pipeline: str, expected: int, at: datetime) -> None:
+def check_not_frozen(connection: Connection, pipeline: str) -> None:
+    """Raises FrozenError if a person has frozen the champion."""
+    if said := _frozen(connection, pipeline):
+        raise FrozenError(
+            f"The champion of {pipeline} is frozen by {said}.",
+            remedy=f"mlops unfreeze {pipeline} --reason WHY",
+        )
+
+
+def _becomes(
+    connection: Connection, retrain_id: str, status: RetrainStatus, outcome: str, at: datetime
+) -> None:
+    """Another status of a retrain; the moment of its end stays, and is now if its run still goes on."""
+    values = {
+        "status": status,
+        "outcome": outcome,
+        "finished_at": sa.func.coalesce(
+            retrains.c.finished_at, sa.bindparam("at", at, retrains.c.finished_at.type)
+        ),
+    }
+    connection.execute(retrains.update().where(retrains.c.id == retrain_id).values(values))
+
+
+def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:
+    """The candidates of a pipeline that people decide on, in the order of their retrains."""
+    return (
+        sa.select(waits)
+        .join(retrains, retrains.c.id == waits.c.retrain_id)
+        .where(waits.c.pipeline == pipeline, retrains.c.status == "waiting")
+        .order_by(retrains.c.seq)
+    )
+
+
+def _frozen(connection: Connection, pipeline: str) -> str | None:
+    query = sa.select(pipelines.c.frozen).where(pipelines.c.name == pipeline)
+    frozen: str | None = connection.execute(query).scalar_one_or_none()
+    return frozen
+
+
+def _to_go_back_to(connection: Connection, champion: Promotion, to: str | None) -> Promotion:
+    """The promotion whose model is to be champion again."""
+    past = _past(connection, champion.pipeline)
+    if to is None:
+        to = _replaced(connection, champion)
+        if to is None:
+            raise UserError(
+                f"Version {champion.mlflow_version} is the first champion of {champion.pipeline}: there is "
+                "none to go back to.",
+                remedy=f"mlops retrain {champion.pipeline} --reason WHY",
+            )
+    if to == champion.mlflow_version:
+        raise UserError(f"Version {to} is the champion of {champion.pipeline} already.")
+    found = next((one for one in past if one.mlflow_version == to), None)
+    if found is None:
+        known = sorted({one.mlflow_version for one in past} - {champion.mlflow_version}, key=int)
+        raise UserError(
+            f"Version {to} of {champion.pipeline} never was champion.",
+            expected=f"a version that was: {', '.join(known) or 'there is none'}",
+            remedy=f"mlops promotions {champion.pipeline}",
+        )
+    return found
+
+
+def _past(connection: Connection, pipeline: str) -> list[Promotion]:
+    query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
+    return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
+
+
+def _replaced(connection: Connection, champion: Promotion) -> str | None:
+    past = _past(connection, champion.pipeline)
+    return next(one.previous for one in past if one.mlflow_version == champion.mlflow_version)
+
+
+def _made(connection: Connection, pipeline: str, version: str) -> AnyRow:
+    """The retrain whose candidate has this version."""
+    row = connection.execute(
+        sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.mlflow_version == version)
+    ).one_or_none()
+    if row is None:
+        raise UserError(
+            f"No retrain of {pipeline} has made version {version}: it has passed no gates.",
+            expected="a version that a retrain made",
+            remedy=f"mlops status {pipeline}",
+        )
+    return row
+
+
+def check_sequence(champion: Promotion | None, pipeline: str, expected: int, at: datetime) -> None:
+    """Raises PromotionConflictError unless this is the champion that was expected."""
     sequence = 0 if champion is None else champion.sequence
     if sequence != expected:
         raise PromotionConflictError(
@@ -231,7 +491,8 @@ def _verdicts(connection: Connection, retrain_id: str) -> list[RecordedVerdict]:
     ]
 
 
-def _champion(connection: Connection, pipeline: str, at: datetime | None) -> Promotion | None:
+def champion_of(connection: Connection, pipeline: str, at: datetime | None) -> Promotion | None:
+    """The champion now, or at a moment (UTC)."""
     query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
     if at is not None:
         query = query.where(promotions.c.at <= at)
@@ -248,4 +509,7 @@ def _promotion(row: AnyRow) -> Promotion:
         retrain_id=row.retrain_id,
         at=row.at,
         previous=row.previous,
+        kind=row.kind,
+        by=row.by,
+        reason=row.reason,
     )

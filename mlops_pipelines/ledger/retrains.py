@@ -5,18 +5,19 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from mlops_pipelines import policy as policies
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.ledger.store import Store, insert_new
-from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers
+from mlops_pipelines.ledger.records import Records
+from mlops_pipelines.ledger.store import insert_new
+from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers, verdicts
 from mlops_pipelines.ledger.triggers import pending_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.engine import Connection
@@ -27,15 +28,25 @@ if TYPE_CHECKING:
 
     Decide = Callable[[Sequence[PendingTrigger], State, Policy, datetime], Admit | Hold]
 
-RetrainStatus = Literal["running", "lost", "promoted", "rejected", "failed", "nothing"]
+RetrainStatus = Literal[
+    "running", "lost", "waiting", "promoted", "rejected", "failed", "nothing", "expired", "rolled_back",
+]  # fmt: skip
 RETRAIN_STATUSES: tuple[RetrainStatus, ...] = (
-    "running", "lost", "promoted", "rejected", "failed", "nothing",
+    "running", "lost", "waiting", "promoted", "rejected", "failed", "nothing", "expired", "rolled_back",
 )  # fmt: skip
 Ending = Literal["promoted", "rejected", "failed", "nothing"]
 
 UNFINISHED = ("running", "lost")
+# Kinds of a promotion by which a candidate becomes champion for the first time.
+FIRST = ("gates", "approval")
+# Count towards the breaker.
+FAILURES = ("failed", "rejected", "rolled_back")
+# Proved something about the data they were admitted on.
+TRIED = ("promoted", "rejected", "nothing", "waiting", "expired", "rolled_back")
 # A run that is lost three times over is more likely the cause than the victim.
 MAX_LOSSES = 3
+# Who decides where nobody has to be asked.
+GATES = "its gates"
 
 
 class StaleTokenError(TerminalError):
@@ -47,7 +58,8 @@ class Retrain:
     """A retrain from its admission to its end.
 
     seq: its number in the pipeline, from 1. status: running, lost (its run died; the next run takes it
-    up), or its ending. watermark: the home's clock at admission, UTC; what it may look at.
+    up), or its ending; waiting: its run has ended, and people decide on its candidate. watermark: the
+    home's clock at admission, UTC; what it may look at.
     token: authority of the attempt that runs now, or ran last. started_at: the home's clock when that
     attempt began. losses: attempts whose run was lost and not interrupted. data_mark: names the data it was
     admitted on.
@@ -101,7 +113,7 @@ class Held:
         return self.hold.sentence
 
 
-class Retrains(Store):
+class Retrains(Records):
     """Admission, fencing, loss and end of retrains."""
 
     def state(self, pipeline: str, *, data_mark: str | None = None) -> State:
@@ -143,7 +155,7 @@ class Retrains(Store):
         now: the home's clock, UTC. data_mark: names the data the retrain would see.
         """
         with self._writing() as connection:
-            _lock(connection, pipeline)
+            lock(connection, pipeline)
             unfinished = _unfinished(connection, pipeline)
             if unfinished is not None and (unfinished.status, unfinished.run_id) == ("running", run_id):
                 taken_up = unfinished.losses > 0
@@ -183,7 +195,7 @@ class Retrains(Store):
             ).one_or_none()
             if row is None:
                 return None
-            _lock(connection, row.pipeline)
+            lock(connection, row.pipeline)
             retrain = _row(connection, row.id)
             if (retrain.run_id, retrain.status) != (run_id, "running"):
                 return None
@@ -244,11 +256,19 @@ class Retrains(Store):
             )
 
     def finish_retrain(
-        self, retrain_id: str, token: str, *, status: Ending, reason: str, at: datetime
+        self,
+        retrain_id: str,
+        token: str,
+        *,
+        status: Ending,
+        reason: str,
+        at: datetime,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """End a retrain. Its last attempt may repeat the call with the same status.
 
-        reason: a sentence. at: the home's clock, UTC.
+        reason: a sentence. at: the home's clock, UTC. about: what the record of a rejection says of the
+        candidate, besides what the ledger knows.
         Raises StaleTokenError; TerminalError unless `promoted` goes with a promotion, and only that.
         """
         with self._writing() as connection:
@@ -259,7 +279,10 @@ class Retrains(Store):
             if (status == "promoted") != (promoted_hash(connection, retrain_id) is not None):
                 has = "has no promotion" if status == "promoted" else "has been promoted"
                 raise TerminalError(f"Retrain {retrain_id} {has} and cannot end as {status}.")
-            _end(connection, retrain_id, status, reason, at)
+            if status == "rejected":
+                facts = {**candidate_facts(connection, row), **(about or {})}
+                self._append(connection, row.pipeline, "rejection", facts, by=GATES, why=reason, at=at)
+            end(connection, retrain_id, status, reason, at)
 
     def in_flight(self, pipeline: str) -> Retrain | None:
         """The retrain that is running or lost; None if there is none."""
@@ -297,7 +320,7 @@ class Retrains(Store):
     def pause(self, pipeline: str, on: bool) -> None:
         """Hold all retrains of a pipeline back, or let them go on."""
         with self._writing() as connection:
-            _lock(connection, pipeline)
+            lock(connection, pipeline)
             connection.execute(pipelines.update().where(pipelines.c.name == pipeline).values(paused=on))
 
     def paused(self, pipeline: str) -> bool:
@@ -307,7 +330,7 @@ class Retrains(Store):
             return bool(connection.execute(query).scalar_one_or_none())
 
 
-def _lock(connection: Connection, pipeline: str) -> None:
+def lock(connection: Connection, pipeline: str) -> None:
     """Hold the pipeline's row until the transaction ends: what is decided on stays as it was read."""
     insert_new(connection, pipelines, {"name": pipeline})
     connection.execute(sa.select(pipelines.c.name).where(pipelines.c.name == pipeline).with_for_update())
@@ -342,7 +365,8 @@ def _state(connection: Connection, pipeline: str, data_mark: str | None) -> poli
 
 
 def _last_failure(connection: Connection, pipeline: str) -> AnyRow | None:
-    """The latest failed or rejected retrain since the last promoted one, and how many `failures` there are.
+    """The latest failed, rejected or rolled-back retrain since the last promoted one, and how many such
+    `failures` there are.
 
     A retrain that ended with nothing to do is neither good nor bad.
     """
@@ -356,7 +380,7 @@ def _last_failure(connection: Connection, pipeline: str) -> AnyRow | None:
         sa.select(columns.id, columns.finished_at, sa.func.count().over().label("failures"))
         .where(
             columns.pipeline == pipeline,
-            columns.status.in_(("failed", "rejected")),
+            columns.status.in_(FAILURES),
             columns.seq > last_promoted,
         )
         .order_by(columns.seq.desc())
@@ -376,7 +400,7 @@ def _tried_by(connection: Connection, pipeline: str, data_mark: str) -> str | No
         .where(
             columns.pipeline == pipeline,
             columns.data_mark == data_mark,
-            columns.status.in_(("promoted", "rejected", "nothing")),
+            columns.status.in_(TRIED),
         )
         .order_by(columns.seq.desc())
         .limit(1)
@@ -441,12 +465,13 @@ def _lose(connection: Connection, row: AnyRow, at: datetime, *, charged: bool) -
         return
     if promoted_hash(connection, row.id) is not None:
         outcome = f"promoted; its run was lost {losses} times before it could end the retrain itself"
-        _end(connection, row.id, "promoted", outcome, at)
+        end(connection, row.id, "promoted", outcome, at)
     else:
-        _end(connection, row.id, "failed", f"its run was lost {losses} times, the last {row.run_id}", at)
+        end(connection, row.id, "failed", f"its run was lost {losses} times, the last {row.run_id}", at)
 
 
-def _end(connection: Connection, retrain_id: str, status: Ending, outcome: str, at: datetime) -> None:
+def end(connection: Connection, retrain_id: str, status: RetrainStatus, outcome: str, at: datetime) -> None:
+    """A retrain's status and outcome, and when it came to it. at: the home's clock, UTC."""
     connection.execute(
         retrains.update()
         .where(retrains.c.id == retrain_id)
@@ -462,7 +487,7 @@ def authority(connection: Connection, retrain_id: str, token: str) -> AnyRow:
 
 
 def locked_row(connection: Connection, retrain_id: str) -> AnyRow:
-    _lock(connection, _row(connection, retrain_id).pipeline)
+    lock(connection, _row(connection, retrain_id).pipeline)
     return _row(connection, retrain_id)
 
 
@@ -484,9 +509,32 @@ def _row(connection: Connection, retrain_id: str) -> AnyRow:
 
 
 def promoted_hash(connection: Connection, retrain_id: str) -> str | None:
-    query = sa.select(promotions.c.model_hash).where(promotions.c.retrain_id == retrain_id)
+    """Hash of the model that a retrain has made champion by itself; None if it has not."""
+    query = sa.select(promotions.c.model_hash).where(
+        promotions.c.retrain_id == retrain_id, promotions.c.kind.in_(FIRST)
+    )
     model_hash: str | None = connection.execute(query).scalar_one_or_none()
     return model_hash
+
+
+def candidate_facts(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
+    """What the ledger knows of a retrain's candidate, for a record. Figures as they were judged."""
+    query = (
+        sa.select(verdicts)
+        .where(verdicts.c.retrain_id == retrain.id, verdicts.c.model_hash == retrain.model_hash)
+        .order_by(verdicts.c.position, verdicts.c.gate)
+    )
+    return {
+        "retrain_id": retrain.id,
+        "mlflow_version": retrain.mlflow_version,
+        "model_hash": retrain.model_hash,
+        "dataset_version": retrain.dataset_version,
+        "verdicts": [
+            {"gate": row.gate, "outcome": row.outcome, "figure": row.figure, "bound": row.bound,
+             "sentence": row.sentence}
+            for row in connection.execute(query)
+        ],
+    }  # fmt: skip
 
 
 def _retrain(connection: Connection, retrain_id: str) -> Retrain:

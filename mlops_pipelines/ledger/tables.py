@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = sa.MetaData()
 
@@ -69,6 +69,8 @@ pipelines = sa.Table(
     # The budget's token bucket; a fraction such as 7/3 as text, so that no rounding piles up.
     sa.Column("budget_spent", sa.String, nullable=False, server_default="0"),
     sa.Column("budget_as_of", UtcTime),
+    # Why no candidate may become champion, as a person said it; NULL while they may.
+    sa.Column("frozen", sa.String),
 )
 
 landed_files = sa.Table(
@@ -166,7 +168,20 @@ retrains = sa.Table(
     sa.Column("outcome", sa.String),
     sa.Column("finished_at", UtcTime),
     _recorded_at(),
-    _one_of("status", "running", "lost", "promoted", "rejected", "failed", "nothing"),
+    _one_of(
+        "status",
+        *(
+            "running",
+            "lost",
+            "promoted",
+            "rejected",
+            "failed",
+            "nothing",
+            "waiting",
+            "expired",
+            "rolled_back",
+        ),
+    ),
     sa.CheckConstraint("(status IN ('running', 'lost')) = (finished_at IS NULL)", name="finished_has_time"),
     sa.UniqueConstraint("pipeline", "seq"),
     sa.Index("retrains_by_status", "pipeline", "status", "seq"),
@@ -224,7 +239,7 @@ verdicts = sa.Table(
     sa.Column("sentence", sa.String, nullable=False),
     sa.Column("at", UtcTime, nullable=False),
     _recorded_at(),
-    _one_of("outcome", "pass", "fail", "not_applicable"),
+    _one_of("outcome", "pass", "fail", "warn", "not_applicable"),
 )
 
 # The key is the compare-and-swap: of two promotions to the same sequence one is refused.
@@ -233,11 +248,63 @@ promotions = sa.Table(
     metadata,
     sa.Column("pipeline", sa.String, primary_key=True),
     sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id"), nullable=False, unique=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id"), nullable=False),
     sa.Column("model_hash", sa.String, nullable=False),
     sa.Column("mlflow_version", sa.String, nullable=False),
     sa.Column("previous", sa.String),
     sa.Column("at", UtcTime, nullable=False),
+    sa.Column("by", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    _recorded_at(),
+    _one_of("kind", "gates", "approval", "adoption", "rollback"),
+    sa.Index("promotions_by_retrain", "retrain_id"),
+    # A retrain's candidate is promoted once; it comes back by a rollback, or an adoption.
+    sa.Index(
+        "one_promotion_a_retrain",
+        "retrain_id",
+        unique=True,
+        sqlite_where=sa.text("kind IN ('gates', 'approval')"),
+        postgresql_where=sa.text("kind IN ('gates', 'approval')"),
+    ),
+)
+
+# A candidate that passed its gates and waits for people. sequence: that of the champion it was compared with.
+waits = sa.Table(
+    "waits",
+    metadata,
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("retrains.id"), primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("model_hash", sa.String, nullable=False),
+    sa.Column("mlflow_version", sa.String, nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("approvals", sa.Integer, nullable=False),
+    sa.Column("asked_at", UtcTime, nullable=False),
+    sa.Column("expires_at", UtcTime, nullable=False),
+    _recorded_at(),
+    sa.Index("waits_by_pipeline", "pipeline"),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("retrain_id", sa.String, sa.ForeignKey("waits.retrain_id"), primary_key=True),
+    sa.Column("by", sa.String, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    _recorded_at(),
+)
+
+# The audit: what was decided on models, each record chained to the one before it and signed.
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("signature", sa.String, nullable=False),
     _recorded_at(),
 )
 

@@ -1,0 +1,158 @@
+"""The audit: what was decided on a pipeline's models, as a chain of signed records.
+
+Each record names the hash of the one before it and is signed with a key that the database does not hold.
+What was written down of it elsewhere (its *heads*) shows when the end of the chain was cut off, or all of it
+was written anew by somebody who holds the key. Pure, but for the keys it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlops_pipelines.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.signing import Keys
+
+Kind = Literal[
+    "promotion", "rejection", "wait", "approval", "expiry", "rollback", "adoption", "freeze", "unfreeze",
+]  # fmt: skip
+# What the first record of a pipeline follows on.
+NOTHING = "0" * 64
+# Kinds that make a champion.
+CROWNING = ("promotion", "rollback", "adoption")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record. number: from 1, without gaps. body: canonical JSON, what `hash` (SHA-256) and signature
+    are of. key: fingerprint of the public key; signature: base64."""
+
+    pipeline: str
+    number: int
+    body: str
+    hash: str
+    key: str
+    signature: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """pipeline, number, previous (hash), kind, at (ISO 8601, UTC), by, why, and what was decided on."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass(frozen=True)
+class Head:
+    """A record as something outside the ledger remembers it. place: what does, for people."""
+
+    place: str
+    number: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with the chain. number: of the first record that it concerns."""
+
+    number: int
+    what: str
+
+
+def record(  # noqa: PLR0917 - a record's place in its chain, and what it says
+    pipeline: str, number: int, previous: str, kind: Kind, facts: Mapping[str, Any], keys: Keys
+) -> Record:
+    """The next record of a pipeline, signed. previous: hash of the one before it. facts: JSON-able."""
+    content = {**facts, "pipeline": pipeline, "number": number, "previous": previous, "kind": kind}
+    body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    signature = keys.sign(body.encode())
+    return Record(pipeline, number, body, _hash(body), signature.key, signature.value)
+
+
+def faults(
+    records: Sequence[Record], promotions: Sequence[Promotion], keys: Keys, heads: Iterable[Head] = ()
+) -> list[Fault]:
+    """What is wrong with a pipeline's chain, by number; none if it is as it was written.
+
+    records: by number. promotions: in order; each must stand in the chain, and no other. heads: what is
+    remembered of the chain elsewhere.
+    """
+    found = [*_links(records, keys), *_champions(records, promotions), *_remembered(records, heads)]
+    return sorted(found, key=lambda fault: fault.number)
+
+
+def _links(records: Sequence[Record], keys: Keys) -> Iterator[Fault]:
+    previous = NOTHING
+    for position, one in enumerate(records, start=1):
+        if one.number != position:
+            yield Fault(position, f"record {position} is missing")
+            return
+        fault = _content_fault(one, previous) or _signature_fault(one, keys)
+        if fault:
+            yield Fault(position, f"record {position} {fault}")
+            return
+        previous = one.hash
+
+
+def _content_fault(one: Record, previous: str) -> str | None:
+    if _hash(one.body) != one.hash:
+        return "is not what its hash says"
+    content = one.content
+    if (content["pipeline"], content["number"]) != (one.pipeline, one.number):
+        return f"was written as record {content['number']} of {content['pipeline']}"
+    if content["previous"] != previous:
+        return "does not follow on the one before it"
+    return None
+
+
+def _signature_fault(one: Record, keys: Keys) -> str | None:
+    try:
+        keys.verify("it", one.body.encode(), {"key": one.key, "value": one.signature})
+    except TerminalError as error:
+        return f"does not bear its signature: {error.message}"
+    return None
+
+
+def _champions(records: Sequence[Record], promotions: Sequence[Promotion]) -> Iterator[Fault]:
+    """The ledger's own list of champions must be what the chain says."""
+    crowned: dict[int, Record] = {}
+    for one in records:
+        try:
+            content = one.content
+        except ValueError:
+            continue  # told as a fault of the record
+        if content.get("kind") in CROWNING:
+            crowned[content["sequence"]] = one
+    for promotion in promotions:
+        told = crowned.pop(promotion.sequence, None)
+        if told is None:
+            yield Fault(len(records) + 1, f"champion number {promotion.sequence} has no record")
+        elif _said(told.content) != _said(vars(promotion) | {"at": promotion.at.isoformat()}):
+            yield Fault(
+                told.number, f"champion number {promotion.sequence} is not the one of record {told.number}"
+            )
+    for sequence, told in crowned.items():
+        yield Fault(told.number, f"champion number {sequence} of record {told.number} is not in the ledger")
+
+
+def _said(of: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(of[name] for name in ("mlflow_version", "model_hash", "retrain_id", "at", "by"))
+
+
+def _remembered(records: Sequence[Record], heads: Iterable[Head]) -> Iterator[Fault]:
+    by_number = {one.number: one.hash for one in records}
+    for head in sorted(heads, key=lambda head: (head.number, head.place)):
+        if head.number not in by_number:
+            yield Fault(head.number, f"record {head.number} is missing: {head.place} remembers it")
+        elif by_number[head.number] != head.hash:
+            yield Fault(head.number, f"record {head.number} is not the one that {head.place} remembers")
+
+
+def _hash(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()

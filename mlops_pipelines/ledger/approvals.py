@@ -1,0 +1,244 @@
+"""Approvals: a candidate that passed its gates waits for people, for a while."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ledger.promotions import (
+    Promotions,
+    champion_of,
+    check_not_frozen,
+    check_proven,
+    check_sequence,
+    waiting_of,
+)
+from mlops_pipelines.ledger.retrains import GATES, authority, candidate_facts, end, lock, locked_row
+from mlops_pipelines.ledger.tables import approvals, records, retrains, waits
+from mlops_pipelines.policy import format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from sqlalchemy.engine import Connection
+
+    from mlops_pipelines.ledger.promotions import Promotion
+    from mlops_pipelines.ledger.store import AnyRow
+
+_ENDED = {
+    "promoted": "was approved, and became champion",
+    "rejected": "was rejected",
+    "expired": "waited in vain",
+    "rolled_back": "was approved, became champion and was rolled back",
+}
+
+
+@dataclass(frozen=True)
+class Approval:
+    """One person's. by: the authenticated identity. at: the home's clock, UTC."""
+
+    by: str
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A candidate that waits for people.
+
+    sequence: of the champion it was compared with. approvals: how many it needs, each by another person;
+    given: those it has. asked_at, expires_at: the home's clock, UTC.
+    """
+
+    pipeline: str
+    retrain_id: str
+    mlflow_version: str
+    model_hash: str
+    sequence: int
+    approvals: int
+    given: tuple[Approval, ...]
+    asked_at: datetime
+    expires_at: datetime
+
+
+class Approvals(Promotions):
+    """Asked for with a live token; given, or refused, to one version, until it expires."""
+
+    def ask_for_approval(
+        self,
+        pipeline: str,
+        *,
+        retrain_id: str,
+        token: str,
+        expected_sequence: int,
+        model_hash: str,
+        mlflow_version: str,
+        needed: int,
+        reason: str,
+        at: datetime,
+        expires_at: datetime,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End the retrain; its candidate waits. The last attempt may repeat the call.
+
+        needed: approvals by different people. reason: why it waits. The rest as in `promote`, and so are the
+        errors, but FrozenError.
+        """
+        with self._writing() as connection:
+            row = locked_row(connection, retrain_id)
+            if (row.status, row.token) == ("waiting", token):
+                return
+            row = authority(connection, retrain_id, token)
+            check_proven(connection, row, model_hash)
+            check_sequence(champion_of(connection, pipeline, None), pipeline, expected_sequence, at)
+            values = {
+                "retrain_id": retrain_id,
+                "pipeline": pipeline,
+                "model_hash": model_hash,
+                "mlflow_version": mlflow_version,
+                "sequence": expected_sequence,
+                "approvals": needed,
+                "asked_at": at,
+                "expires_at": expires_at,
+            }
+            connection.execute(waits.insert().values(**values))
+            facts = {
+                **candidate_facts(connection, row),
+                **(about or {}),
+                "compared_with": expected_sequence,
+                "approvals": needed,
+                "expires_at": expires_at.isoformat(),
+            }
+            self._append(connection, pipeline, "wait", facts, by=GATES, why=reason, at=at)
+            end(connection, retrain_id, "waiting", f"waits for approval: {reason}", at)
+
+    def waiting(self, pipeline: str) -> list[Wait]:
+        """Candidates that wait, in the order of their retrains; also those that expired unnoticed."""
+        with self._reading() as connection:
+            return [_wait(connection, row) for row in connection.execute(waiting_of(pipeline)).all()]
+
+    def expire_waits(self, pipeline: str, at: datetime) -> list[str]:
+        """End what waited too long; their MLflow versions. at: the home's clock, UTC."""
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            late = [row for row in connection.execute(waiting_of(pipeline)).all() if row.expires_at <= at]
+            for row in late:
+                self._expire(connection, row, f"nobody decided until {format_moment(row.expires_at)}", at)
+            return [row.mlflow_version for row in late]
+
+    def approve(
+        self, pipeline: str, version: str, *, model_hash: str, by: str, reason: str, at: datetime
+    ) -> Promotion | Wait:
+        """One person's approval: the promotion, or, where more of them are needed, what still waits.
+
+        model_hash: of what the registry has under this version, as the caller has checked. by: the
+        authenticated identity.
+        Raises UserError if the version does not wait, has expired, or this person has approved it already;
+        FrozenError; PromotionConflictError; TerminalError if the model is not the one that was judged.
+        """
+        self.expire_waits(pipeline, at)
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            waiting = _waiting(connection, pipeline, version)
+            row = locked_row(connection, waiting.retrain_id)
+            _check_unaltered(waiting, model_hash)
+            check_proven(connection, row, model_hash)
+            check_not_frozen(connection, pipeline)
+            given = _given(connection, waiting.retrain_id)
+            if any(one.by == by for one in given):
+                raise UserError(
+                    f"{by} has approved version {version} already.",
+                    expected=f"{waiting.approvals} different people",
+                    remedy=f"let another person say: mlops approve {pipeline} {version} --reason WHY",
+                )
+            connection.execute(
+                approvals.insert().values(retrain_id=waiting.retrain_id, by=by, at=at, reason=reason)
+            )
+            facts = {**candidate_facts(connection, row), "compared_with": waiting.sequence}
+            self._append(connection, pipeline, "approval", facts, by=by, why=reason, at=at)
+            if len(given) + 1 < waiting.approvals:
+                return _wait(connection, waiting)
+            everybody = ", ".join([*(one.by for one in given), by])
+            promotion = self._crown(
+                connection, row, "approval", waiting.sequence, waiting.mlflow_version,
+                by=everybody, reason=reason, at=at, about=_asked_about(connection, row),
+            )  # fmt: skip
+            end(connection, row.id, "promoted", f"approved by {everybody}: {reason}", row.finished_at)
+            return promotion
+
+    def reject(self, pipeline: str, version: str, *, by: str, reason: str, at: datetime) -> None:
+        """One person's refusal, which ends the wait. Raises UserError if the version does not wait."""
+        self.expire_waits(pipeline, at)
+        with self._writing() as connection:
+            lock(connection, pipeline)
+            waiting = _waiting(connection, pipeline, version)
+            row = locked_row(connection, waiting.retrain_id)
+            facts = candidate_facts(connection, row)
+            self._append(connection, pipeline, "rejection", facts, by=by, why=reason, at=at)
+            end(connection, row.id, "rejected", f"rejected by {by}: {reason}", at)
+
+
+def _waiting(connection: Connection, pipeline: str, version: str) -> AnyRow:
+    """The candidate of this version, if it waits."""
+    row = connection.execute(waiting_of(pipeline).where(waits.c.mlflow_version == version)).one_or_none()
+    if row is not None:
+        return row
+    waiting = ", ".join(one.mlflow_version for one in connection.execute(waiting_of(pipeline)))
+    known = connection.execute(
+        sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.mlflow_version == version)
+    ).one_or_none()
+    became = _ENDED.get(known.status, f"is {known.status}") if known else "was made by no retrain"
+    said = f" ({known.outcome})" if known and known.outcome else ""
+    raise UserError(
+        f"Version {version} of {pipeline} does not wait for approval: it {became}{said}.",
+        expected=f"a version that waits: {waiting or 'there is none'}",
+        remedy=f"mlops promotions {pipeline}",
+    )
+
+
+def _check_unaltered(waiting: AnyRow, model_hash: str) -> None:
+    if waiting.model_hash != model_hash:
+        raise TerminalError(
+            f"Version {waiting.mlflow_version} of {waiting.pipeline} hashes to {model_hash[:12]}.",
+            expected=f"{waiting.model_hash[:12]}, which is what passed the gates",
+            remedy=f"mlops reject {waiting.pipeline} {waiting.mlflow_version} --reason WHY",
+        )
+
+
+def _asked_about(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
+    """What the record of the wait says of the candidate besides what the ledger knows."""
+    query = (
+        sa.select(records.c.body)
+        .where(records.c.pipeline == retrain.pipeline)
+        .order_by(records.c.number.desc())
+    )
+    for body in connection.execute(query).scalars():
+        content = json.loads(body)
+        if (content["kind"], content.get("retrain_id")) == ("wait", retrain.id):
+            return {name: content[name] for name in ("commit", "metrics", "report") if name in content}
+    return {}
+
+
+def _given(connection: Connection, retrain_id: str) -> tuple[Approval, ...]:
+    query = sa.select(approvals).where(approvals.c.retrain_id == retrain_id)
+    rows = connection.execute(query.order_by(approvals.c.at, approvals.c.by))
+    return tuple(Approval(row.by, row.at, row.reason) for row in rows)
+
+
+def _wait(connection: Connection, row: AnyRow) -> Wait:
+    return Wait(
+        pipeline=row.pipeline,
+        retrain_id=row.retrain_id,
+        mlflow_version=row.mlflow_version,
+        model_hash=row.model_hash,
+        sequence=row.sequence,
+        approvals=row.approvals,
+        given=_given(connection, row.retrain_id),
+        asked_at=row.asked_at,
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,77 @@
+"""The audit's records, each written in the transaction of what it is about."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from mlops_pipelines.audit import NOTHING, Kind, Record, record
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
+from mlops_pipelines.ledger.tables import records
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+    from sqlalchemy.engine import URL, Connection
+
+    from mlops_pipelines.ledger.store import AnyRow
+    from mlops_pipelines.signing import Keys
+
+
+class Records(Store):
+    """Appends to the chain of a pipeline's records."""
+
+    def __init__(self, url: str | URL, *, keys: Keys | None = None, busy_timeout: timedelta = BUSY_TIMEOUT):
+        """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`.
+
+        keys: what records are signed with; without it nothing that needs a record can be written.
+        """
+        super().__init__(url, busy_timeout=busy_timeout)
+        self._keys = keys
+
+    def records(self, pipeline: str) -> list[Record]:
+        """All records of a pipeline, by number."""
+        query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number)
+        with self._reading() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
+    def last_record(self, pipeline: str) -> Record | None:
+        """The newest record of a pipeline; None if it has none."""
+        query = sa.select(records).where(records.c.pipeline == pipeline)
+        with self._reading() as connection:
+            row = connection.execute(query.order_by(records.c.number.desc()).limit(1)).one_or_none()
+            return _record(row) if row else None
+
+    def _append(
+        self,
+        connection: Connection,
+        pipeline: str,
+        kind: Kind,
+        facts: Mapping[str, Any],
+        *,
+        by: str,
+        why: str,
+        at: datetime,
+    ) -> Record:
+        """The next record. The transaction holds the pipeline's row, so that there is one at a time."""
+        if self._keys is None:
+            raise TerminalError("This ledger was opened without a key: it can write no record.")
+        last = connection.execute(
+            sa.select(records.c.number, records.c.hash)
+            .where(records.c.pipeline == pipeline)
+            .order_by(records.c.number.desc())
+            .limit(1)
+        ).one_or_none()
+        number, previous = (last.number + 1, last.hash) if last else (1, NOTHING)
+        said = {**facts, "by": by, "why": why, "at": at.astimezone(UTC).isoformat()}
+        made = record(pipeline, number, previous, kind, said, self._keys)
+        connection.execute(records.insert().values(**vars(made)))
+        return made
+
+
+def _record(row: AnyRow) -> Record:
+    return Record(row.pipeline, row.number, row.body, row.hash, row.key, row.signature)

@@ -1,0 +1,168 @@
+"""Whatever is altered in the record of promotions, its place is named."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlops_pipelines.audit import Head, faults, record
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ledger import Ledger
+from mlops_pipelines.signing import Keys
+from tests.candidates import P, asked, at, judged, new_ledger, promoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """With six records: three promotions, a rejection, a wait and a rollback."""
+    ledger = new_ledger(tmp_path)
+    for version in ("1", "2"):
+        promoted(ledger, version)
+    failed = judged(ledger, "3", outcome="fail")
+    ledger.finish_retrain(failed.id, failed.token, status="rejected", reason="skill: fail", at=at(3))
+    promoted(ledger, "4")
+    asked(ledger, "5")
+    ledger.reject(P, "5", by="ann", reason="no", at=at(6))
+    yield ledger
+    ledger.close()
+
+
+def altered(ledger: Ledger, *statements: str) -> None:
+    """What somebody with the database's password does."""
+    path = ledger._engine.url.database
+    assert path is not None
+    ledger.close()
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        assert connection.execute(statement).rowcount
+    connection.commit()
+    connection.close()
+
+
+def found(ledger: Ledger, tmp_path: Path, heads: list[Head] | None = None) -> list[str]:
+    told = faults(ledger.records(P), ledger.promotions(P), Keys(tmp_path / "keys"), heads or [])
+    return [fault.what for fault in told]
+
+
+def test_what_was_decided_is_all_there(ledger: Ledger, tmp_path: Path) -> None:
+    kinds = [one.content["kind"] for one in ledger.records(P)]
+    assert kinds == ["promotion", "promotion", "rejection", "promotion", "wait", "rejection"]
+    heads = [Head("MLflow", one.number, one.hash) for one in ledger.records(P)]
+    assert found(ledger, tmp_path, heads) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("body = replace(body, 'skill: fail', 'skill: pass')", "record 3 is not what its hash says"),
+        ("hash = replace(hash, substr(hash, 1, 1), 'x')", "record 3 is not what its hash says"),
+        ("signature = 'A' || substr(signature, 2)", "record 3 does not bear its signature"),
+        ("key = '0123456789abcdef'", "record 3 does not bear its signature"),
+    ],
+)
+def test_one_altered_byte_is_found(ledger: Ledger, tmp_path: Path, change: str, said: str) -> None:
+    altered(ledger, f"UPDATE records SET {change} WHERE number = 3")  # noqa: S608 - from the list above
+    assert found(ledger, tmp_path)[0].startswith(said)
+
+
+def test_a_removed_record_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    altered(ledger, "DELETE FROM records WHERE number = 3")
+    assert found(ledger, tmp_path)[0] == "record 3 is missing"
+
+
+def test_a_removed_record_is_found_when_those_after_it_move_up(ledger: Ledger, tmp_path: Path) -> None:
+    altered(
+        ledger,
+        "DELETE FROM records WHERE number = 3",
+        *(f"UPDATE records SET number = number - 1 WHERE number = {n}" for n in (4, 5, 6)),  # noqa: S608
+    )
+    assert found(ledger, tmp_path)[0] == "record 3 was written as record 4 of flights"
+
+
+def test_a_cut_tail_is_found_by_what_is_remembered_of_it(ledger: Ledger, tmp_path: Path) -> None:
+    heads = [Head("MLflow (version 5)", one.number, one.hash) for one in ledger.records(P)]
+    altered(ledger, "DELETE FROM records WHERE number > 4")
+    assert found(ledger, tmp_path, heads)[0] == "record 5 is missing: MLflow (version 5) remembers it"
+
+
+def test_a_cut_tail_with_a_promotion_is_found_by_the_champions(ledger: Ledger, tmp_path: Path) -> None:
+    altered(ledger, "DELETE FROM records WHERE number > 3")
+    assert found(ledger, tmp_path) == ["champion number 3 has no record"]
+
+
+def test_two_swapped_records_are_found(ledger: Ledger, tmp_path: Path) -> None:
+    altered(
+        ledger,
+        "UPDATE records SET number = 99 WHERE number = 2",
+        "UPDATE records SET number = 2 WHERE number = 3",
+        "UPDATE records SET number = 3 WHERE number = 99",
+    )
+    assert found(ledger, tmp_path)[0] == "record 2 was written as record 3 of flights"
+
+
+def rewritten(ledger: Ledger, keys: Keys) -> None:
+    """The whole chain anew, consistently, with another reason for its second promotion."""
+    previous, statements = "0" * 64, []
+    for one in ledger.records(P):
+        facts: dict[str, Any] = dict(one.content)
+        if one.number == 2:
+            facts["why"] = "another reason"
+        made = record(P, one.number, previous, facts["kind"], facts, keys)
+        previous = made.hash
+        statements.append(
+            f"UPDATE records SET body = '{made.body}', hash = '{made.hash}', key = '{made.key}', "  # noqa: S608
+            f"signature = '{made.signature}' WHERE number = {one.number}"
+        )
+    altered(ledger, *statements)
+
+
+def test_a_chain_rewritten_without_the_key_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    rewritten(ledger, Keys(tmp_path / "other"))
+    [said] = found(ledger, tmp_path)
+    assert said.startswith("record 1 does not bear its signature")
+
+
+def test_a_chain_rewritten_with_the_key_is_found_by_what_is_remembered_of_it(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    heads = [Head("Dagster", one.number, one.hash) for one in ledger.records(P)]
+    rewritten(ledger, Keys(tmp_path / "keys"))
+    assert found(ledger, tmp_path) == []
+    assert found(ledger, tmp_path, heads)[0] == "record 2 is not the one that Dagster remembers"
+
+
+def test_a_champion_that_nothing_recorded_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    altered(ledger, "UPDATE promotions SET mlflow_version = '3', model_hash = 'hash-3' WHERE sequence = 3")
+    assert found(ledger, tmp_path) == ["champion number 3 is not the one of record 4"]
+    altered(ledger, "DELETE FROM promotions WHERE sequence = 3")
+    assert found(ledger, tmp_path) == ["champion number 3 of record 4 is not in the ledger"]
+
+
+def test_what_is_no_json_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    altered(ledger, "UPDATE records SET body = 'x' WHERE number = 2")
+    assert found(ledger, tmp_path)[0] == "record 2 is not what its hash says"
+
+
+def test_a_record_is_readable_json_of_what_was_decided(ledger: Ledger) -> None:
+    told = json.loads(ledger.records(P)[2].body)
+    assert told["verdicts"] == [
+        {"gate": "skill", "outcome": "fail", "figure": 0.1, "bound": 0.02, "sentence": "skill: fail"}
+    ]
+    assert (told["by"], told["why"], told["at"]) == ("its gates", "skill: fail", at(3).isoformat())
+    assert (told["dataset_version"], told["model_hash"]) == ("data-3", "hash-3")
+
+
+def test_a_ledger_without_a_key_records_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    failed = judged(ledger, "1", outcome="fail")
+    with pytest.raises(TerminalError, match="without a key"):
+        ledger.finish_retrain(failed.id, failed.token, status="rejected", reason="no", at=at(1))
+    assert ledger.retrain(failed.id).status == "running"
+    ledger.close()
