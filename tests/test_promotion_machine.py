@@ -448,8 +448,8 @@ def test_no_version_without_passed_gates_is_ever_champion(
     run_machine(
         Promotions,
         settings=settings(
-            max_examples=150 if full else 6,
-            stateful_step_count=40 if full else 25,
+            max_examples=25 if full else 6,
+            stateful_step_count=30 if full else 25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
