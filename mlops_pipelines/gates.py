@@ -173,8 +173,11 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
     if bounds is None:
         return _uncomputable("champion", gate.not_worse_by, "one day alone gives no interval")
     power = found.power(gate.not_worse_by)
-    outcome = _outcome(bounds[1] <= gate.not_worse_by) if power >= LEAST_POWER else gate.underpowered
-    weak = "" if power >= LEAST_POWER else f", less than {LEAST_POWER:.0%}: too little to judge by"
+    outcome, weak = _outcome(bounds[1] <= gate.not_worse_by), ""
+    if power < LEAST_POWER and bounds[0] > gate.not_worse_by:
+        weak = f", less than {LEAST_POWER:.0%}; this one is worse even so"
+    elif power < LEAST_POWER:
+        outcome, weak = gate.underpowered, f", less than {LEAST_POWER:.0%}: too little to judge by"
     stands = "" if comparison.against == "refit" else " (its unrefitted twin)"
     sentence = (
         f"{gate.metric} minus that of champion v{comparison.version}{stands} is {figure:+.4f} on "

@@ -512,7 +512,8 @@ class ChampionGate(Model):
     )
     underpowered: Literal["fail", "warn"] = Field(
         default="fail",
-        description="The verdict where an equally good candidate would fail more often than pass.",
+        description="The verdict where an equally good candidate would fail more often than pass; one surely "
+        "worse by more than the margin fails.",
     )
 
 

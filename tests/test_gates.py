@@ -149,6 +149,27 @@ def test_candidate_that_might_be_much_worse_fails(report: EvaluationReport) -> N
     assert found.outcome == "fail"
 
 
+@pytest.mark.parametrize("underpowered", ["fail", "warn"])
+def test_days_that_can_tell_nothing_give_the_declared_verdict(
+    report: EvaluationReport, underpowered: str
+) -> None:
+    gate = {"not_worse_by": 0.003, "underpowered": underpowered}
+    for differences in ([0.04, -0.04, 0.002] * 4, [0.02, -0.06, -0.02] * 4):
+        found = verdict(compared(report, differences), champion=gate)
+        assert found.outcome == underpowered
+        assert "too little to judge by" in found.sentence
+
+
+def test_a_candidate_that_is_surely_worse_fails_however_little_the_days_can_tell(
+    report: EvaluationReport,
+) -> None:
+    found = verdict(
+        compared(report, [0.02, 0.1, 0.06] * 4), champion={"not_worse_by": 0.003, "underpowered": "warn"}
+    )
+    assert found.outcome == "fail"
+    assert "worse even so" in found.sentence
+
+
 def test_same_losses_differ_by_nothing(report: EvaluationReport) -> None:
     found = verdict(compared(report, [0.0] * 5), champion={"not_worse_by": 0})
     assert (found.outcome, found.figure, found.interval) == ("pass", 0.0, (0.0, 0.0))
