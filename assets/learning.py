@@ -10,6 +10,7 @@ import dagster as dg
 from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import retraining
 from mlops_pipelines.dagster_events import record_metadata
+from mlops_pipelines.outcomes import COLUMN_TYPES
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.scoring import feature_columns
 from mlops_pipelines.settings import settings
@@ -39,7 +40,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
             dg.AssetDep(stage.key(asset), partition_mapping=dg.AllPartitionMapping())
             for asset in ("examples", "labels")
         ],
-        columns={**feature_columns(loaded), "label": "int"},
+        columns={**feature_columns(loaded), "label": COLUMN_TYPES[loaded.spec.labels.kind]},
         daily=False,
     )
 

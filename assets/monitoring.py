@@ -203,7 +203,7 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
         logic=PERFORMANCE_LOGIC,
         config=loaded.spec.labels.model_dump(mode="json"),
         deps=[stage.dep("predictions"), stage.dep("labels")],
-        columns=reports.PERFORMANCE_COLUMNS,
+        columns=reports.performance_columns(loaded.spec.labels.kind),
     )
 
     check = dg.AssetCheckSpec(

@@ -127,7 +127,7 @@ def _predictions(stage: Stage) -> dg.AssetsDefinition:
         logic=PREDICTIONS_LOGIC,
         config=loaded.spec.name,
         deps=[stage.dep("examples")],
-        columns=scoring.PREDICTION_COLUMNS,
+        columns=scoring.prediction_columns(loaded),
     )
 
     @made(stage, [predictions], pool="ingest")

@@ -117,7 +117,7 @@ def _facts(made: Experiment) -> dict[str, Any]:
 
 
 def _experiment_text(pipeline: str, made: Experiment) -> str:
-    from mlops_pipelines.evaluation import comparison_sentence, metric_rows
+    from mlops_pipelines.evaluation_page import comparison_sentence, metric_rows
 
     report = made.report
     return "\n".join(
@@ -195,12 +195,12 @@ def _about(sides: Sequence[Side]) -> list[list[str]]:
 
 
 def _metric_rows(found: SideBySide) -> list[list[str]]:
-    from mlops_pipelines.evaluation import said
-    from mlops_pipelines.metrics import METRICS
+    from mlops_pipelines.evaluation_page import said
 
     rows = []
-    for name in METRICS:
-        reports = (found.first.report, found.second.report)
+    reports = (found.first.report, found.second.report)
+    measured = [one.metrics for one in (*reports, found.paired) if one]
+    for name in dict.fromkeys(name for metrics in measured for name in metrics):
         paired = found.paired.metrics.get(name) if found.paired else None
         figures = [said(report.metrics.get(name)) if report else "" for report in reports]
         rows.append([name, *figures, said(paired.difference) if paired else ""])
@@ -208,7 +208,7 @@ def _metric_rows(found: SideBySide) -> list[list[str]]:
 
 
 def _on_which(found: SideBySide) -> str:
-    from mlops_pipelines.evaluation import comparison_sentence
+    from mlops_pipelines.evaluation_page import comparison_sentence
 
     return comparison_sentence(found.paired) if found.paired else ""
 

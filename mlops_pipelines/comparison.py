@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.evaluation import Comparison, EvaluationReport
+    from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.model_card import GivenVerdict
     from mlops_pipelines.registry import LoadedModel

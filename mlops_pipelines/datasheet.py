@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines import markdown
+from mlops_pipelines.outcomes import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,27 +69,16 @@ def figures(
 
 def _composition(rows: pa.Table) -> dict[str, Any]:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     from mlops_pipelines.features.coding import microseconds
 
-    labels = rows["label"]
-    by_month = (
-        pa.table({"month": pc.utf8_slice_codeunits(rows["day"], 0, 7), "label": labels})
-        .group_by("month")
-        .aggregate([("label", "count"), ("label", "sum")])
-        .sort_by("month")
-        .to_pylist()
-    )
     delay = (microseconds(rows["label_known_at"]) - microseconds(rows["decision_time"])) / 3.6e9
     median, p95, most = (float(value) for value in np.quantile(delay, [0.5, 0.95, 1.0]))
     skipped = {"day", "event_id", "event_time", "decision_time", "view_versions", "label", "label_known_at"}
     features = [name for name in rows.column_names if name not in skipped]
     missing = {name: rows[name].null_count / rows.num_rows for name in features}
     return {
-        "positive": int(pc.sum(labels).as_py()),
-        "months": [[one["month"], one["label_count"], one["label_sum"]] for one in by_month],
+        **_outcomes(rows),
         "label_delay_hours": {
             "median": round(median, 2), "95th percentile": round(p95, 2), "longest": round(most, 2)
         },
@@ -99,6 +89,37 @@ def _composition(rows: pa.Table) -> dict[str, Any]:
             if share
         },
     }  # fmt: skip
+
+
+def _outcomes(rows: pa.Table) -> dict[str, Any]:
+    """What the labels are, and of each month its rows and the sum of its labels; of categories its rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labels, kind = rows["label"], kind_of(rows["label"].type)
+    by_month = (
+        pa.table({"month": pc.utf8_slice_codeunits(rows["day"], 0, 7), "label": labels})
+        .group_by("month")
+        .aggregate([("label", "count"), *([] if kind == "category" else [("label", "sum")])])
+        .sort_by("month")
+        .to_pylist()
+    )
+    months = [[one["month"], one["label_count"], one.get("label_sum")] for one in by_month]
+    if kind == "category":
+        classes = {one["values"]: one["counts"] for one in pc.value_counts(labels).to_pylist()}
+        return {"classes": dict(sorted(classes.items())), "months": months}
+    if kind == "number":
+        low, high = pc.min_max(labels).as_py().values()
+        return {
+            "number": {
+                "mean": pc.mean(labels).as_py(),
+                "std": pc.stddev(labels).as_py(),
+                "low": low,
+                "high": high,
+            },
+            "months": months,
+        }
+    return {"positive": int(pc.sum(labels).as_py()), "months": months}
 
 
 def _rejects(place: PipelineHome, first: str) -> dict[str, dict[str, int]]:
@@ -178,22 +199,15 @@ def _held(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         "Rows": f"{rows:,} labelled examples of {len(parts)} days, {parts[0]['day']} to {parts[-1]['day']}",
         "Window": f"{manifest['window'][0]} to {manifest['window'][1]}",
     }
-    if "positive" in about:
-        share = about["positive"] / rows
-        others = rows - about["positive"]
-        facts["Classes"] = f"{about['positive']:,} positive ({share:.1%}), {others:,} negative"
+    if "features" in about:
+        facts |= _held_outcomes(about, rows)
         facts["Features"] = f"{about['features']}"
         facts["Without a label"] = f"{about['events'] - rows:,} of {about['events']:,} events of these days"
         marked = [f"{stream}.{name}" for stream, names in about["sensitive"].items() for name in names]
         facts["Sensitive columns"] = ", ".join(marked) or "none is marked in the contract"
     tables = [_list(facts)]
     if about.get("months"):
-        tables.append(
-            markdown.table(
-                ("month", "rows", "positive"),
-                [(month, f"{n:,}", f"{positive / n:.1%}") for month, n, positive in about["months"]],
-            )
-        )
+        tables.append(_by_month(about))
     if about.get("missing"):
         shown = list(about["missing"].items())
         tables.append(
@@ -204,6 +218,32 @@ def _held(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     elif "missing" in about:
         tables.append("No feature lacks a value.")
     return "\n\n".join(tables)
+
+
+def _by_month(about: Mapping[str, Any]) -> str:
+    if "classes" in about:
+        return markdown.table(("month", "rows"), [(month, f"{n:,}") for month, n, _ in about["months"]])
+    what, spelled = ("positive", ".1%") if "positive" in about else ("mean label", ".6g")
+    return markdown.table(
+        ("month", "rows", what),
+        [(month, f"{n:,}", f"{total / n:{spelled}}") for month, n, total in about["months"]],
+    )
+
+
+def _held_outcomes(about: Mapping[str, Any], rows: int) -> dict[str, str]:
+    if "number" in about:
+        held = about["number"]
+        return {
+            "Labels": f"numbers from {held['low']:.6g} to {held['high']:.6g}, mean {held['mean']:.6g}, "
+            f"standard deviation {held['std']:.4g}"
+        }
+    if "classes" in about:
+        most = sorted(about["classes"].items(), key=lambda one: (-one[1], one[0]))
+        told = ", ".join(f"{name} {n:,} ({n / rows:.1%})" for name, n in most[:_MOST_LISTED])
+        more = f" and {len(most) - _MOST_LISTED} more" if len(most) > _MOST_LISTED else ""
+        return {"Classes": f"{told}{more}"}
+    positive = about["positive"]
+    return {"Classes": f"{positive:,} positive ({positive / rows:.1%}), {rows - positive:,} negative"}
 
 
 def _collection(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:

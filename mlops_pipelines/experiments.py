@@ -19,7 +19,7 @@ from mlops_pipelines.spec_wording import alternatives, in_plain_words
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.evaluation_report import EvaluationReport
     from mlops_pipelines.gates import Verdict
     from mlops_pipelines.training import TrainedModel
 

@@ -52,11 +52,9 @@ def fairness(
     """
     import numpy as np
 
-    names, group_of_row = np.unique(values, return_inverse=True)
     groups = tuple(
-        _group(str(name), labels[inside], decided[inside], min_rows)
-        for at, name in enumerate(names)
-        for inside in (group_of_row == at,)
+        _group(str(name), labels[values == name], decided[values == name], min_rows)
+        for name in np.unique(values)
     )
     judged = [group.value for group in groups if not group.note]
     if len(judged) < 2:

@@ -91,6 +91,24 @@ def calibration(
     return _png(figure)
 
 
+def predicted_and_observed(
+    predicted: Sequence[float], observed: Sequence[float], rows: Sequence[int], *, title: str = "Predictions"
+) -> bytes:
+    """PNG of the mean label against the mean prediction, one point a bin, its area by the bin's rows.
+
+    On the diagonal, predictions are right on average.
+    """
+    figure, axes = _canvas(3.4, title)
+    ends = [min(*predicted, *observed), max(*predicted, *observed)]
+    largest = max(rows, default=1)
+    axes.plot(ends, ends, color=_GREY, linewidth=1, linestyle=":", label="right on average")
+    axes.plot(predicted, observed, color=_BLUE, linewidth=1.2)
+    axes.scatter(predicted, observed, s=[12 + 36 * n / largest for n in rows], color=_BLUE, label="bins")
+    axes.set(xlabel="mean prediction", ylabel="mean label")
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    return _png(figure)
+
+
 def bars(
     values: Mapping[str, float],
     *,

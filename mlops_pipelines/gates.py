@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from mlops_pipelines.explanation import heaviest
 from mlops_pipelines.fairness import worst
 from mlops_pipelines.metrics import interval, resampled_days
+from mlops_pipelines.outcomes import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mlops_pipelines.evaluation import Comparison, EvaluationReport
+    from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
     from mlops_pipelines.spec import (
         CalibrationGate,
         ChampionGate,
@@ -164,7 +165,8 @@ def _skill(report: EvaluationReport, gate: SkillGate) -> Verdict:
 def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
     comparison = report.comparison
     if comparison is None:
-        sentence = "There is no champion to compare with; the candidate stands against the base rate alone."
+        alone = f"the candidate stands against {BASELINE[report.kind]} alone"
+        sentence = f"There is no champion to compare with; {alone}."
         return Verdict("champion", "not_applicable", None, gate.not_worse_by, None, sentence)
     if not comparison.days:
         return _uncomputable("champion", gate.not_worse_by, f"no row can be compared, {comparison.reason}")

@@ -108,7 +108,7 @@ _OURS = "the pipeline sets it, so that training is repeatable"
 _ELSEWHERE: Mapping[str, str] = {
     "seed": "write training.seed",
     "num_threads": "write training.threads",
-    "objective": "the label is true or false: it is binary",
+    "objective": "labels.kind says what the label is, and that what is learned",
     "metric": "the gates name their metrics",
     "deterministic": _OURS,
     "force_row_wise": _OURS,

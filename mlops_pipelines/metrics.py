@@ -27,7 +27,7 @@ CALIBRATION_BINS = 10
 REPLICATES = 200
 CONFIDENCE = 0.95
 # Scores are kept this far from 0 and 1 in a logarithm, as scikit-learn does for float64.
-_EPSILON = 2.220446049250313e-16
+EPSILON = 2.220446049250313e-16
 # Rows times weightings that are ranked together: arrays that fit the processor's cache.
 _CELLS_AT_ONCE = 50_000
 _RANKED = ("roc_auc", "average_precision")
@@ -67,7 +67,7 @@ def measure(
     """
     figures = _day_sums(labels, scores, day_of_row, weights)
     if any(name in names for name in _RANKED):
-        figures |= _ranked(labels, scores, day_of_row, weights)
+        figures |= ranked(labels, scores, day_of_row, weights)
     return {name: figures[name] for name in METRICS if name in names}
 
 
@@ -124,7 +124,7 @@ def row_losses(labels: NDArray[np.integer], scores: Floats) -> dict[str, Floats]
     """`log_loss` (nats) and `brier` of each row, shape (rows,)."""
     import numpy as np
 
-    safe = np.clip(scores, _EPSILON, 1 - _EPSILON)
+    safe = np.clip(scores, EPSILON, 1 - EPSILON)
     return {
         "log_loss": -np.where(labels == 1, np.log(safe), np.log1p(-safe)),
         "brier": np.square(scores - labels),
@@ -137,6 +137,22 @@ def calibration_bins(scores: Floats) -> Indices:
 
     edges = np.quantile(scores, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS)
     return np.searchsorted(edges, scores, side="right")
+
+
+def calibration_gaps(
+    labels: NDArray[np.number], scores: Floats, day_of_row: Indices, weights: Floats
+) -> Floats:
+    """By how many rows scores and labels differ in each bin, added up, under each weighting of the days."""
+    import numpy as np
+
+    days = weights.shape[1]
+    cells = np.bincount(
+        day_of_row * CALIBRATION_BINS + calibration_bins(scores),
+        weights=scores - labels,
+        minlength=days * CALIBRATION_BINS,
+    )
+    gaps: Floats = np.abs(weights @ cells.reshape(days, CALIBRATION_BINS)).sum(axis=1)
+    return gaps
 
 
 def _day_sums(
@@ -152,31 +168,25 @@ def _day_sums(
         return sums
 
     losses = row_losses(labels, scores)
-    cells = np.bincount(
-        day_of_row * CALIBRATION_BINS + calibration_bins(scores),
-        weights=scores - labels,
-        minlength=days * CALIBRATION_BINS,
-    )
     # 0 / 0 where a replicate drew no row, or rows of one outcome only: undefined, which NaN says.
     with np.errstate(divide="ignore", invalid="ignore"):
         rows = summed(None)
         rate = summed(labels.astype(np.float64)) / rows
         log_loss, brier = summed(losses["log_loss"]) / rows, summed(losses["brier"]) / rows
         surprise = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
-        gaps = np.abs(weights @ cells.reshape(days, CALIBRATION_BINS)).sum(axis=1)
         return {
             "log_loss": log_loss,
-            "log_loss_skill": _finite(1 - log_loss / surprise),
+            "log_loss_skill": finite(1 - log_loss / surprise),
             "brier": brier,
-            "brier_skill": _finite(1 - brier / (rate * (1 - rate))),
-            "expected_calibration_error": gaps / rows,
+            "brier_skill": finite(1 - brier / (rate * (1 - rate))),
+            "expected_calibration_error": calibration_gaps(labels, scores, day_of_row, weights) / rows,
         }
 
 
-def _ranked(
+def ranked(
     labels: NDArray[np.integer], scores: Floats, day_of_row: Indices, weights: Floats
 ) -> dict[str, Floats]:
-    """The metrics that need the rows in the order of their scores; sorted once for all weightings."""
+    """`roc_auc` and `average_precision`, as in `measure`; the rows are sorted once for all weightings."""
     import numpy as np
 
     order = np.argsort(-scores, kind="stable")
@@ -213,7 +223,8 @@ def _areas(row_weights: Floats, positive: NDArray[np.bool_], last_of_tie: Indice
         )
 
 
-def _finite(figures: Floats) -> Floats:
+def finite(figures: Floats) -> Floats:
+    """The figures, NaN in the place of an infinite one."""
     import numpy as np
 
     return np.where(np.isfinite(figures), figures, np.nan)

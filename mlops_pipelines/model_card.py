@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mlops_pipelines.evaluation import comparison_sentence, fairness_table, metric_table, slice_table
+from mlops_pipelines.evaluation_page import (
+    class_table,
+    comparison_sentence,
+    fairness_table,
+    metric_table,
+    outcomes_sentence,
+    slice_table,
+)
 from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlops_pipelines.evaluation import EvaluationReport
-    from mlops_pipelines.spec import FairnessGate, PipelineSpec
+    from mlops_pipelines.evaluation_report import EvaluationReport
+    from mlops_pipelines.spec import FairnessGate, Kind, PipelineSpec
 
 _FEATURES_NAMED = 5
+_KINDS: Mapping[Kind, str] = {
+    "binary": "binary classification; the score is a probability",
+    "number": "regression; the score is a number in the unit of the label",
+    "category": "multiclass classification; the score is a probability for each class",
+}
 
 
 class GivenVerdict(Protocol):
@@ -52,7 +64,7 @@ def model_card(
     """
     set_ = spec.training.params if params is None else params
     made = {
-        "Kind": f"{trainer or 'LightGBM'}, binary classification; the score is a probability",
+        "Kind": f"{trainer or 'LightGBM'}, {_KINDS[report.kind]}",
         "Parameters": ", ".join(f"{k} {v}" for k, v in sorted(set_.items())) or "defaults",
         "Reproducible": "yes, on the platform that trained it"
         if reproducible
@@ -126,10 +138,12 @@ def _metrics(spec: PipelineSpec) -> str:
         "labelled",
     ]
     bounds = "; ".join(text for text in asked if text)
-    return (
-        "Skill scores are against the base rate of the same rows, so that they do not move with it. "
-        f"Promotion asks for: {bounds or 'nothing'}."
+    against = (
+        "Skill is against predicting the mean of the training set. "
+        if spec.labels.kind == "number"
+        else "Skill scores are against the base rate of the same rows, so that they do not move with it. "
     )
+    return f"{against}Promotion asks for: {bounds or 'nothing'}."
 
 
 def _fairness_asked(gate: FairnessGate) -> str:
@@ -146,7 +160,7 @@ def _fairness_asked(gate: FairnessGate) -> str:
 def _evaluation_data(report: EvaluationReport) -> str:
     return (
         f"{report.rows:,} events of {report.days} days, {report.first_day} to {report.last_day}, the latest "
-        f"with known outcomes; {report.prevalence:.1%} positive. They were scored by a twin of the model, "
+        f"with known outcomes; {outcomes_sentence(report)}. They were scored by a twin of the model, "
         f"trained on the {report.twin_rows:,} events before them."
     )
 
@@ -168,6 +182,7 @@ def _analyses(report: EvaluationReport, verdicts: Sequence[GivenVerdict]) -> str
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
         f"Gates:\n\n{given}" if given else "No gate is declared.",
+        class_table(report.classes) if report.classes else "",
         slice_table(report.slices) if report.slices else "",
         fairness_table(report.fairness) if report.fairness else "",
         f"What weighs most ({report.importance_unit}): {most}.",
@@ -197,6 +212,9 @@ def _caveats(report: EvaluationReport) -> str:
         "They hold for days like the evaluated ones; drift and matured outcomes are watched from then on.",
         f"The latency ({report.latency.p99_ms:.2f} ms, p99) is that of the machine that evaluated.",
     ]
+    unseen = [one.value for one in report.classes if not one.learned]
+    if unseen:
+        caveats.append(f"Classes of the holdout that the evaluated twin had never seen: {', '.join(unseen)}.")
     left_out = [group for group in report.slices.groups if group.note] if report.slices else []
     if left_out:
         caveats.append(f"Slices too small, or of one outcome only, to be judged: {len(left_out)}.")

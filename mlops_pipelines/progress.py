@@ -89,10 +89,9 @@ def _line(place: PipelineHome, watermark: datetime) -> str:
     rows = {name: sum(place.lake.row_counts(name).values()) for name in ("events", "labels", "quarantine")}
     champion = place.ledger.champion(place.name)
     retrains = sum(place.ledger.counts(place.name).retrains.values())
-    if figures["roc_auc"] is None:
-        quality = "no scores with labels yet"
-    else:
-        quality = f"AUC {figures['roc_auc']:.3f}  AP {figures['average_precision']:.3f}"
+    told = {"roc_auc": "AUC", "average_precision": "AP", "accuracy": "accuracy", "rmse": "RMSE", "mae": "MAE"}
+    known = [f"{short} {figures[name]:.3f}" for name, short in told.items() if figures.get(name) is not None]
+    quality = "  ".join(known) or "no scores with labels yet"
     latest = place.ledger.retrains(place.name, limit=1)
     why = "".join(f"  last: {', '.join(one.trigger_kinds)} → {one.status}" for one in latest)
     return (

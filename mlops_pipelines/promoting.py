@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mlops_pipelines.audit import Fault, Record
-    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.evaluation_report import EvaluationReport
     from mlops_pipelines.home import Home, PipelineHome
     from mlops_pipelines.ledger import Promotion, Wait
 

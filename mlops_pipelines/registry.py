@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
 
-    from mlops_pipelines.evaluation import EvaluationReport
+    from mlops_pipelines.evaluation_report import EvaluationReport
     from mlops_pipelines.ledger import Freed
     from mlops_pipelines.training import Candidate
     from mlops_pipelines.tuning import Trial
@@ -251,7 +251,7 @@ class Registry:
         self, run_id: str, report: EvaluationReport, pictures: Mapping[str, bytes], page: str = ""
     ) -> None:
         """Keep the report with the run: JSON, Markdown, page, pictures (PNG by name) and metrics."""
-        from mlops_pipelines.evaluation import as_markdown
+        from mlops_pipelines.evaluation_page import as_markdown
 
         with _faults(), tempfile.TemporaryDirectory() as folder:
             for name, png in pictures.items():
@@ -266,7 +266,7 @@ class Registry:
 
     def evaluation(self, run_id: str) -> EvaluationReport | None:
         """The report that was kept with the run, or None: what was measured once is not measured again."""
-        from mlops_pipelines.evaluation import EvaluationReport
+        from mlops_pipelines.evaluation_report import EvaluationReport
 
         if run_id in self._evaluations:
             return self._evaluations[run_id]
@@ -296,6 +296,14 @@ class Registry:
             sections = card[:_DESCRIPTION_LIMIT]
             described = card if sections == card else sections[: sections.rindex("\n## ")]
             self._client.update_model_version(pipeline, version, description=described)
+
+    def card(self, pipeline: str, version: str) -> str:
+        """The model card that was kept with the run of a version. Raises TerminalError if there is none."""
+        with _faults():
+            run_id = str(self._client.get_model_version(pipeline, version).run_id)
+            with tempfile.TemporaryDirectory() as folder:
+                path = self._client.download_artifacts(run_id, _CARD, folder)
+                return Path(path).read_text(encoding="utf-8")
 
     def set_alias(self, pipeline: str, alias: str, version: str) -> None:
         """Let the alias name this version, and no other."""
@@ -454,7 +462,7 @@ class Registry:
             client.log_batch(
                 made.info.run_id,
                 params=[Param(name, str(value)) for name, value in trial.params.items()],
-                metrics=[Metric("log_loss", loss, start, fold) for fold, loss in enumerate(trial.losses)],
+                metrics=[Metric(trial.metric, loss, start, fold) for fold, loss in enumerate(trial.losses)],
             )
             client.set_terminated(made.info.run_id, "FINISHED", start + int(trial.seconds * 1000))
 
@@ -492,7 +500,9 @@ class Registry:
 
         run = self._client.get_run(run_id)
         figures = {name: figure.value for name, figure in report.metrics.items() if figure is not None}
-        figures |= {"prevalence": report.prevalence, "latency_p99_ms": report.latency.p99_ms}
+        figures["latency_p99_ms"] = report.latency.p99_ms
+        if report.prevalence is not None:
+            figures["prevalence"] = report.prevalence
         # The run's own time, so that logging the same report again adds no second point.
         at = run.info.start_time
         metrics = [Metric(f"holdout_{name}", value, at, 0) for name, value in figures.items()]
@@ -657,7 +667,8 @@ def _signature(model: TrainedModel) -> ModelSignature:
     from mlflow.types import ColSpec, Schema
 
     inputs = Schema([ColSpec("double", feature.name, required=False) for feature in model.features])
-    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec("double")]))
+    outputs = Schema([ColSpec("double", name) for name in model.outcome.classes or (None,)])
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _check_name(what: str, name: str) -> None:

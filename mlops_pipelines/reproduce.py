@@ -23,6 +23,7 @@ from mlops_pipelines.features.tiles import compute_tiles
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.ingest.taking import PROVENANCE
 from mlops_pipelines.lake import content_hash
+from mlops_pipelines.outcomes import logged
 from mlops_pipelines.retraining import model_of, parts_by_day, with_labels
 from mlops_pipelines.scoring import EXAMPLE_ORDER, PREDICTION_ORDER, PREDICTION_PROVENANCE
 from mlops_pipelines.spec_loading import hash_of
@@ -99,10 +100,20 @@ class Reproducer:
         yield from links
         if model is None:
             return
-        score = float(model.predict(found.example)[0])
-        yield Link("score", _bits(score) == _bits(row["score"]), _bits(row["score"]), _bits(score))
-        decision = score >= row["threshold"]
-        yield Link("decision", decision == row["decision"], str(row["decision"]), str(decision))
+        again = {
+            name: one[0].as_py() for name, one in logged(model.outcome, model.predict(found.example)).items()
+        }
+        recorded, rebuilt = _bits(row["score"]), _bits(again["score"])
+        if "probabilities" in again:
+            recorded, rebuilt = (hash_of([one["score"], one["probabilities"]]) for one in (row, again))
+        yield Link("score", recorded == rebuilt, recorded, rebuilt)
+        if "predicted" in again:
+            decision, made = row["predicted"], again["predicted"]
+        elif "decision" in row:
+            decision, made = row["decision"], again["score"] >= row["threshold"]
+        else:
+            return  # a number is all there is
+        yield Link("decision", decision == made, str(decision), str(made))
 
     def _once(
         self, name: str, found: Predicted, make: Callable[[Predicted, str], Link], *key: object

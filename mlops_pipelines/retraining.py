@@ -16,6 +16,7 @@ from mlops_pipelines.features.in_use import known_set, set_of
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.lake import STATIC_DAY
+from mlops_pipelines.outcomes import most_likely
 from mlops_pipelines.policy import Admit, format_moment
 from mlops_pipelines.provenance import code_commit, lock_hash, platform
 from mlops_pipelines.registry import PAGE
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.audit import Record
     from mlops_pipelines.datasets import DatasetVersion
-    from mlops_pipelines.evaluation import EvaluationReport, TrainedOn
+    from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
     from mlops_pipelines.gates import Verdict
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, Retrain
@@ -314,7 +315,7 @@ def training_rows(place: PipelineHome, watermark: datetime, versions: Mapping[st
     """Examples of the window's matured days with their labels as of `watermark`, one row an event.
 
     By the features of the YAML. versions: of the tables of their examples and of labels. Columns as in
-    the examples without `made_of`, `label` (int8) and `label_known_at`: when its first version became known.
+    the examples without `made_of`, `label` and `label_known_at`: when its first version became known.
     Unlabelled events have no row. Raises TerminalError if no day has both.
     """
     last = matured_through(place, watermark).isoformat()
@@ -446,7 +447,10 @@ def fit(
     own = training.trainer is not None
     reproducible = not own or train_again(table, candidate.refit).hash == candidate.refit.hash
     weights = importance(candidate.refit, table)
-    reference = build_reference(table, features, candidate.refit.predict(table), weights)
+    scores = candidate.refit.predict(table)
+    if candidate.refit.outcome.shape:
+        scores = most_likely(candidate.refit.outcome, scores)
+    reference = build_reference(table, features, scores, weights)
     made = place.home.registry.log_candidate(
         place.name,
         retrain.id if retrain else f"{EXPERIMENT}-{run_id}",
@@ -500,29 +504,19 @@ def fit(
 
 def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     """Judge the candidate of this run on its holdout and record the verdicts."""
-    from mlops_pipelines.evaluation import as_markdown, pictures
-    from mlops_pipelines.evaluation import evaluate as measure
+    from mlops_pipelines.evaluation_page import as_markdown, pictures
     from mlops_pipelines.gates import judge
 
     retrain = carried_by(place, run_id)
     registered = _registered(place, retrain, run_id)
-    candidate = _candidate(place, registered.version)
-    incumbent = _incumbent(place, candidate.holdout)
     # What was measured once, such as the latency, is not measured again by a run that takes over.
-    report = place.home.registry.evaluation(registered.run_id) or measure(
-        candidate,
-        incumbent,
-        gates=place.spec.gates,
-        slicing=_slicing(place, candidate.holdout_days),
-        decision=place.spec.decision,
-        sensitive=_sensitive(place),
-        data=_trained_on(place, registered.version, candidate),
-        seed=place.spec.training.seed,
-    )
+    kept = place.home.registry.evaluation(registered.run_id)
+    report = kept or _measured(place, registered)
     verdicts = judge(report, place.spec.gates)
     drawn = pictures(report)
-    page = _evaluation_page(place, registered, candidate, report=report, verdicts=verdicts, drawn=drawn)
-    place.home.registry.log_evaluation(registered.run_id, report, drawn, page)
+    if kept is None:
+        page = _evaluation_page(place, registered, report=report, verdicts=verdicts, drawn=drawn)
+        place.home.registry.log_evaluation(registered.run_id, report, drawn, page)
     card = ""
     if retrain is not None:
         place.ledger.record_verdicts(
@@ -532,7 +526,12 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
         place.home.registry.log_card(place.name, registered.version, card)
     figures = {name: one.value for name, one in report.metrics.items() if one is not None}
     return Judged(
-        {**figures, "rows": report.rows, "days": report.days, "prevalence": report.prevalence},
+        {
+            **figures,
+            "rows": report.rows,
+            "days": report.days,
+            **({} if report.prevalence is None else {"prevalence": report.prevalence}),
+        },
         as_markdown(report),
         verdicts,
         report.content_hash,
@@ -542,10 +541,26 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     )
 
 
+def _measured(place: PipelineHome, registered: Registered) -> EvaluationReport:
+    """The candidate on its holdout, beside the champion."""
+    from mlops_pipelines.evaluation import evaluate as measure
+
+    candidate = _candidate(place, registered.version)
+    return measure(
+        candidate,
+        _incumbent(place, candidate.holdout),
+        gates=place.spec.gates,
+        slicing=_slicing(place, candidate.holdout_days),
+        decision=place.spec.decision,
+        sensitive=_sensitive(place),
+        data=_trained_on(place, registered.version, candidate),
+        seed=place.spec.training.seed,
+    )
+
+
 def _evaluation_page(
     place: PipelineHome,
     registered: Registered,
-    candidate: Candidate,
     *,
     report: EvaluationReport,
     verdicts: Sequence[Verdict],
@@ -553,19 +568,19 @@ def _evaluation_page(
 ) -> str:
     """All of an evaluation on one page, with Evidently's view of the same rows."""
     from mlops_pipelines.document import page
-    from mlops_pipelines.evaluation import as_markdown
-    from mlops_pipelines.monitoring.evidently_page import classification
+    from mlops_pipelines.evaluation_page import as_markdown
+    from mlops_pipelines.monitoring.evidently_page import of_scores
 
     title = f"Evaluation of {place.name}, version {registered.version}"
     given = [[one.gate, one.outcome.replace("_", " "), one.sentence] for one in verdicts]
     table = markdown.table(["gate", "verdict", "why"], given) if given else "No gate is declared."
     text = f"# {title}\n\n## Gates\n\n{table}\n\n## Figures\n\n{as_markdown(report)}"
-    theirs = classification(
-        candidate.holdout["label"].to_pylist(),
-        candidate.twin.predict(candidate.holdout).tolist(),
-        place.spec.decision.at_least,
+    candidate = _candidate(place, registered.version)
+    holdout, twin = candidate.holdout, candidate.twin
+    name, theirs = of_scores(
+        holdout["label"].to_pylist(), twin.predict(holdout), twin.outcome, place.spec.decision.at_least
     )
-    return page(title, text, drawn, {"Evidently's classification report": theirs})
+    return page(title, text, drawn, {f"Evidently's {name} report": theirs})
 
 
 def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
@@ -594,6 +609,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         return Outcome(None, sentence, record=place.ledger.last_record(place.name))
     if waits_for := _waits_for(place):
         return _ask_for_approval(place, retrain, waits_for, now, facts)
+    card = place.home.registry.card(place.name, retrain.mlflow_version)
     promotion = place.ledger.promote(
         place.name,
         retrain_id=retrain.id,
@@ -605,7 +621,6 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         about=facts,
     )
     promoting.heal(place.home, place.name)
-    card = _card(place, retrain)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
     return Outcome(promotion, sentence, card, record=place.ledger.last_record(place.name))
@@ -725,7 +740,7 @@ def _sensitive(place: PipelineHome) -> list[str]:
 
 def _trained_on(place: PipelineHome, version: str, candidate: Candidate) -> TrainedOn:
     """What the candidate learned from, and whether that is still what was signed."""
-    from mlops_pipelines.evaluation import TrainedOn
+    from mlops_pipelines.evaluation_report import TrainedOn
 
     name = place.home.registry.load(place.name, version).facts["dataset_version"]
     made = place.home.datasets.version(place.name, name)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.outcomes import SLICED
+from mlops_pipelines.scored import Scored
+from mlops_pipelines.training import spread
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import numpy as np
     import pyarrow as pa
@@ -23,45 +27,48 @@ _NOISE = 0.05
 
 @dataclass(frozen=True)
 class Robust:
-    """One disturbance. mean_change, p95_change: of the score, absolute. roc_auc: with it; None where the rows
-    are of one outcome."""
+    """One disturbance. mean_change, p95_change: of the score, absolute; of categories how much of the
+    probability goes to other classes. figure: with it; None where the rows do not define it."""
 
     name: str
     mean_change: float
     p95_change: float
-    roc_auc: float | None
+    figure: float | None
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """rows: that were disturbed, spread over the holdout. roc_auc: of them as they are."""
+    """rows: that were disturbed, spread over the holdout. metric: what is told of them; figure: as they
+    are."""
 
     rows: int
-    roc_auc: float | None
+    metric: str
+    figure: float | None
     disturbed: tuple[Robust, ...]
 
 
-def robustness(
-    model: TrainedModel, table: pa.Table, *, seed: int, metric: Callable[[Floats, Floats], float | None]
-) -> Robustness:
+def robustness(model: TrainedModel, table: pa.Table, *, seed: int) -> Robustness:
     """Scores of some rows as they are, with values missing, with noise, and without each kind of features.
 
-    table: labelled examples. metric: of labels and scores, such as ROC AUC.
+    table: labelled examples.
     """
     import numpy as np
 
-    picked = np.unique(np.linspace(0, table.num_rows - 1, min(ROWS, table.num_rows)).astype(np.int64))
-    rows = table.take(picked)
-    labels, matrix = rows["label"].to_numpy().astype(np.float64), model.matrix(rows)
+    rows = spread(table, ROWS)
+    matrix = model.matrix(rows)
     given = model.score(matrix)
+
+    def figure(scores: Floats) -> float | None:
+        return Scored.at_once(rows["label"], scores, model.outcome).main_figure
+
     disturbed = []
     for name, changed in _disturbances(model, matrix, np.random.default_rng(seed)):
         scores = model.score(changed)
         moved = np.abs(scores - given)
-        disturbed.append(
-            Robust(name, float(moved.mean()), float(np.quantile(moved, 0.95)), metric(labels, scores))
-        )
-    return Robustness(len(picked), metric(labels, given), tuple(disturbed))
+        if model.outcome.shape:
+            moved = moved.sum(axis=1) / 2
+        disturbed.append(Robust(name, float(moved.mean()), float(np.quantile(moved, 0.95)), figure(scores)))
+    return Robustness(rows.num_rows, SLICED[model.outcome.kind][0], figure(given), tuple(disturbed))
 
 
 def _disturbances(

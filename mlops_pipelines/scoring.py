@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines import outcomes
 from mlops_pipelines.batches import batched
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import newest_versions
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from mlops_pipelines.features.in_use import InUse
     from mlops_pipelines.features.sets import FeatureSet
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
     from mlops_pipelines.lake import Written
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.ledger.landing import Stage
+    from mlops_pipelines.spec import Decision, Kind
     from mlops_pipelines.spec_loading import LoadedSpec
+
+    Floats = NDArray[np.float64]
 
 PREDICTION_COLUMNS = {
     "prediction_id": "string",
@@ -50,10 +56,15 @@ PREDICTION_COLUMNS = {
     "model_hash": "string",
     "feature_set": "string",
     "score": "float",
-    "decision": "bool",
-    "threshold": "float",
     "examples_version": "int",
     "scored_at": "timestamp",
+}
+# What stands beside the score: of a binary label what was decided by it; of a category the most likely class,
+# whose probability the score is, and the probabilities of all, JSON by class.
+SCORE_COLUMNS: Mapping[Kind, Mapping[str, str]] = {
+    "binary": {"decision": "bool", "threshold": "float"},
+    "number": {},
+    "category": {"predicted": "string", "probabilities": "string"},
 }
 # What a score does not depend on: when it was made, MLflow's number, which version of the table was read.
 PREDICTION_PROVENANCE = ("scored_at", "model_version", "examples_version")
@@ -106,6 +117,11 @@ def feature_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns that a model is fed: name to type."""
     made = features_of(loaded).columns
     return {one.name: "float" if one.kind == "number" else "string" for one in made}
+
+
+def prediction_columns(loaded: LoadedSpec) -> dict[str, str]:
+    """Columns of the predictions: name to type."""
+    return {**PREDICTION_COLUMNS, **SCORE_COLUMNS[loaded.spec.labels.kind]}
 
 
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
@@ -427,7 +443,6 @@ def _score_with(
 ) -> pa.Table:
     """Scores of examples, which stand in this version of their table, as rows of the predictions."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from mlops_pipelines.retraining import model_of
 
@@ -435,8 +450,7 @@ def _score_with(
     rows = examples.num_rows
     moments = pa.timestamp("us", tz="UTC")
     ids = [prediction_id(event, champion.model_hash) for event in examples["event_id"].to_pylist()]
-    scores = pa.array(model.predict(examples), pa.float64())
-    threshold = place.spec.decision.at_least
+    scores = model.predict(examples)
     return pa.table(
         {
             "day": examples["day"],
@@ -446,13 +460,21 @@ def _score_with(
             "model_version": pa.array([champion.mlflow_version] * rows, pa.string()),
             "model_hash": pa.array([champion.model_hash] * rows, pa.string()),
             "feature_set": pa.array([set_of(place, champion).version] * rows, pa.string()),
-            "score": scores,
-            "decision": pc.greater_equal(scores, threshold),
-            "threshold": pa.array([threshold] * rows, pa.float64()),
+            **outcomes.logged(model.outcome, scores),
+            **(_decided(scores, place.spec.decision) if model.outcome.kind == "binary" else {}),
             "examples_version": pa.array([version] * rows, pa.int64()),
             "scored_at": pa.array([now] * rows, moments),
         }
     )
+
+
+def _decided(scores: Floats, decision: Decision) -> dict[str, pa.Array]:
+    import pyarrow as pa
+
+    return {
+        "decision": pa.array(scores >= decision.at_least, pa.bool_()),
+        "threshold": pa.array([decision.at_least] * len(scores), pa.float64()),
+    }
 
 
 def _write_online(place: PipelineHome, use: InUse, failed: Mapping[str, str]) -> tuple[int, datetime]:

@@ -249,10 +249,18 @@ Expression = Annotated[
 ]
 
 Aggregate = Literal["mean", "sum", "count", "min", "max", "std", "distinct", "last"]
+Kind = Literal["binary", "number", "category"]
 Metric = Literal[
     "log_loss", "log_loss_skill", "brier", "brier_skill", "roc_auc", "average_precision",
     "expected_calibration_error",
 ]  # fmt: skip
+NumberMetric = Literal["rmse", "mse", "mae", "r2"]
+CategoryMetric = Literal[
+    "log_loss", "log_loss_skill", "brier", "brier_skill", "roc_auc", "accuracy", "macro_f1",
+    "expected_calibration_error",
+]  # fmt: skip
+Skill = Literal["log_loss_skill", "brier_skill", "r2"]
+Loss = Literal["log_loss", "brier", "mse", "mae"]
 
 
 class Model(BaseModel):
@@ -309,7 +317,11 @@ class Events(Model):
 class Labels(Model):
     landing: LandingFolder = Field(description=_LANDING)
     id: Column | None = Field(default=None, description="Column of the event's id; by default as in events.")
-    value: Column = Field(description="Column of the outcome, true or false (or 1 and 0).")
+    value: Column = Field(description="Column of the outcome.")
+    kind: Kind = Field(
+        default="binary",
+        description="What an outcome is: `binary`, true or false (or 1 and 0); `number`; `category`, a text.",
+    )
     time: Column = Field(description="Column of the time the outcome came about.")
     arrived: Column | None = Field(
         default=None, description="Column of the arrival; by default the file's modification time."
@@ -491,16 +503,23 @@ class Training(Model):
 
 
 class SkillGate(Model):
-    metric: Literal["log_loss_skill", "brier_skill"] = Field(
-        default="log_loss_skill", description="Skill score."
+    metric: Skill = Field(default="log_loss_skill", description="Skill score; of numbers `r2`.")
+    at_least: Number = Field(
+        default=0.0,
+        lt=1,
+        description="Lowest skill that passes: against the base rate, or the mean that was learned from.",
     )
-    at_least: Number = Field(default=0.0, lt=1, description="Lowest skill against the base rate that passes.")
 
 
 class ChampionGate(Model):
-    metric: Literal["log_loss", "brier"] = Field(default="log_loss", description="Loss compared row by row.")
+    metric: Loss = Field(
+        default="log_loss", description="Loss compared row by row; of numbers `mse` or `mae`."
+    )
     not_worse_by: Number = Field(
-        default=0.003, ge=0, description="Margin by which the candidate may be worse."
+        default=0.003,
+        ge=0,
+        description="Margin by which the candidate may be worse, in the unit of the loss; of numbers there "
+        "is no default.",
     )
     confidence: Number = Field(
         default=0.90, gt=0.5, lt=1, description="One-sided confidence of the comparison."
@@ -526,8 +545,9 @@ class CalibrationGate(Model):
 
 class SlicesGate(Model):
     by: tuple[Column, ...] = Field(min_length=1, description="Event columns that cut the holdout.")
-    metric: Literal["roc_auc", "average_precision", "log_loss_skill"] = Field(
-        default="roc_auc", description="Metric of each slice."
+    metric: Literal["roc_auc", "average_precision", "log_loss_skill", "accuracy", "macro_f1", "r2"] = Field(
+        default="roc_auc",
+        description="Metric of each slice; of numbers `r2`. `accuracy` and `macro_f1` are of categories.",
     )
     min_rows: Whole = Field(default=500, ge=2, description="Slices with fewer rows are listed as too small.")
     too_small: Number = Field(
@@ -629,9 +649,7 @@ class LabelsTrigger(Model):
 
 
 class PerformanceTrigger(Model):
-    metric: Literal["log_loss_skill", "brier_skill"] = Field(
-        default="log_loss_skill", description="Skill score."
-    )
+    metric: Skill = Field(default="log_loss_skill", description="Skill score; of numbers `r2`.")
     drop: Number = Field(
         gt=0, le=1, description="Drop against the champion's holdout that asks for a retrain."
     )
@@ -694,7 +712,9 @@ class Watch(Model):
     over: PositiveDuration = Field(
         default=timedelta(days=14), description="How long the predecessor of a new champion scores beside it."
     )
-    metric: Literal["log_loss", "brier"] = Field(default="log_loss", description="Loss compared row by row.")
+    metric: Loss = Field(
+        default="log_loss", description="Loss compared row by row; of numbers `mse` or `mae`."
+    )
     worse_by: Number = Field(default=0.0, ge=0, description="How much worse the champion may be.")
     confidence: Number = Field(
         default=0.99, gt=0.5, lt=1, description="One-sided confidence with which it must be worse than that."

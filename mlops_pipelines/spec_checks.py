@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from mlops_pipelines import lightgbm_params, trainers
+from mlops_pipelines import lightgbm_params, outcomes, trainers
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.spec import TILE, Features, format_duration
 from mlops_pipelines.spec_wording import alternatives
@@ -24,7 +24,20 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.ingest.contract import ColumnRule, Contract
-    from mlops_pipelines.spec import PipelineSpec, Reference, Search, Training, View
+    from mlops_pipelines.spec import (
+        ChampionGate,
+        Kind,
+        Labels,
+        PerformanceTrigger,
+        PipelineSpec,
+        Reference,
+        Search,
+        SkillGate,
+        SlicesGate,
+        Training,
+        View,
+        Watch,
+    )
     from mlops_pipelines.yaml_source import Place
 
 DAY = timedelta(days=1)
@@ -44,6 +57,21 @@ _KEY_TYPES = ("string", "int")
 _AGGREGATED_TYPES = ("int", "float", "bool")
 _FEATURE_TYPES = ("string", "int", "float", "bool")
 _SLICE_TYPES = ("string", "int", "bool")
+_OUTCOME_TYPES: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("bool", "int"),
+    "number": ("float", "int"),
+    "category": ("string",),
+}
+_OUTCOMES: Mapping[Kind, str] = {
+    "binary": "bool, or int with one_of: [0, 1]",
+    "number": "float, int",
+    "category": "string",
+}
+_OF_KIND: Mapping[Kind, str] = {
+    "binary": "true or false",
+    "number": "a number",
+    "category": "a category",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +104,7 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_feature_names(spec)
     yield from check_training(spec)
     yield from _check_gates(spec, contract)
+    yield from _check_kind(spec)
     yield from _check_triggers(spec)
     yield from _check_retention(spec)
 
@@ -181,7 +210,7 @@ def _check_labels(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _role(("labels", "value"), labels.value, rules, None, of="labels")
     yield from _role(("labels", "time"), labels.time, rules, ("timestamp",), of="labels")
     yield from _role(("labels", "arrived"), labels.arrived, rules, ("timestamp",), of="labels")
-    yield from _check_outcome(labels.value, rules)
+    yield from _check_outcome(labels, rules)
     if event_id in rules and spec.events.id in contract.events.columns:
         yield from _same_type(
             ("labels", "id"), rules[event_id], contract.events.columns[spec.events.id], "the event's id"
@@ -195,26 +224,24 @@ def _check_labels(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _taken_names(("labels",), taken, rules)
 
 
-def _check_outcome(column: str, rules: Mapping[str, ColumnRule]) -> Findings:
-    rule = rules.get(column)
-    if rule is None or rule.type == "bool":
+def _check_outcome(labels: Labels, rules: Mapping[str, ColumnRule]) -> Findings:
+    rule, kind = rules.get(labels.value), labels.kind
+    if rule is None:
         return
-    place = ("labels", "value")
-    if rule.type != "int":
-        yield Finding(
-            place,
-            f"{column} is a {rule.type}; labels that are numbers or categories are not available yet "
-            "(allowed: bool, or int with one_of: [0, 1])",
-        )
-        return
-    # With others_at_most, rows with values that are not listed pass.
-    listed = rule.one_of and not (rule.batch and rule.batch.others_at_most is not None)
-    if not ((listed and set(rule.one_of) <= {0, 1}) or (rule.min == 0 and rule.max == 1)):
-        yield Finding(
-            place,
-            f"{column} is an int that the contract does not hold to 0 and 1; labels of other values are "
-            "not available yet (allowed: bool, or int with one_of: [0, 1] and without others_at_most)",
-        )
+    place, said = ("labels", "value"), f"{labels.value} is a {rule.type}"
+    if rule.type not in _OUTCOME_TYPES[kind]:
+        others = [name for name, types in _OUTCOME_TYPES.items() if rule.type in types]
+        instead = f"; or labels.kind: {others[0]}" if others else ""
+        yield Finding(place, f"{said}, and labels.kind is {kind} (allowed: {_OUTCOMES[kind]}{instead})")
+    elif kind == "binary" and rule.type == "int":
+        # With others_at_most, rows with values that are not listed pass.
+        listed = rule.one_of and not (rule.batch and rule.batch.others_at_most is not None)
+        if not ((listed and set(rule.one_of) <= {0, 1}) or (rule.min == 0 and rule.max == 1)):
+            yield Finding(
+                place,
+                f"{labels.value} is an int that the contract does not hold to 0 and 1, and labels.kind is "
+                f"binary (allowed: {_OUTCOMES[kind]} and without others_at_most; or labels.kind: number)",
+            )
 
 
 def _check_references(spec: PipelineSpec, contract: Contract) -> Findings:
@@ -549,6 +576,50 @@ def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:
             place: Place = ("gates", "slices", "by", index)
             yield from _role(place, column, contract.events.columns, _SLICE_TYPES, of="events", nullable=True)
         yield from _repeated(("gates", "slices", "by"), slices.by)
+
+
+def _check_kind(spec: PipelineSpec) -> Findings:
+    """What says nothing of a label of this kind."""
+    kind, gates = spec.labels.kind, spec.gates
+    performance, watch = spec.triggers.performance, spec.promotion.watch
+    measured: tuple[tuple[Place, SkillGate | ChampionGate | SlicesGate | PerformanceTrigger | Watch | None,
+                          Sequence[str]], ...] = (
+        (("gates", "skill"), gates.skill, outcomes.SKILLS[kind]),
+        (("gates", "champion"), gates.champion, outcomes.LOSSES[kind]),
+        (("gates", "slices"), gates.slices, outcomes.SLICED[kind]),
+        (("triggers", "performance"), performance, outcomes.SKILLS[kind]),
+        (("promotion", "watch"), watch, outcomes.LOSSES[kind]),
+    )  # fmt: skip
+    for place, declared, allowed in measured:
+        if declared is not None and declared.metric not in allowed:
+            yield Finding(
+                (*place, "metric"),
+                f"{declared.metric} is no figure of a label that is {_OF_KIND[kind]} (allowed: "
+                f"{', '.join(allowed)})",
+            )
+    if kind == "number" and gates.champion and "not_worse_by" not in gates.champion.model_fields_set:
+        yield Finding(
+            ("gates", "champion", "not_worse_by"),
+            f"is missing: how much worse a candidate may be is a matter of the unit of {spec.labels.value}",
+        )
+    if kind == "number" and gates.calibration is not None:
+        yield Finding(
+            ("gates", "calibration"),
+            "a number that is predicted is no probability, and has no calibration error; gates.slices with "
+            "r2 says where it is off",
+            at_key=True,
+        )
+    if kind != "binary" and gates.fairness is not None:
+        yield Finding(
+            ("gates", "fairness"),
+            f"it compares decisions, and a label that is {_OF_KIND[kind]} has none; gates.slices holds each "
+            "group to a quality",
+            at_key=True,
+        )
+    if kind != "binary" and "decision" in spec.model_fields_set:
+        yield Finding(
+            ("decision",), f"a label that is {_OF_KIND[kind]} has nothing to decide by a score", at_key=True
+        )
 
 
 def _check_triggers(spec: PipelineSpec) -> Findings:

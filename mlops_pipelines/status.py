@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger.landing import FileFact
 
-SCORED_COLUMNS = ["day", "event_id", "decided_at", "model_version", "score"]
+SCORED_COLUMNS = ["day", "event_id", "decided_at", "model_version"]
 LABEL_COLUMNS = ["event_id", "label", "label_time", "known_at"]
 
 
@@ -87,7 +87,8 @@ def newest_predictions(place: PipelineHome, limit: int) -> list[dict[str, Any]]:
     """
     lake = place.lake
     found: list[dict[str, Any]] = []
-    columns = ["prediction_id", "event_id", "model_version", "score", "decision", "decided_at"]
+    said = {"binary": ["decision"], "number": [], "category": ["predicted"]}[place.spec.labels.kind]
+    columns = ["prediction_id", "event_id", "model_version", "score", *said, "decided_at"]
     for day in reversed(lake.days("predictions")):
         rows = lake.read("predictions", days=[day], columns=columns)
         rows = rows.sort_by([("decided_at", "descending"), ("event_id", "descending")])
@@ -134,10 +135,19 @@ def render(pipeline: str, found: Mapping[str, Any]) -> str:
 
 def render_predictions(rows: Sequence[Mapping[str, Any]]) -> str:
     """Predictions as a table of fixed-width columns."""
-    lines = [f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7} {'decision':>8}  prediction_id"]
+    said = next((name for name in ("decision", "predicted") if rows and name in rows[0]), "")
+    if not rows:
+        said = "decision"
+
+    def cell(row: Mapping[str, Any]) -> str:
+        decided = {True: "yes", False: "no"}
+        return f" {decided.get(row[said], row[said]):>8}" if said else ""
+
+    head = f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7}{f' {said:>8}' if said else ''}"
+    lines = [f"{head}  prediction_id"]
     lines += [
-        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f} "
-        f"{'yes' if row['decision'] else 'no':>8}  {row['prediction_id']}"
+        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f}"
+        f"{cell(row)}  {row['prediction_id']}"
         for row in rows
     ]
     return "\n".join(lines)
@@ -228,19 +238,27 @@ def _maturity(place: PipelineHome, events: int) -> float | None:
 
 def prequential_figures(place: PipelineHome, since: date | None, until: date | None) -> dict[str, Any]:
     """Quality of the scores of the days `since` to `until` that were given before their labels were known."""
-    from mlops_pipelines.monitoring.performance import prequential, prequential_rows, scored_labels
+    from mlops_pipelines.monitoring.performance import (
+        PREQUENTIAL,
+        prequential,
+        prequential_rows,
+        scored_labels,
+    )
+    from mlops_pipelines.outcomes import LOGGED_IN, from_log
 
+    kind = place.spec.labels.kind
     lake = place.lake
     first = (since or place.spec.partitions.start).isoformat()
     last = (until or date.max).isoformat()
     days = [day for day in lake.days("predictions") if first <= day <= last]
-    figures: dict[str, Any] = {"average_precision": None, "roc_auc": None, "log_loss": None, "rows": 0}
+    figures: dict[str, Any] = {**dict.fromkeys(PREQUENTIAL[kind]), "rows": 0}
     if days and lake.exists("labels"):
         scored = scored_labels(
-            lake.read("predictions", days=days, columns=SCORED_COLUMNS),
+            lake.read("predictions", days=days, columns=[*SCORED_COLUMNS, LOGGED_IN[kind]]),
             lake.read("labels", days=days, columns=LABEL_COLUMNS),
             place.clock.now(),
         )
         kept = prequential_rows(scored, place.ledger.promotions(place.name))
-        figures = prequential(kept["score"].to_numpy(), kept["label"].to_numpy())
+        outcome, scores = from_log(kind, kept[LOGGED_IN[kind]])
+        figures = prequential(scores, kept["label"].to_numpy(), outcome)
     return {**figures, "since": days[0] if days else None, "until": days[-1] if days else None}

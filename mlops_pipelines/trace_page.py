@@ -35,10 +35,9 @@ class Node:
 def nodes(trace: Mapping[str, Any]) -> Node:
     """The trace, as `trace.trace` gives it, as lines under lines."""
     one = trace["prediction"]
-    decision = f"{'yes' if one['decision'] else 'no'} (from {one['threshold']:g} on)"
     return Node(
         f"prediction {one['id']}",
-        f"{one['pipeline']}: score {one['score']:.6f}, decided {decision}, {_at(one['decided_at'])}",
+        f"{one['pipeline']}: {_said(one)}, {_at(one['decided_at'])}",
         (
             Node(
                 "logged",
@@ -51,6 +50,17 @@ def nodes(trace: Mapping[str, Any]) -> Node:
             *_fed(trace),
         ),
     )
+
+
+def _said(one: Mapping[str, Any]) -> str:
+    if "decision" in one:
+        decision = f"{'yes' if one['decision'] else 'no'} (from {one['threshold']:g} on)"
+        return f"score {one['score']:.6f}, decided {decision}"
+    if "predicted" not in one:
+        return f"predicted {one['score']:.6g}"
+    others = sorted(one["probabilities"].items(), key=lambda each: (-each[1], each[0]))
+    chances = ", ".join(f"{name} {chance:.4f}" for name, chance in others)
+    return f"predicted {one['predicted']} ({chances})"
 
 
 def _event(trace: Mapping[str, Any]) -> Node:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.outcomes import BINARY
 from mlops_pipelines.spec_wording import alternatives
 
 if TYPE_CHECKING:
@@ -22,9 +23,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlops_pipelines.features.views import FeatureColumn
+    from mlops_pipelines.outcomes import Outcome
+    from mlops_pipelines.spec import Kind
 
     Floats = NDArray[np.float64]
     Scorer = Callable[[Floats], Floats]
+
+
+_EXPECTED: Mapping[Kind, str] = {
+    "binary": "one number from 0 to 1 a row",
+    "number": "one finite number a row",
+    "category": "a probability of each class for each row, adding up to 1",
+}
+# How far a row's probabilities may be from adding up to 1.
+_NEARLY_ONE = 1e-6
 
 
 class Trainer(Protocol):
@@ -50,13 +62,16 @@ class Trainer(Protocol):
 
         matrix: float64, shape (rows, features), ordered by decision time and event; NaN where a value is
         missing. A feature of kind `category` has whole numbers: the position of its value among those seen.
-        labels: 0 or 1, float64, shape (rows,). features: name and kind of each column. params:
+        labels: float64, shape (rows,): 0 or 1; of numbers the numbers; of categories the position of each
+        one's class among those seen, sorted. features: name and kind of each column. params:
         `training.params`.
         """
 
     def load(self, text: str) -> Scorer:
-        """What scores by a model's text: a matrix of rows as above to probabilities of 1, shape (rows,).
+        """What scores by a model's text a matrix of rows as above.
 
+        Probabilities of 1, shape (rows,); of numbers the numbers; of categories the probability of each
+        class, shape (rows, classes), which add up to 1.
         NaN also stands for a category that was not seen in training.
         """
 
@@ -91,7 +106,7 @@ def source_hash(trainer: str) -> str | None:
 def text_of(
     trainer: str,
     matrix: Floats,
-    labels: NDArray[np.float32],
+    labels: Floats,
     features: Sequence[FeatureColumn],
     params: Mapping[str, str | int | float | bool],
 ) -> str:
@@ -100,14 +115,12 @@ def text_of(
     params: with `seed` and `num_threads`. Raises TerminalError for a trainer that is not there, fails, or
     gives no text.
     """
-    import numpy as np
-
     own = {name: value for name, value in params.items() if name not in ("seed", "num_threads")}
     made = _made(trainer)
     try:
         text = made.train(
             matrix,
-            labels.astype(np.float64),
+            labels.copy(),  # which, unlike Arrow's memory, it may write into
             features=tuple(features),
             params=own,
             seed=int(params["seed"]),
@@ -123,8 +136,8 @@ def text_of(
     return text
 
 
-def scorer_of(trainer: str, text: str) -> Scorer:
-    """What scores by a model's text; its scores are checked to be probabilities, one a row.
+def scorer_of(trainer: str, text: str, outcome: Outcome = BINARY) -> Scorer:
+    """What scores by a model's text; its scores are checked to be what the outcome asks for.
 
     Raises TerminalError, then or when it scores, for a trainer that is not there, fails, or gives others.
     """
@@ -145,15 +158,26 @@ def scorer_of(trainer: str, text: str) -> Scorer:
             raise TerminalError(
                 f"A model of {trainer} failed to score: {type(error).__name__}: {error}"
             ) from error
-        if scores.shape != (len(matrix),) or not ((scores >= 0) & (scores <= 1)).all():
+        if scores.shape != (len(matrix), *outcome.shape) or not _are_of(outcome, scores):
             raise TerminalError(
                 f"A model of {trainer} gave scores of shape {scores.shape} for {len(matrix)} rows, or some "
-                "that are no probabilities.",
-                expected="one number from 0 to 1 a row",
+                f"that are no {'finite numbers' if outcome.kind == 'number' else 'probabilities'}.",
+                expected=_EXPECTED[outcome.kind],
             )
         return scores
 
     return checked
+
+
+def _are_of(outcome: Outcome, scores: Floats) -> bool:
+    """Whether they are numbers of the kind that is asked for, their shape aside."""
+    import numpy as np
+
+    if outcome.kind == "number":
+        return bool(np.isfinite(scores).all())
+    if not ((scores >= 0) & (scores <= 1)).all():
+        return False
+    return outcome.kind == "binary" or bool((np.abs(scores.sum(axis=1) - 1) <= _NEARLY_ONE).all())
 
 
 def _file_of(module: str) -> Path | None:

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.outcomes import BINARY, Outcome, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlops_pipelines.features.views import FeatureColumn
-    from mlops_pipelines.spec import Training
+    from mlops_pipelines.spec import Kind, Training
     from mlops_pipelines.trainers import Scorer
 
 # OpenMP threads spin at every barrier unless told to sleep. On cores that are shared (containers, CI) two
@@ -36,8 +37,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Parameters of LightGBM that are ours: what the label is, and what makes the text of a model repeatable
 # (https://lightgbm.readthedocs.io/en/latest/Parameters.html#deterministic).
+OBJECTIVES: Mapping[Kind, str] = {"binary": "binary", "number": "regression", "category": "multiclass"}
 FIXED_PARAMS: Mapping[str, str | int | bool] = {
-    "objective": "binary",
     "deterministic": True,
     "force_row_wise": True,
     "metric": "None",
@@ -47,9 +48,14 @@ LIGHTGBM_FILE = "model.lgb"
 TEXT_FILE = "model.txt"  # of any other trainer
 _ENCODING_FILE = "encoding.json"
 _FORMAT = 2
-# What a model's importances are.
-SHAP = "mean absolute SHAP, log odds"
-PERMUTED = "mean absolute change when permuted, log odds"
+# What a model's importances are, and in what: those of a binary label stand for themselves.
+_UNITS: Mapping[Kind, str] = {
+    "binary": "log odds",
+    "number": "unit of the label",
+    "category": "log odds, mean of the classes",
+}
+_SHAP, _PERMUTED = "mean absolute SHAP", "mean absolute change when permuted"
+SHAP, PERMUTED = f"{_SHAP}, {_UNITS['binary']}", f"{_PERMUTED}, {_UNITS['binary']}"
 # Log odds are finite between these scores.
 _SURE = 1e-6
 
@@ -62,7 +68,8 @@ class TrainedModel:
 
     categories: values by category feature, sorted; the position is the code. view_versions: JSON, of the
     vectors it was trained on, and the only ones it is fed. rows: training rows.
-    cutoff: greatest decision time among them (UTC). first_day, last_day: their span, YYYY-MM-DD.
+    cutoff: greatest decision time among them (UTC). first_day, last_day: their span, YYYY-MM-DD. outcome:
+    what its scores are of.
     """
 
     text: str
@@ -75,6 +82,7 @@ class TrainedModel:
     first_day: str
     last_day: str
     trainer: str | None = None
+    outcome: Outcome = BINARY
 
     @cached_property
     def hash(self) -> str:
@@ -89,7 +97,10 @@ class TrainedModel:
         return len(self.text.encode())
 
     def predict(self, table: pa.Table) -> NDArray[np.float64]:
-        """Probabilities of the label being 1, shape (rows,), in the order of the table.
+        """What the model says of each row, in the order of the table.
+
+        Of a binary label the probability of 1, of a number the number, shape (rows,); of a category the
+        probability of each class, shape (rows, classes).
 
         A row's score does not depend on the rows beside it. Raises TerminalError for a missing feature, and
         for vectors of other versions of the views than the model was trained on.
@@ -97,7 +108,7 @@ class TrainedModel:
         import numpy as np
 
         if table.num_rows == 0:
-            return np.empty(0, dtype=np.float64)
+            return np.empty((0, *self.outcome.shape), dtype=np.float64)
         if not self.is_fed_by(table):
             raise TerminalError(
                 f"The vectors are of the views {_view_versions(table)}.",
@@ -111,39 +122,47 @@ class TrainedModel:
         """Whether all vectors of the table are of the versions that the model was trained on."""
         return _view_versions(table) == self.view_versions
 
-    def predict_one(self, row: Mapping[str, Any]) -> float:
-        """Probability of the label being 1 for one row: values by feature name, None where unknown."""
+    def predict_one(self, row: Mapping[str, Any]) -> Any:
+        """What `predict` says of one row, as float or array: values by feature name, None where unknown."""
         import numpy as np
 
         values = [self._code(feature, row[feature.name]) for feature in self.features]
         # More threads than one only wait for each other on a single row.
-        return float(self._score(np.array([values], dtype=np.float64), 1)[0])
+        score = self._score(np.array([values], dtype=np.float64), 1)[0]
+        return score if self.outcome.shape else float(score)
 
     def matrix(self, table: pa.Table) -> NDArray[np.float64]:
         """The table as the model takes it: as `encode` gives it, shape (rows, features)."""
         return encode(table, self.features, self.categories)
 
     def score(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of the label being 1, shape (rows,), of rows as `matrix` gives them."""
+        """What `predict` says, of rows as `matrix` gives them."""
         return self._score(matrix, self._threads)
 
     def contributions(self, table: pa.Table) -> NDArray[np.float64]:
-        """What each feature says in each row's score, log odds, shape (rows, features).
+        """What each feature says in each row's score, shape (rows, features).
 
+        Log odds; of a number its unit; of a category the mean over the classes of the absolute log odds.
         LightGBM: TreeSHAP values without the bias (Lundberg et al. 2020). Of another trainer, which cannot be
         asked: the change of the score when the feature has the value of another row (Breiman 2001, without
         the labels), the rows shuffled once.
         """
+        import numpy as np
+
         matrix = encode(table, self.features, self.categories)
         if self.trainer is not None:
             return self._permuted(matrix)
         shap: NDArray[np.float64] = self.booster.predict(matrix, pred_contrib=True, num_threads=self._threads)
-        return shap[:, :-1]
+        if not self.outcome.shape:
+            return shap[:, :-1]
+        by_class = shap.reshape(len(matrix), *self.outcome.shape, -1)[:, :, :-1]
+        means: NDArray[np.float64] = np.abs(by_class).mean(axis=1)
+        return means
 
     @property
     def importance_unit(self) -> str:
         """What the mean of its absolute contributions is."""
-        return SHAP if self.trainer is None else PERMUTED
+        return f"{_SHAP if self.trainer is None else _PERMUTED}, {_UNITS[self.outcome.kind]}"
 
     @cached_property
     def booster(self) -> Any:
@@ -154,7 +173,7 @@ class TrainedModel:
     def _scorer(self) -> Scorer:
         from mlops_pipelines.trainers import scorer_of
 
-        return scorer_of(str(self.trainer), self.text)
+        return scorer_of(str(self.trainer), self.text, self.outcome)
 
     def _score(self, matrix: NDArray[np.float64], threads: int) -> NDArray[np.float64]:
         if self.trainer is not None:
@@ -165,16 +184,20 @@ class TrainedModel:
     def _permuted(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
-        def log_odds(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-            scores = np.clip(self._score(rows, self._threads), _SURE, 1 - _SURE)
+        def said(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+            scores = self._score(rows, self._threads)
+            if self.outcome.kind == "number":
+                return scores
+            scores = np.clip(scores, _SURE, 1 - _SURE)
             return np.log(scores) - np.log1p(-scores)
 
         others = np.random.default_rng(int(self.params["seed"])).permutation(len(matrix))
-        given, changes = log_odds(matrix), np.empty_like(matrix)
+        given, changes = said(matrix), np.empty_like(matrix)
         for feature in range(matrix.shape[1]):
             rows = matrix.copy()
             rows[:, feature] = matrix[others, feature]
-            changes[:, feature] = given - log_odds(rows)
+            change = given - said(rows)
+            changes[:, feature] = np.abs(change).mean(axis=1) if self.outcome.shape else change
         return changes
 
     @property
@@ -223,6 +246,7 @@ class TrainedModel:
             first_day=about["first_day"],
             last_day=about["last_day"],
             trainer=about.get("trainer"),
+            outcome=Outcome.from_json(about.get("outcome")),
         )
         if model.hash != about["hash"]:
             raise TerminalError(
@@ -254,6 +278,8 @@ class TrainedModel:
             "categories": {name: list(values) for name, values in sorted(self.categories.items())},
             "view_versions": self.view_versions,
             **({"trainer": self.trainer} if self.trainer else {}),
+            # A binary one is not told: models of before it was have their hashes still.
+            **({"outcome": outcome} if (outcome := self.outcome.as_json) else {}),
         }
 
 
@@ -307,9 +333,9 @@ def split_holdout(days: Sequence[str], training: Training) -> tuple[tuple[str, .
 def fit_candidate(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> Candidate:
     """A candidate from all labelled rows of the training window.
 
-    table: day, event_id, decision_time, one column a feature, view_versions, label (0 or 1); more columns are
-    kept in the holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days,
-    or one class.
+    table: day, event_id, decision_time, one column a feature, view_versions, label; more columns are kept in
+    the holdout. Raises TerminalError for fewer than `training.min_rows` rows, fewer than four days, or one
+    outcome.
     """
     check_rows(table, training)
     train_days, _ = split_holdout(_text(table, "day").unique().to_pylist(), training)
@@ -337,10 +363,11 @@ def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, train
 def train(table: pa.Table, features: Sequence[FeatureColumn], training: Training) -> TrainedModel:
     """A model of the table's rows, the same bytes whatever their order.
 
-    table: day, event_id, decision_time (UTC), one column a feature, view_versions, label (0 or 1, not null).
-    Repeatable on one kind of machine and one number of threads (LightGBM #6683 on others). Raises
-    TerminalError for an empty table, a label of one class, a missing column, vectors of several versions of
-    the views, parameters LightGBM refuses, or a trainer that fails.
+    table: day, event_id, decision_time (UTC), one column a feature, view_versions, label (not null): 0 or 1,
+    a fraction or a text, which says what is learned. Repeatable on one kind of machine and one number of
+    threads (LightGBM #6683 on others). Raises TerminalError for an empty table, a label of one outcome, a
+    missing column, vectors of several versions of the views, parameters LightGBM refuses, or a trainer that
+    fails.
     """
     return _trained(table, features, _params(training), training.trainer)
 
@@ -366,7 +393,10 @@ def _trained(
     from mlops_pipelines.trainers import text_of
 
     rows = in_order(table)
-    labels = _labels(rows)
+    outcome, labels = _learned(rows)
+    if trainer is None:
+        classes = {"num_class": len(outcome.classes)} if outcome.shape else {}
+        params = {**params, "objective": OBJECTIVES[outcome.kind], **classes}
     categories = {f.name: _categories(rows, f.name) for f in features if f.kind == "category"}
     matrix = encode(rows, features, categories)
     if trainer is None:
@@ -385,6 +415,7 @@ def _trained(
         first_day=span["min"],
         last_day=span["max"],
         trainer=trainer,
+        outcome=outcome,
     )
 
 
@@ -400,6 +431,14 @@ def of_days(table: pa.Table, days: Sequence[str]) -> pa.Table:
     import pyarrow.compute as pc
 
     return table.filter(pc.is_in(_text(table, "day"), value_set=pa.array(days, pa.string())))
+
+
+def spread(table: pa.Table, rows: int) -> pa.Table:
+    """So many rows at most, spread evenly over the table."""
+    import numpy as np
+
+    picked = np.linspace(0, table.num_rows - 1, min(rows, table.num_rows)).astype(np.int64)
+    return table.take(np.unique(picked))
 
 
 def encode(
@@ -428,7 +467,7 @@ def encode(
 
 def _boost(
     matrix: NDArray[np.float64],
-    labels: NDArray[np.float32],
+    labels: NDArray[np.float64],
     features: Sequence[FeatureColumn],
     params: Mapping[str, str | int | float | bool],
 ) -> str:
@@ -453,7 +492,8 @@ def _params(training: Training) -> dict[str, str | int | float | bool]:
     ours: dict[str, str | int | float | bool] = {"seed": training.seed, "num_threads": training.threads}
     if training.trainer is None:
         ours |= FIXED_PARAMS
-    taken = sorted(set(ours) & set(training.params))
+    known_later = {"objective", "num_class"} if training.trainer is None else set()
+    taken = sorted({*ours, *known_later} & set(training.params))
     if taken:
         raise TerminalError(
             f"training.params sets {', '.join(taken)}, which the pipeline sets itself.",
@@ -463,20 +503,34 @@ def _params(training: Training) -> dict[str, str | int | float | bool]:
     return {**defaults, **training.params, **ours}
 
 
-def _labels(table: pa.Table) -> NDArray[np.float32]:
-    import numpy as np
+def _learned(table: pa.Table) -> tuple[Outcome, NDArray[np.float64]]:
+    """What there is to learn, and the labels as numbers; of categories the positions among the classes."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    labels: NDArray[np.float32] = _column(table, "label").cast(pa.float32()).to_numpy()
-    classes = np.unique(labels)
-    if not np.isin(classes, (0.0, 1.0)).all():
-        raise TerminalError(f"The label holds {classes.tolist()[:5]}.", expected="0 and 1, never null")
-    if classes.size < 2:
+    column = _column(table, "label")
+    kind = kind_of(column.type)
+    if kind == "category":
+        column = column.cast(pa.string())
+    there = column.unique().sort()
+    few = there[:5].to_pylist()
+    if kind == "binary" and not {*few} <= {0, 1}:
+        raise TerminalError(f"The label holds {few}.", expected="0 and 1, never null")
+    if there.null_count or (kind == "number" and not pc.all(pc.is_finite(there)).as_py()):
         raise TerminalError(
-            f"The label of all {table.num_rows} training rows is {classes.tolist()}.",
-            expected="both outcomes among them",
+            f"The label of some of {table.num_rows} training rows is missing, or no finite number.",
+            expected="one in each, as the contract asks for",
         )
-    return labels
+    if len(there) < 2:
+        raise TerminalError(
+            f"The label of all {table.num_rows} training rows is {few}.",
+            expected="both outcomes among them" if kind == "binary" else "different ones among them",
+        )
+    if kind == "category":
+        codes: NDArray[np.float64] = pc.index_in(column, value_set=there).cast(pa.float64()).to_numpy()
+        return Outcome(kind, tuple(there.to_pylist())), codes
+    labels: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return Outcome(kind, mean=float(labels.mean())) if kind == "number" else BINARY, labels
 
 
 def _view_versions(table: pa.Table) -> str:

@@ -12,6 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.outcomes import LOSSES, kind_of
+from mlops_pipelines.scored import Scored
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.training import check_rows, in_order, of_days, split_holdout, train
 
@@ -35,7 +37,8 @@ _UNPRUNED_TRIALS = 5
 class Trial:
     """One set of parameters that was tried. number: from 1 on.
 
-    losses: mean log loss over the folds so far, after each of them, nats. pruned: whether it ended early,
+    metric: the loss, as `outcomes.LOSSES` of the label has it first; losses: its mean over the folds so far,
+    after each of them. pruned: whether it ended early,
     because others were better by then. started: wall clock, UTC.
     """
 
@@ -45,6 +48,7 @@ class Trial:
     pruned: bool
     started: datetime
     seconds: float
+    metric: str = "log_loss"
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Tuned:
         chosen = ", ".join(f"{name} {_rounded(value)}" for name, value in self.best.params.items())
         return (
             f"{len(self.trials)}{of} trials, {pruned} of them ended early{over}; the best is number "
-            f"{self.best.number} with a log loss of {self.best.losses[-1]:.4f}: {chosen}"
+            f"{self.best.number} with a {self.best.metric.replace('_', ' ')} of {self.best.losses[-1]:.4f}: "
+            f"{chosen}"
         )
 
 
@@ -97,6 +102,7 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=training.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=0),
     )
+    metric = LOSSES[kind_of(table["label"].type)][0]
     study.enqueue_trial(_within(asked.space, training.params))
 
     def objective(trial: optuna.Trial) -> float:
@@ -104,10 +110,11 @@ def tune(
         return _validated(trial, folds, features, _with_params(training, params))
 
     def say(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        told(f"trial {trial.number + 1} of {asked.trials}, best log loss {study.best_value:.4f}")
+        best = f"best {metric.replace('_', ' ')} {study.best_value:.4f}"
+        told(f"trial {trial.number + 1} of {asked.trials}, {best}")
 
     study.optimize(objective, n_trials=asked.trials, timeout=asked.within.total_seconds(), callbacks=[say])
-    trials = tuple(_trial_of(one) for one in study.trials if one.datetime_start is not None)
+    trials = tuple(_trial_of(one, metric) for one in study.trials if one.datetime_start is not None)
     best = trials[study.best_trial.number]
     return Tuned(_with_params(training, best.params), trials, best, cut=len(trials) < asked.trials)
 
@@ -148,17 +155,15 @@ def _folds(table: pa.Table, training: Training, count: int) -> list[Fold]:
 def _validated(
     trial: optuna.Trial, folds: Sequence[Fold], features: Sequence[FeatureColumn], training: Training
 ) -> float:
-    """Mean log loss over the folds. Raises optuna.TrialPruned where others are better after some of them."""
+    """Mean loss over the folds. Raises optuna.TrialPruned where others are better after some of them."""
     import numpy as np
     import optuna
-    import pyarrow as pa
-
-    from mlops_pipelines.metrics import row_losses
 
     losses: list[float] = []
     for number, (rows, later) in enumerate(folds):
-        scores = train(rows, features, training).predict(later)
-        losses.append(float(row_losses(later["label"].cast(pa.int8()).to_numpy(), scores)["log_loss"].mean()))
+        model = train(rows, features, training)
+        scored = Scored.at_once(later["label"], model.predict(later), model.outcome)
+        losses.append(float(scored.losses[LOSSES[model.outcome.kind][0]].mean()))
         trial.report(float(np.mean(losses)), number)
         if number + 1 < len(folds) and trial.should_prune():
             raise optuna.TrialPruned
@@ -202,7 +207,7 @@ def _with_params(training: Training, params: Mapping[str, Any]) -> Training:
     return training.model_copy(update={"params": {**training.params, **params}})
 
 
-def _trial_of(trial: optuna.trial.FrozenTrial) -> Trial:
+def _trial_of(trial: optuna.trial.FrozenTrial, metric: str) -> Trial:
     import optuna
 
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
@@ -216,4 +221,5 @@ def _trial_of(trial: optuna.trial.FrozenTrial) -> Trial:
         trial.state == optuna.trial.TrialState.PRUNED,
         started.astimezone(UTC),
         seconds,
+        metric,
     )

@@ -6,12 +6,13 @@ to be surely worse, the champion is rolled back, once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import promoting
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.gates import LossDifference, loss_difference
+from mlops_pipelines.outcomes import LOGGED_IN, from_log, logged
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.retraining import matured_through, model_of
 from mlops_pipelines.scoring import rows_not_in, with_new_rows
@@ -21,20 +22,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.evaluation import DayLoss
+    from mlops_pipelines.evaluation_report import DayLoss
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.spec import Watch
 
 TABLE = "shadow_predictions"
-SHADOW_COLUMNS = {
-    "day": "string",
-    "event_id": "string",
-    "decided_at": "timestamp",
-    "model_version": "string",
-    "model_hash": "string",
-    "score": "float",
-}
 _ORDER = ["day", "event_id"]
 BY = "the watch over new champions"
 
@@ -58,7 +51,7 @@ def judge(days: Sequence[DayLoss], watch: Watch, *, champion: str, predecessor: 
     days: losses of both on the same matured rows, the champion's as `candidate`. Surely: the lower bound,
     one-sided at `watch.confidence`, of a bootstrap of whole days.
     """
-    from mlops_pipelines.evaluation import Comparison
+    from mlops_pipelines.evaluation_report import Comparison
 
     rows = sum(day.rows for day in days)
     about = f"{watch.metric} of champion v{champion} minus that of v{predecessor}, which it replaced,"
@@ -124,6 +117,7 @@ def shadow(place: PipelineHome) -> int:
     )
     if rows.num_rows == 0:
         return 0
+    model = model_of(place, predecessor).refit
     made = pa.table(
         {
             "day": rows["day"],
@@ -131,7 +125,7 @@ def shadow(place: PipelineHome) -> int:
             "decided_at": rows["decision_time"],
             "model_version": pa.array([predecessor.mlflow_version] * rows.num_rows, pa.string()),
             "model_hash": pa.array([predecessor.model_hash] * rows.num_rows, pa.string()),
-            "score": pa.array(model_of(place, predecessor).refit.predict(rows), pa.float64()),
+            **logged(model.outcome, model.predict(rows)),
         }
     )
     place.lake.update(
@@ -176,7 +170,7 @@ def watch_over(place: PipelineHome) -> Watched | None:
     except PromotionConflictError:
         # Whoever was faster has decided; there is another champion to look at next time.
         return made
-    return Watched(**{**vars(made), "rolled_back": promotion})
+    return replace(made, rolled_back=promotion)
 
 
 def _losses(place: PipelineHome, champion: Promotion, predecessor: Promotion) -> list[DayLoss]:
@@ -186,6 +180,7 @@ def _losses(place: PipelineHome, champion: Promotion, predecessor: Promotion) ->
 
     from mlops_pipelines.evaluation import day_losses
     from mlops_pipelines.monitoring.performance import scored_labels
+    from mlops_pipelines.scored import Scored
 
     lake = place.lake
     if not (lake.exists(TABLE) and lake.exists("labels") and lake.exists("predictions")):
@@ -193,9 +188,11 @@ def _losses(place: PipelineHome, champion: Promotion, predecessor: Promotion) ->
     now = place.clock.now()
     first, last = champion.at.date().isoformat(), matured_through(place, now).isoformat()
     days = [day for day in lake.days("predictions") if first <= day <= last]
+    kind = place.spec.labels.kind
+    column = LOGGED_IN[kind]
 
     def scores(table: str, of: Promotion, name: str) -> pa.Table:
-        rows = lake.read(table, columns=["day", "event_id", "decided_at", "model_hash", "score"], days=days)
+        rows = lake.read(table, columns=["day", "event_id", "decided_at", "model_hash", column], days=days)
         rows = rows.filter(
             pc.and_(
                 pc.equal(rows["model_hash"], of.model_hash),
@@ -204,11 +201,18 @@ def _losses(place: PipelineHome, champion: Promotion, predecessor: Promotion) ->
         )
         return rows.drop_columns(["model_hash", "decided_at"]).rename_columns(["day", "event_id", name])
 
-    ours = scores("predictions", champion, "score")
+    ours = scores("predictions", champion, column)
     theirs = scores(TABLE, predecessor, "shadow").drop_columns(["day"])
     both = ours.join(theirs, "event_id", join_type="inner").sort_by(
         [("day", "ascending"), ("event_id", "ascending")]
     )
     labels = lake.read("labels", columns=["event_id", "label", "label_time", "known_at"], days=days)
     scored = scored_labels(both, labels, now)
-    return list(day_losses(scored, scored["score"].to_numpy(), scored["shadow"].to_numpy()))
+    if scored.num_rows == 0:
+        return []
+    champions, predecessors = (from_log(kind, scored[name]) for name in (column, "shadow"))
+    return list(
+        day_losses(
+            Scored.of(scored, champions[1], champions[0]), Scored.of(scored, predecessors[1], predecessors[0])
+        )
+    )

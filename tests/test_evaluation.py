@@ -11,7 +11,9 @@ import pytest
 from sklearn.metrics import precision_score, recall_score
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.evaluation import EvaluationReport, as_markdown, evaluate, importance, pictures
+from mlops_pipelines.evaluation import evaluate, importance
+from mlops_pipelines.evaluation_page import as_markdown, pictures
+from mlops_pipelines.evaluation_report import EvaluationReport
 from mlops_pipelines.metrics import METRICS
 from mlops_pipelines.spec import Gates
 from mlops_pipelines.training import Candidate, Incumbent, fit_candidate, train

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from mlops_pipelines import document
-from mlops_pipelines.evaluation import EvaluationReport, TrainedOn, as_markdown, evaluate
+from mlops_pipelines.evaluation import evaluate
+from mlops_pipelines.evaluation_page import as_markdown
+from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
 from mlops_pipelines.explanation import by_group, heaviest, ranked, stability
 from mlops_pipelines.fairness import Fairness, Group, fairness
 from mlops_pipelines.gates import judge
@@ -180,11 +182,11 @@ def test_the_ranking_is_held_against_the_champions() -> None:
 
 
 def test_scores_move_more_the_more_is_missing(candidate: Candidate) -> None:
-    found = robustness(candidate.twin, candidate.holdout, seed=3, metric=lambda labels, scores: 0.5)
+    found = robustness(candidate.twin, candidate.holdout, seed=3)
     changes = {one.name: one.mean_change for one in found.disturbed}
     assert changes["10% of the values missing"] < changes["30% of the values missing"]
     assert all(change > 0 for change in changes.values())
-    again = robustness(candidate.twin, candidate.holdout, seed=3, metric=lambda labels, scores: 0.5)
+    again = robustness(candidate.twin, candidate.holdout, seed=3)
     assert again == found
 
 
@@ -192,7 +194,7 @@ def test_a_column_without_values_can_be_disturbed(candidate: Candidate) -> None:
     holdout = candidate.holdout
     place = holdout.schema.get_field_index("wind")
     empty = holdout.set_column(place, "wind", pa.nulls(holdout.num_rows, pa.float64()))
-    found = robustness(candidate.twin, empty, seed=3, metric=lambda labels, scores: None)
+    found = robustness(candidate.twin, empty, seed=3)
     assert all(np.isfinite(one.mean_change) for one in found.disturbed)
 
 

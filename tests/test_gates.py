@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_pipelines.evaluation import Comparison, DayLoss, EvaluationReport, Slice, Slices, evaluate
+from mlops_pipelines.evaluation import evaluate
+from mlops_pipelines.evaluation_report import Comparison, DayLoss, EvaluationReport, Slice, Slices
 from mlops_pipelines.gates import Verdict, judge, loss_difference, passed
 from mlops_pipelines.metrics import Estimate
 from mlops_pipelines.spec import Gates

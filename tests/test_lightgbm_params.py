@@ -37,7 +37,7 @@ def test_what_the_pipeline_sets_cannot_be_set_under_another_name(alias: str) -> 
         ({"seed": 3}, "seed may not be set: write training.seed"),
         ({"random_state": 3}, "random_state may not be set: write training.seed"),
         ({"n_jobs": 3}, "n_jobs may not be set: write training.threads"),
-        ({"objective": "regression"}, "objective may not be set: the label is true or false"),
+        ({"objective": "regression"}, "objective may not be set: labels.kind says"),
         ({"deterministic": False}, "deterministic may not be set: the pipeline sets it"),
         ({"subsample": 0.5}, "subsample is another spelling of bagging_fraction; write bagging_fraction"),
         (

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from mlops_pipelines.evaluation import EvaluationReport, evaluate
+from mlops_pipelines.evaluation import evaluate
 from mlops_pipelines.gates import judge
 from mlops_pipelines.model_card import model_card
 from mlops_pipelines.spec import Gates, PipelineSpec
 from mlops_pipelines.training import fit_candidate
 from tests.synthetic_examples import FEATURES, examples, training
+
+if TYPE_CHECKING:
+    from mlops_pipelines.evaluation_report import EvaluationReport
 
 # Mitchell et al. 2019, figure 1.
 SECTIONS = [

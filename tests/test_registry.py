@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlops_pipelines.errors import TerminalError, TransientError
-from mlops_pipelines.evaluation import evaluate, pictures
+from mlops_pipelines.evaluation import evaluate
+from mlops_pipelines.evaluation_page import pictures
 from mlops_pipelines.registry import Registry, _faults
 from mlops_pipelines.spec import Gates
 from mlops_pipelines.training import Candidate, fit_candidate

@@ -235,14 +235,17 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "value: refund",
         "refund,",
         "labels.value",
-        ["refund is a float", "not available yet", "allowed: bool, or int with one_of: [0, 1]"],
+        [
+            "refund is a float, and labels.kind is binary",
+            "allowed: bool, or int with one_of: [0, 1]; or labels.kind: number",
+        ],
     ),
     "label of three values": (
         "value: returned",
         "value: stars",
         "stars,",
         "labels.value",
-        ["stars is an int that the contract does not hold to 0 and 1", "not available yet"],
+        ["stars is an int that the contract does not hold to 0 and 1", "or labels.kind: number"],
     ),
     "label of which others pass": (
         "value: returned",
@@ -639,7 +642,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "champion: {metric: f1}",
         "f1}",
         "gates.champion.metric",
-        ["'f1' is not allowed (allowed: log_loss, brier)"],
+        ["'f1' is not allowed (allowed: log_loss, brier, mse, mae)"],
     ),
     "slices by an unknown column": (
         "by: [country]",

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.evaluation import as_markdown, evaluate, importance
+from mlops_pipelines.evaluation import evaluate, importance
+from mlops_pipelines.evaluation_page import as_markdown
 from mlops_pipelines.registry import Registry
 from mlops_pipelines.spec import Gates
 from mlops_pipelines.trainers import problem_of, source_hash

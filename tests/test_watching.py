@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_pipelines import watching
-from mlops_pipelines.evaluation import DayLoss
+from mlops_pipelines.evaluation_report import DayLoss
 from mlops_pipelines.spec import Gates, Watch
 from mlops_pipelines.spec import Promotion as PromotionSpec
 from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied

@@ -215,7 +215,7 @@ def _partials(view: View, spec: PipelineSpec, types: Mapping[str, str]) -> Itera
 
 
 def _source_column(view: View, column: str, spec: PipelineSpec) -> str:
-    """Name of a contract column in the source table: an outcome is kept as `label`, 0 or 1."""
+    """Name of a contract column in the source table: an outcome is kept as `label`."""
     roles = {
         "labels": {spec.labels.value: "label", spec.labels.id or spec.events.id: "event_id"},
         "events": {spec.events.id: "event_id"},
@@ -232,7 +232,7 @@ def _definition(
     return {
         "logic": LOGIC_VERSION,
         "view": view.model_dump(mode="json", exclude={"max_age", "windows"}) | {"windows": windows},
-        "source": spec.stream(view.of).model_dump(mode="json", exclude={"landing", "matures_after"}),
+        "source": spec.stream(view.of).model_dump(mode="json", exclude={"landing", "matures_after", "kind"}),
         "types": {column: types[column] for column in (*view.aggregate, *view.last)},
         "key_types": key_types,
     }

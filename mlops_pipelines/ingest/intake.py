@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from mlops_pipelines.spec import Partitions, PipelineSpec, Reference
+    from mlops_pipelines.spec import Labels, Partitions, PipelineSpec, Reference
     from mlops_pipelines.spec_loading import LoadedSpec
 
 # An event may be announced so long ahead; one further off is a clock or a year gone wrong.
@@ -118,8 +118,10 @@ def canonical_events(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec)
 
 
 def canonical_labels(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec) -> pa.Table:
-    """Labels: day, event_id, label (int8), label_time, arrived_at, known_at, the contract's other
-    columns, file_digest, file_row.
+    """Labels: day, event_id, label, label_time, arrived_at, known_at, the contract's other columns,
+    file_digest, file_row.
+
+    label: int8 (0 or 1), float64 or string, as `labels.kind` says: binary, number or category.
 
     day is the UTC day of arrival, and known_at the later of label time + publish lag and arrival, until
     `match_labels` makes them those of a label of its event. Raises TerminalError if an id, outcome or time
@@ -131,7 +133,7 @@ def canonical_labels(accepted: pa.Table, origin: FileOrigin, spec: PipelineSpec)
     roles = {
         "day": _days(arrived_at),
         "event_id": _text(accepted[event_id]),
-        "label": _outcomes(labels.value, accepted[labels.value]),
+        "label": _outcomes(labels, accepted[labels.value]),
         "label_time": accepted[labels.time],
         "arrived_at": arrived_at,
         "known_at": _label_known_at(accepted[labels.time], arrived_at, spec),
@@ -342,15 +344,20 @@ def _arrivals(accepted: pa.Table, column: str | None, origin: FileOrigin) -> pa.
     return pa.chunked_array([pa.array([origin.modified_at] * accepted.num_rows, kind)])
 
 
-def _outcomes(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _outcomes(labels: Labels, values: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if labels.kind == "category":
+        return values.cast(pa.string())
+    if labels.kind == "number":
+        # A whole number of more than 53 bits becomes the nearest fraction.
+        return values.cast(pa.float64(), safe=False)
     numbers = values.cast(pa.int64())
     if others := [value for value in pc.unique(numbers).to_pylist() if value not in (0, 1, None)]:
         raise TerminalError(
-            f"The label {name} holds {others[0]}, which is neither 0 nor 1",
-            remedy=f"write `one_of: [0, 1]` for {name} in the contract",
+            f"The label {labels.value} holds {others[0]}, which is neither 0 nor 1",
+            remedy=f"write `one_of: [0, 1]` for {labels.value} in the contract",
         )
     return numbers.cast(pa.int8())
 

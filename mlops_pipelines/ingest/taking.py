@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TransientError, UserError
 from mlops_pipelines.ingest.quarantine import RejectShare
+from mlops_pipelines.outcomes import COLUMN_TYPES
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def event_columns(loaded: LoadedSpec) -> dict[str, str]:
 def label_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns of the labels table: name to type."""
     event_id = loaded.spec.labels.id or loaded.spec.events.id
-    roles = {"event_id": "string", "label": "int", "label_time": "timestamp", **_MOMENTS}
+    label = COLUMN_TYPES[loaded.spec.labels.kind]
+    roles = {"event_id": "string", "label": label, "label_time": "timestamp", **_MOMENTS}
     return {**roles, **_contract_columns(loaded, "labels", {event_id}), **_ORIGIN}
 
 

@@ -149,12 +149,15 @@ class DriftReport:
 
 
 def drift_of(
-    reference: Reference, table: pa.Table, trigger: DriftTrigger, scores: Floats | None = None
+    reference: Reference,
+    table: pa.Table,
+    trigger: DriftTrigger,
+    scores: Floats | pa.ChunkedArray | None = None,
 ) -> DriftReport:
     """Drift of the table's rows from the reference, and its level by the trigger's bands.
 
     table: examples of a whole day, one column a feature: the first hours of a day are not an ordinary day.
-    scores: the champion's scores of (some of) these rows.
+    scores: the champion's scores of (some of) these rows; of categories the most likely classes.
     Without rows there is nothing to judge: overall is None, the level `none`.
     Raises TerminalError if the table lacks a feature's column.
     """

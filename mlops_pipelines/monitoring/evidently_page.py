@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from mlops_pipelines.features.views import FeatureColumn
+    from mlops_pipelines.outcomes import Outcome
+
+    Floats = NDArray[np.float64]
 
 # Enough to see every shape; a report on 200,000 rows takes nine times as long and looks the same.
 _ROWS = 5_000
@@ -50,6 +55,46 @@ def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColum
         temporary.unlink(missing_ok=True)
 
 
+def of_scores(labels: Sequence[Any], scores: Floats, outcome: Outcome, threshold: float) -> tuple[str, str]:
+    """What Evidently calls its report on scores of such an outcome, and the report; as `classification`.
+
+    labels: 0 or 1, numbers or texts, of the same rows. threshold: of a binary outcome.
+    """
+    if outcome.kind == "number":
+        return "regression", regression(labels, scores.tolist())
+    if outcome.kind == "category":
+        return "classification", multiclass(labels, scores, outcome.classes)
+    return "classification", classification(labels, scores.tolist(), threshold)
+
+
+def regression(labels: Sequence[float], scores: Sequence[float]) -> str:
+    """Evidently's report on predicted numbers; as `classification`."""
+    import pandas as pd
+
+    evidently, presets = _evidently()
+    definition = evidently.DataDefinition(
+        numerical_columns=["label", "score"],
+        regression=[evidently.Regression(target="label", prediction="score")],
+    )
+    frame = _drawn(pd.DataFrame({"label": labels, "score": scores}))
+    return _html(evidently.Dataset.from_pandas(frame, data_definition=definition), presets.RegressionPreset())
+
+
+def multiclass(labels: Sequence[str], scores: Floats, classes: Sequence[str]) -> str:
+    """Evidently's report on the most likely classes; as `classification`. scores: shape (rows, classes)."""
+    import pandas as pd
+
+    evidently, presets = _evidently()
+    predicted = [classes[code] for code in scores.argmax(axis=1)]
+    definition = evidently.DataDefinition(
+        categorical_columns=["label", "predicted"],
+        classification=[evidently.MulticlassClassification(target="label", prediction_labels="predicted")],
+    )
+    frame = _drawn(pd.DataFrame({"label": labels, "predicted": predicted}))
+    dataset = evidently.Dataset.from_pandas(frame, data_definition=definition)
+    return _html(dataset, presets.ClassificationPreset())
+
+
 def classification(labels: Sequence[int], scores: Sequence[float], threshold: float) -> str:
     """Evidently's report on scores and outcomes, HTML that needs no network, of at most 5,000 rows.
 
@@ -58,9 +103,7 @@ def classification(labels: Sequence[int], scores: Sequence[float], threshold: fl
     import pandas as pd
 
     evidently, presets = _evidently()
-    frame = pd.DataFrame({"label": labels, "score": scores})
-    if len(frame) > _ROWS:
-        frame = frame.sample(_ROWS, random_state=_SEED).sort_index()
+    frame = _drawn(pd.DataFrame({"label": labels, "score": scores}))
     frame["decision"] = (frame["score"] >= threshold).astype(int)
     definition = evidently.DataDefinition(
         numerical_columns=["score"],
@@ -72,7 +115,17 @@ def classification(labels: Sequence[int], scores: Sequence[float], threshold: fl
         ],
     )
     data = evidently.Dataset.from_pandas(frame, data_definition=definition)
-    report = evidently.Report([presets.ClassificationPreset(probas_threshold=threshold)])
+    return _html(data, presets.ClassificationPreset(probas_threshold=threshold))
+
+
+def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
+    """At most 5,000 of the rows, in their order."""
+    return frame if len(frame) <= _ROWS else frame.sample(_ROWS, random_state=_SEED).sort_index()
+
+
+def _html(data: Any, preset: Any) -> str:
+    evidently, _ = _evidently()
+    report = evidently.Report([preset])
     with warnings.catch_warnings():
         # Where nothing is decided as positive, scikit-learn says of each figure that it is undefined.
         warnings.filterwarnings("ignore", message=".*is ill-defined", category=UserWarning)

@@ -6,12 +6,15 @@ with the rows' own base rate: the base rate itself moves with the season.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from mlops_pipelines.category_metrics import base_losses
 from mlops_pipelines.features.coding import codes_of, microseconds, shared_codes
-from mlops_pipelines.metrics import interval, measure, resampled_days
+from mlops_pipelines.metrics import interval, resampled_days
+from mlops_pipelines.outcomes import BINARY, LOGGED_IN, METRICS, from_log
+from mlops_pipelines.scored import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,12 +23,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from mlops_pipelines.spec import PerformanceTrigger
+    from mlops_pipelines.outcomes import Outcome
+    from mlops_pipelines.spec import Kind, PerformanceTrigger
 
     Floats = NDArray[np.float64]
-    Labels = NDArray[np.integer]
+    Labels = NDArray[Any]
 
-FIGURES = ("log_loss", "log_loss_skill", "brier", "brier_skill", "roc_auc", "average_precision")
+# A day has too few rows for bins.
+FIGURES_OF: Mapping[Kind, tuple[str, ...]] = {
+    kind: tuple(name for name in names if name != "expected_calibration_error")
+    for kind, names in METRICS.items()
+}
+FIGURES = FIGURES_OF["binary"]
+# Over scores of several models: skill against what each of them learned from says little of all.
+PREQUENTIAL: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("average_precision", "roc_auc", "log_loss"),
+    "number": ("rmse", "mae"),
+    "category": ("accuracy", "roc_auc", "log_loss"),
+}
 # One-sided: when nothing has changed, at most one judgement in twenty says that it has.
 _CONFIDENCE = 0.95
 # The 95 % bound of so many replicates moves by a few thousandths of a skill's spread from seed to seed.
@@ -41,14 +56,18 @@ class Performance:
 
     rows, positives: counts. prevalence: share of positives. figures: mean log loss (nats), mean Brier loss,
     both skills (1 - loss / loss of the rows' own base rate), ROC AUC and average precision, by name; None
-    where one cannot be computed, and then `reasons` says why.
+    where one cannot be computed, and then `reasons` says why. Of numbers and categories, those of
+    `FIGURES_OF`, and neither positives nor prevalence. base_mse: of numbers, mean squared error of predicting
+    the mean that the model learned from. counts: of categories, rows by class.
     """
 
     rows: int
-    positives: int
+    positives: int | None
     prevalence: float | None
     figures: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    base_mse: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,9 @@ class DayMaturity:
 class DaySums:
     """What a day adds to a figure over several days.
 
-    rows, positives: scored events with a label. log_loss, brier: sums of their losses.
-    matured: whether no label of the day is waited for any more.
+    rows, positives: scored events with a label. log_loss, brier, mse: sums of their losses. base_mse: sum of
+    the squared errors of the mean that was learned from. counts: rows by class. What a kind of label does
+    not have is 0 or empty. matured: whether no label of the day is waited for any more.
     """
 
     day: str
@@ -88,6 +108,9 @@ class DaySums:
     log_loss: float
     brier: float
     matured: bool
+    mse: float = 0.0
+    base_mse: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,8 +125,13 @@ class DayPerformance:
     def sums(self) -> DaySums:
         """The day's part of a figure over several days."""
         found = self.performance
-        log_loss, brier = (found.rows * (found.figures[name] or 0.0) for name in ("log_loss", "brier"))
-        return DaySums(self.day, found.rows, found.positives, log_loss, brier, self.maturity.matured)
+        log_loss, brier, mse = (
+            found.rows * (found.figures.get(name) or 0.0) for name in ("log_loss", "brier", "mse")
+        )
+        return DaySums(
+            self.day, found.rows, found.positives or 0, log_loss, brier, self.maturity.matured,
+            mse, found.rows * (found.base_mse or 0.0), found.counts,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,45 +171,57 @@ class Promoted(Protocol):
     def mlflow_version(self) -> str: ...
 
 
-def performance_of(scores: Floats, labels: Labels) -> Performance:
+def performance_of(scores: Floats, labels: Labels, outcome: Outcome = BINARY) -> Performance:
     """Quality of the scores.
 
-    scores: probabilities in [0, 1], shape (rows,). labels: 0 or 1, same shape.
+    scores: what a model of this outcome says, shape (rows,) or (rows, classes); of a binary label
+    probabilities. labels: 0 or 1, numbers or texts, shape (rows,).
     """
     import numpy as np
+    import pyarrow as pa
 
-    rows, positives = len(labels), int(labels.sum())
+    names, rows, binary = FIGURES_OF[outcome.kind], len(labels), outcome.kind == "binary"
     if rows == 0:
-        reasons = dict.fromkeys(FIGURES, "no scored event has a label yet")
-        return Performance(0, 0, None, dict.fromkeys(FIGURES), reasons)
-    measured = measure(labels, scores, np.zeros(rows, dtype=np.intp), np.ones((1, 1)), FIGURES)
-    figures = {name: float(measured[name][0]) for name in FIGURES}
-    missing = f"all {rows} labels are {int(positives == rows)}"
-    return Performance(
+        reasons = dict.fromkeys(names, "no scored event has a label yet")
+        return Performance(0, 0 if binary else None, None, dict.fromkeys(names), reasons)
+    scored = Scored.at_once(pa.array(labels), scores, outcome)
+    figures = scored.figures(names)
+    missing = f"all {rows} labels are {labels[0]}" if len(np.unique(labels)) == 1 else "it is undefined"
+    positives = int(labels.sum()) if binary else None
+    found = Performance(
         rows,
         positives,
-        positives / rows,
-        {name: figure if np.isfinite(figure) else None for name, figure in figures.items()},
-        {name: missing for name, figure in figures.items() if not np.isfinite(figure)},
+        None if positives is None else positives / rows,
+        figures,
+        {name: missing for name, figure in figures.items() if figure is None},
     )
+    if outcome.kind == "number":
+        mean = np.full(rows, outcome.mean)
+        return replace(
+            found, base_mse=Scored.at_once(pa.array(labels), mean, outcome).figures(("mse",))["mse"]
+        )
+    if outcome.kind == "category":
+        counts = np.bincount(scored.labels, minlength=len(scored.outcome.classes)).tolist()
+        there = {name: n for name, n in zip(scored.outcome.classes, counts, strict=True) if n}
+        return replace(found, counts=there)
+    return found
 
 
-def prequential(scores: Floats, labels: Labels) -> dict[str, float | int | None]:
-    """`average_precision`, `roc_auc`, `log_loss` and `rows` of scores given before their labels were known.
+def prequential(scores: Floats, labels: Labels, outcome: Outcome = BINARY) -> dict[str, float | int | None]:
+    """The figures of `PREQUENTIAL` and `rows` of scores given before their labels were known.
 
     scores, labels: of the rows that `prequential_rows` keeps. A figure that cannot be computed is None.
     """
-    found = performance_of(scores, labels)
-    names = ("average_precision", "roc_auc", "log_loss")
-    return {**{name: found.figures[name] for name in names}, "rows": found.rows}
+    found = performance_of(scores, labels, outcome)
+    return {**{name: found.figures[name] for name in PREQUENTIAL[outcome.kind]}, "rows": found.rows}
 
 
 def scored_labels(predictions: pa.Table, labels: pa.Table, as_of: datetime) -> pa.Table:
     """The predictions whose label is known as of `as_of`, in their order.
 
     predictions: or any rows with an event_id. labels: event_id, label, label_time, known_at, all versions.
-    Adds `label` (int8): the version with the greatest known_at <= as_of, ties broken by label_time, then by
-    the label; and `label_known_at`: when the first version became known.
+    Adds `label`, of the labels' type: the version with the greatest known_at <= as_of, ties broken by
+    label_time, then by the label; and `label_known_at`: when the first version became known.
     """
     import numpy as np
     import pyarrow as pa
@@ -189,8 +229,9 @@ def scored_labels(predictions: pa.Table, labels: pa.Table, as_of: datetime) -> p
 
     labels = labels.filter(pc.less_equal(labels["known_at"], pa.scalar(as_of.astimezone(UTC))))
     wanted, having = shared_codes([predictions["event_id"]], [labels["event_id"]])
-    known, value = microseconds(labels["known_at"]), labels["label"].to_numpy()
-    order = np.lexsort((value, microseconds(labels["label_time"]), known, having))
+    known = microseconds(labels["known_at"])
+    ranks = pc.rank(labels["label"], tiebreaker="dense").to_numpy()
+    order = np.lexsort((ranks, microseconds(labels["label_time"]), known, having))
     codes = having[order]
     ends = np.searchsorted(codes, wanted, side="right")
     starts = np.searchsorted(codes, wanted, side="left")
@@ -198,7 +239,7 @@ def scored_labels(predictions: pa.Table, labels: pa.Table, as_of: datetime) -> p
     last, first = order[ends[found] - 1], order[starts[found]]
     return (
         predictions.filter(pa.array(found))
-        .append_column("label", pa.array(value[last], pa.int8()))
+        .append_column("label", labels["label"].take(pa.array(last)))
         .append_column("label_known_at", pa.array(known[first], pa.timestamp("us", tz="UTC")))
     )
 
@@ -242,20 +283,25 @@ def maturity(
     return [DayMaturity(day, *(int(count[number]) for count in counts)) for number, day in enumerate(days)]
 
 
-def performance_by_day(scored: pa.Table, maturities: Sequence[DayMaturity]) -> list[DayPerformance]:
+def performance_by_day(
+    scored: pa.Table, maturities: Sequence[DayMaturity], outcome: Outcome = BINARY
+) -> list[DayPerformance]:
     """Quality of each day of `maturities`, in their order; a day without scored labels has no figures.
 
-    scored: day, score, label. Its other days are left out.
+    scored: day, label and the log's column of scores, all of one model of this outcome. Its other days are
+    left out.
     """
     import numpy as np
 
     days, numbers = _days(scored)
     place = {day: number for number, day in enumerate(days)}
-    scores, labels = scored["score"].to_numpy(), scored["label"].to_numpy()
+    labels = scored["label"].to_numpy()
+    logged, scores = from_log(outcome.kind, scored[LOGGED_IN[outcome.kind]])
+    said = replace(logged, mean=outcome.mean)
     found = []
     for one in maturities:
         rows = np.flatnonzero(numbers == place.get(one.day, -1))
-        found.append(DayPerformance(one.day, one, performance_of(scores[rows], labels[rows])))
+        found.append(DayPerformance(one.day, one, performance_of(scores[rows], labels[rows], said)))
     return found
 
 
@@ -292,18 +338,32 @@ def _skill(days: Sequence[DaySums], metric: str) -> tuple[float, float | None]:
     """Skill over the days, and its one-sided 95 % upper bound (None where either is undefined)."""
     import numpy as np
 
-    losses = [day.log_loss if metric == "log_loss_skill" else day.brier for day in days]
-    sums = np.array([[day.rows for day in days], [day.positives for day in days], losses], dtype=np.float64)
+    losses = {"log_loss_skill": "log_loss", "brier_skill": "brier", "r2": "mse"}
+    sums = np.array([[day.rows for day in days], [getattr(day, losses[metric]) for day in days]])
     draws = resampled_days(len(days), replicates=_REPLICATES, seed=_SEED)
-    rows, positives, loss = sums @ np.vstack([np.ones(len(days)), draws]).T
-    rate = positives / rows
+    weights = np.vstack([np.ones(len(days)), draws])
+    rows, loss = sums @ weights.T
     # 0 / 0 where a replicate drew rows of one outcome only: undefined, which NaN says.
     with np.errstate(divide="ignore", invalid="ignore"):
-        surprise = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
-        base = surprise if metric == "log_loss_skill" else rate * (1 - rate)
+        base = _base(days, metric, weights, rows)
         skills = np.where(base > 0, 1 - loss / rows / base, np.nan)
     bounds = interval(skills[1:], len(days), confidence=_CONFIDENCE)
     return float(skills[0]), bounds[1] if bounds and np.isfinite(skills[0]) else None
+
+
+def _base(days: Sequence[DaySums], metric: str, weights: Floats, rows: Floats) -> Floats:
+    """Mean loss of what shows no skill, under each weighting of the days. rows: under each of them."""
+    import numpy as np
+
+    if metric == "r2":
+        base: Floats = weights @ np.array([day.base_mse for day in days]) / rows
+        return base
+    if classes := sorted({name for day in days for name in day.counts}):
+        counts = np.array([[day.counts.get(name, 0) for name in classes] for day in days], dtype=np.float64)
+        return base_losses(weights @ counts / rows[:, None])[metric.removesuffix("_skill")]
+    rate = weights @ np.array([day.positives for day in days], dtype=np.float64) / rows
+    surprise = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
+    return surprise if metric == "log_loss_skill" else rate * (1 - rate)
 
 
 def _days(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:

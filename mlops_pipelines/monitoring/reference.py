@@ -132,13 +132,16 @@ class Reference:
 
 
 def build_reference(
-    table: pa.Table, features: Sequence[FeatureColumn], scores: Floats, importance: Mapping[str, float]
+    table: pa.Table,
+    features: Sequence[FeatureColumn],
+    scores: Floats | pa.Array,
+    importance: Mapping[str, float],
 ) -> Reference:
     """Reference of a model: its training rows in bins.
 
     table: the training rows, one column a feature and `day` (YYYY-MM-DD). scores: the model's of the same
-    rows, shape (rows,). importance: mean absolute contribution by feature, any positive scale; a model in
-    which nothing matters gives all features the same weight.
+    rows, shape (rows,); of categories the most likely classes. importance: mean absolute contribution by
+    feature, any positive scale; a model in which nothing matters gives all features the same weight.
     Raises TerminalError if a column is missing, ValueError if there are no rows, or no scores or no
     importance for each of them.
     """
@@ -155,7 +158,8 @@ def build_reference(
         )
         for feature in features
     )
-    score = _feature_reference(SCORE, "number", scores, days, 0.0)
+    kind: Literal["number", "category"] = "number" if isinstance(scores, np.ndarray) else "category"
+    score = _feature_reference(SCORE, kind, scores, days, 0.0)
     return Reference(described, score, table.num_rows, len(rows_by_day), float(np.median(rows_by_day)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.monitoring import drift as drifting
+from mlops_pipelines.monitoring.performance import FIGURES_OF
+from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, LOGGED_IN, SKILLS, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.monitoring.drift import DriftReport
-    from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance
-    from mlops_pipelines.spec import DriftTrigger, PerformanceTrigger
+    from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance, DaySums
+    from mlops_pipelines.spec import DriftTrigger, Kind, PerformanceTrigger
 
 OVERALL = "*"
 DRIFT_COLUMNS = {
@@ -40,20 +43,18 @@ DRIFT_COLUMNS = {
     "level": "string",
     "sentence": "string",
 }
-PERFORMANCE_COLUMNS = {
-    "model_version": "string",
-    "model_hash": "string",
-    "rows": "int",
-    "labelled": "int",
-    "matured": "bool",
-    "prevalence": "float",
-    "log_loss": "float",
-    "log_loss_skill": "float",
-    "brier": "float",
-    "brier_skill": "float",
-    "roc_auc": "float",
-    "average_precision": "float",
-    "reason": "string",
+# What days are added up by: the share of 1; the mean squared error of the mean that was learned from; the
+# rows by class, as JSON.
+_ADDED_UP: Mapping[Kind, tuple[str, str]] = {
+    "binary": ("prevalence", "float"),
+    "number": ("base_mse", "float"),
+    "category": ("counts", "string"),
+}
+# Figures of a day that are told first.
+_TOLD: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("log_loss", "log_loss_skill", "roc_auc", "average_precision"),
+    "number": ("rmse", "mae", "r2"),
+    "category": ("log_loss", "log_loss_skill", "accuracy", "roc_auc"),
 }
 # Evidently's page is 5 MB: it is drawn when something alarms, and once a week on this day.
 PAGE_WEEKDAY = 6
@@ -89,6 +90,21 @@ class Performance:
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def performance_columns(kind: Kind) -> dict[str, str]:
+    """Columns of the performance report: name to type."""
+    name, type_ = _ADDED_UP[kind]
+    return {
+        "model_version": "string",
+        "model_hash": "string",
+        "rows": "int",
+        "labelled": "int",
+        "matured": "bool",
+        name: type_,
+        **dict.fromkeys(FIGURES_OF[kind], "float"),
+        "reason": "string",
+    }
 
 
 def days_to_measure(place: PipelineHome, now: datetime) -> list[str]:
@@ -164,11 +180,15 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     if not lake.exists("events") or not wanted:
         return Performance([])
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
-    labels = _read(place, "labels", wanted, {"event_id": "string", "label": "int8", "label_time": "timestamp",
-                                             "known_at": "timestamp"})  # fmt: skip
+    kind = place.spec.labels.kind
+    logged = LOGGED_IN[kind]
+    labels = _read(place, "labels", wanted,
+                   {"event_id": "string", "label": COLUMN_TYPES[kind], "label_time": "timestamp",
+                    "known_at": "timestamp"})  # fmt: skip
     predictions = _read(place, "predictions", wanted,
                         {"day": "string", "event_id": "string", "decided_at": "timestamp",
-                         "model_version": "string", "model_hash": "string", "score": "float"})  # fmt: skip
+                         "model_version": "string", "model_hash": "string",
+                         logged: "string" if kind == "category" else "float"})  # fmt: skip
     matured = maturity(events, labels, now, place.spec.labels.matures_after)
     scored = scored_labels(predictions, labels, now)
     rows: list[dict[str, Any]] = []
@@ -177,13 +197,14 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
         mine = predictions.filter(pc.equal(predictions["model_hash"], model_hash))
         its_days = set(mine["day"].unique().to_pylist())
         with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
-        found = performance_by_day(with_label, [one for one in matured if one.day in its_days])
+        of_its = [one for one in matured if one.day in its_days]
+        found = performance_by_day(with_label, of_its, _outcome_of(place, promotions[model_hash]))
         rows += [_performance_row(one, promotions[model_hash]) for one in found]
     unscored = {one.day for one in matured} - {row["day"] for row in rows}
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
     written = lake.replace(
         "performance_report",
-        table_of(rows, PERFORMANCE_COLUMNS),
+        table_of(rows, performance_columns(kind)),
         days=wanted,
         sort_by=["model_hash"],
         unhashed=("model_version",),
@@ -196,9 +217,9 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     by_day = {one.day: [row for row in rows if row["day"] == one.day] for one in matured}
     return Performance(
         written,
-        figures={day: _figures(of_day) for day, of_day in by_day.items()},
-        models={day: [_shown(row) for row in of_day] for day, of_day in by_day.items()},
-        pictures=_performance_pictures(rows),
+        figures={day: _figures(of_day, kind) for day, of_day in by_day.items()},
+        models={day: [_shown(row, kind) for row in of_day] for day, of_day in by_day.items()},
+        pictures=_performance_pictures(rows, kind),
     )
 
 
@@ -209,7 +230,7 @@ def quality_drop_of(
 
     None without such evidence. Raises TerminalError if the champion's evaluation lacks the metric.
     """
-    from mlops_pipelines.monitoring.performance import DaySums, quality_drop
+    from mlops_pipelines.monitoring.performance import quality_drop
 
     lake = place.lake
     if not lake.exists("performance_report"):
@@ -217,18 +238,7 @@ def quality_drop_of(
     first = max(since, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
     days = [day for day in lake.days("performance_report") if day >= first]
     rows = lake.read("performance_report", days=days).to_pylist()
-    sums = [
-        DaySums(
-            row["day"],
-            row["labelled"],
-            round(row["prevalence"] * row["labelled"]),
-            row["log_loss"] * row["labelled"],
-            row["brier"] * row["labelled"],
-            row["matured"],
-        )
-        for row in rows
-        if row["model_hash"] == champion.model_hash and row["labelled"]
-    ]
+    sums = [_sums(row) for row in rows if row["model_hash"] == champion.model_hash and row["labelled"]]
     # With days for less than half of the window nothing is sure, and the registry need not be asked.
     if 2 * timedelta(days=len(sums)) < trigger.over:
         return None
@@ -236,6 +246,36 @@ def quality_drop_of(
     if drop is None:
         return None
     return {"champion": champion.mlflow_version, "value": round(drop.value, 4), "finding": drop.sentence}
+
+
+def _sums(row: Mapping[str, Any]) -> DaySums:
+    """The day's part of a figure over several days."""
+    from mlops_pipelines.monitoring.performance import DaySums
+
+    labelled = row["labelled"]
+
+    def summed(name: str) -> float:
+        return float((row.get(name) or 0.0) * labelled)
+
+    return DaySums(
+        row["day"],
+        labelled,
+        round(summed("prevalence")),
+        summed("log_loss"),
+        summed("brier"),
+        row["matured"],
+        summed("mse"),
+        summed("base_mse"),
+        json.loads(row["counts"]) if row.get("counts") else {},
+    )
+
+
+def _outcome_of(place: PipelineHome, promotion: Promotion) -> Outcome:
+    """What the scores of a promoted model are of; a binary one has nothing to say and is not read."""
+    from mlops_pipelines.retraining import model_of
+
+    binary = place.spec.labels.kind == "binary"
+    return Outcome() if binary else model_of(place, promotion).refit.outcome
 
 
 def _holdout_skill(place: PipelineHome, champion: Promotion, metric: str) -> float:
@@ -259,6 +299,8 @@ def _performance_row(found: DayPerformance, promotion: Promotion) -> dict[str, A
         "model_hash": promotion.model_hash,
         "labelled": one.rows,
         "prevalence": one.prevalence,
+        "base_mse": one.base_mse,
+        "counts": json.dumps(one.counts) if one.counts else None,
         **one.figures,
         "reason": "; ".join(sorted(set(one.reasons.values()))),
     }
@@ -276,15 +318,14 @@ def _maturity_row(found: DayMaturity) -> dict[str, Any]:
     }
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, Any]:
     """Plain figures, which Dagster draws over the partitions."""
     row = max(rows, key=lambda one: one["labelled"])
-    names = ("log_loss", "log_loss_skill", "roc_auc", "average_precision")
-    figures = {name: row[name] for name in names if row.get(name) is not None}
+    figures = {name: row[name] for name in _TOLD[kind] if row.get(name) is not None}
     return {"labelled": row["labelled"], "matured": row["matured"], **figures}
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     def figure(name: str) -> str:
         value = row.get(name)
         return "–" if value is None else f"{value:.3f}"
@@ -294,23 +335,24 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "events": row["rows"],
         "labelled scores": row["labelled"],
         "matured": "yes" if row["matured"] else "not yet",
-        **{name: figure(name) for name in ("log_loss", "log_loss_skill", "roc_auc", "average_precision")},
+        **{name: figure(name) for name in _TOLD[kind]},
         "note": row["reason"],
     }
 
 
-def _performance_pictures(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+def _performance_pictures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, bytes]:
+    skill = SKILLS[kind][0]
     skills = {
-        f"{row['day']} v{row['model_version']}": row["log_loss_skill"]
+        f"{row['day']} v{row['model_version']}": row[skill]
         for row in sorted(rows, key=lambda row: row["day"], reverse=True)
-        if row.get("log_loss_skill") is not None
+        if row.get(skill) is not None
     }
     if not skills:
         return {}
     from mlops_pipelines.figures import bars
 
-    title = "Log loss skill by day and model"
-    return {"skill_by_day": bars(skills, title=title, unit="1 - loss / loss of the base rate")}
+    title = f"{skill} by day and model"
+    return {"skill_by_day": bars(skills, title=title, unit=f"1 - loss / loss of {BASELINE[kind]}")}
 
 
 def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[str, str]) -> pa.Table:
@@ -319,7 +361,7 @@ def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[
 
     if place.lake.exists(name):
         return place.lake.read(name, days=days, columns=list(columns))
-    types = {"string": pa.string(), "int8": pa.int8(), "float": pa.float64(),
+    types = {"string": pa.string(), "int": pa.int8(), "float": pa.float64(),
              "timestamp": pa.timestamp("us", tz="UTC")}  # fmt: skip
     return pa.schema([(column, types[kind]) for column, kind in columns.items()]).empty_table()
 
@@ -359,14 +401,15 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
     lake = place.lake
     if trigger is None or not lake.exists("predictions"):
         return None
-    scored = lake.read("predictions", days=[day], columns=["event_id", "model_hash", "score"])
+    score = "predicted" if place.spec.labels.kind == "category" else "score"
+    scored = lake.read("predictions", days=[day], columns=["event_id", "model_hash", score])
     if scored.num_rows == 0:
         return None
     champion = _promotion_of(place, scored["model_hash"][-1].as_py())
     examples = lake.read(set_of(place, champion).examples, days=[day])
     reference = Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
     by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
-    return champion, drifting.drift_of(reference, examples, trigger, by_it["score"].to_numpy())
+    return champion, drifting.drift_of(reference, examples, trigger, by_it[score])
 
 
 def _promotion_of(place: PipelineHome, model_hash: str) -> Promotion:
