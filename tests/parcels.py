@@ -86,6 +86,7 @@ def attributes(kind: str) -> dict[str, Any]:
             "params": {"n_estimators": 12, "num_leaves": 5, "min_data_in_leaf": 10, "learning_rate": 0.3},
         },
         "gates": dict(GATES[kind]),
+        "policy": {"cooldown": "0s"},
         "triggers": {"drift": {}, "performance": {"metric": SKILL[kind], "drop": 0.2, "over": "4d"}},
         "promotion": {"watch": {"over": "10d", "metric": WATCHED[kind], "min_days": 2, "confidence": 0.9}},
     }

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import TransientError, UserError
 from mlops_pipelines.ingest.quarantine import RejectShare
-from mlops_pipelines.outcomes import COLUMN_TYPES
+from mlops_pipelines.outcomes import COLUMN_TYPES, kind_of
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
@@ -376,9 +376,24 @@ def take_labels(place: PipelineHome, days: Sequence[str]) -> Taken:
     return _take_labels(place, _read_batch(place, "labels"), days)
 
 
+def _require_same_kind(place: PipelineHome) -> None:
+    """What has been kept of labels was learned from: labels of another kind are another pipeline's."""
+    kind = place.spec.labels.kind
+    for table in ("labels", "labels_unmatched"):
+        if place.lake.exists(table):
+            kept = kind_of(place.lake.read(table, columns=["label"], days=[])["label"].type)
+            if kept != kind:
+                raise UserError(
+                    f"The labels that {place.name} has kept are of kind {kept}, its YAML says {kind}.",
+                    expected=f"labels.kind: {kept}, as long as the pipeline has its name",
+                    remedy="give the pipeline of the other kind another name",
+                )
+
+
 def _take_labels(place: PipelineHome, batch: _Batch, days: Sequence[str]) -> Taken:
     from mlops_pipelines.ingest.intake import canonical_labels, match_labels, merge_labels
 
+    _require_same_kind(place)
     landed = batch.concat(lambda accepted, origin: canonical_labels(accepted, origin, place.spec))
     rejects = batch.rejects(place)
     if landed is not None:

@@ -6,6 +6,7 @@ They show; they do not decide. That is for `monitoring.drift`, on the bins store
 
 from __future__ import annotations
 
+import html
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,11 @@ def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColum
             f"There is nothing to draw on {path.name}: no feature has values in both tables.",
             expected=f"rows in both; there are {reference.num_rows} and {current.num_rows}",
         )
-    html = _report(before, now, shown)
+    drawn = _report(before, now, shown)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(drawn, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -58,13 +59,18 @@ def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColum
 def of_scores(labels: Sequence[Any], scores: Floats, outcome: Outcome, threshold: float) -> tuple[str, str]:
     """What Evidently calls its report on scores of such an outcome, and the report; as `classification`.
 
-    labels: 0 or 1, numbers or texts, of the same rows. threshold: of a binary outcome.
+    labels: 0 or 1, numbers or texts, of the same rows. threshold: of a binary outcome. What it cannot draw is
+    said in the report's place: it shows, and decides nothing.
     """
-    if outcome.kind == "number":
-        return "regression", regression(labels, scores.tolist())
-    if outcome.kind == "category":
-        return "classification", multiclass(labels, scores, outcome.classes)
-    return "classification", classification(labels, scores.tolist(), threshold)
+    name = "regression" if outcome.kind == "number" else "classification"
+    try:
+        if outcome.kind == "number":
+            return name, regression(labels, scores.tolist())
+        if outcome.kind == "category":
+            return name, multiclass(labels, scores, outcome.classes)
+        return name, classification(labels, scores.tolist(), threshold)
+    except ValueError as error:  # of its histograms, where values differ by rounding alone
+        return name, f"<p>Evidently cannot draw these rows: {html.escape(str(error))}</p>"
 
 
 def regression(labels: Sequence[float], scores: Sequence[float]) -> str:
@@ -129,8 +135,10 @@ def _html(data: Any, preset: Any) -> str:
     with warnings.catch_warnings():
         # Where nothing is decided as positive, scikit-learn says of each figure that it is undefined.
         warnings.filterwarnings("ignore", message=".*is ill-defined", category=UserWarning)
-        html: str = report.run(data, None).get_html_str(as_iframe=False)
-    return html
+        # It also measures its own baselines, some of them on a single row.
+        warnings.filterwarnings("ignore", message="R.2 score is not well-defined", category=UserWarning)
+        drawn: str = report.run(data, None).get_html_str(as_iframe=False)
+    return drawn
 
 
 def _sample(table: pa.Table, features: Sequence[FeatureColumn]) -> pd.DataFrame:
@@ -157,8 +165,8 @@ def _report(before: pd.DataFrame, now: pd.DataFrame, features: Sequence[FeatureC
         evidently.Dataset.from_pandas(frame[names], data_definition=definition) for frame in (before, now)
     )
     report = evidently.Report([presets.DataDriftPreset(num_method="psi", cat_method="psi")])
-    html: str = report.run(current, reference).get_html_str(as_iframe=False)
-    return html
+    drawn: str = report.run(current, reference).get_html_str(as_iframe=False)
+    return drawn
 
 
 def _evidently() -> tuple[Any, Any]:
