@@ -120,6 +120,36 @@ def test_the_order_of_the_rows_says_nothing() -> None:
     assert train(table, FEATURES, training()).hash == train(shuffled, FEATURES, training()).hash
 
 
+# Trainers of one's own
+
+
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_another_trainer_learns_each_kind(kind: str) -> None:
+    table = table_of(kind)
+    own = training(
+        trainer="tests.own_trainers:Nearest", params={"classes": True} if kind == "category" else {}
+    )
+    candidate = fit_candidate(table, FEATURES, own)
+    report = evaluate(candidate, None, gates=Gates())
+    skill = report.metrics["r2" if kind == "number" else "log_loss_skill"]
+    assert skill
+    assert skill.value > 0.2
+    assert report.importance_unit.startswith("mean absolute change when permuted")
+    assert next(iter(report.importance)) == "wind"
+    assert train_again(table, candidate.refit).hash == candidate.refit.hash
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("number", "some that are no finite numbers"), ("category", "no probabilities")]
+)
+def test_another_trainer_is_held_to_what_its_kind_asks_for(kind: str, said: str) -> None:
+    table = table_of(kind, days=8)
+    params = {"classes": True} if kind == "category" else {}
+    model = train(table, FEATURES, training(trainer="tests.own_trainers:Unsure", params=params))
+    with pytest.raises(TerminalError, match=said):
+        model.predict(table)
+
+
 # Judging
 
 

@@ -6,11 +6,14 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from assets import learning, monitoring
+from assets.stage import Stage
 from mlops_pipelines import experiments, retraining, status, watching
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.evaluation_page import as_markdown
@@ -19,6 +22,7 @@ from mlops_pipelines.model_versions import relocate
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.outcomes import LOSSES, METRICS
+from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.retraining import model_of
 from mlops_pipelines.spec import Gates, Training
 from mlops_pipelines.spec_loading import load_spec
@@ -200,6 +204,28 @@ def test_page_and_card_say_what_is_predicted(lived: PipelineHome) -> None:
         assert "never seen" not in card
         assert "Evidently&#x27;s classification report" in text
         assert pictures == {"calibration.png", "classes.png", "importance.png"}
+
+
+def test_the_graph_of_each_kind_runs(copied: PipelineHome) -> None:
+    stage = Stage(copied.loaded)
+    wanted = ("model", "evaluation_report")
+    learned = [asset for asset in learning.build(stage) if asset.key.path[-1] in wanted]
+    monitored = [
+        asset
+        for asset in monitoring.build(stage)
+        if asset.key.path[-1] in ("drift_report", "performance_report")
+    ]
+    resources = {"home": HomeResource(path=str(copied.home.path))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(learned, instance=instance, resources=resources)
+        days = dg.materialize(monitored, instance=instance, resources=resources, partition_key=DAYS[11])
+    assert done.success
+    assert days.success
+    checks = {check.check_name for check in done.get_asset_check_evaluations()}
+    assert checks == {f"gate_{gate}" for gate in retraining.declared_gates(copied.spec.gates)}
+    metadata = done.asset_materializations_for_node(f"{copied.name}__evaluation_report")[0].metadata
+    assert all(name in metadata for name in METRICS[copied.spec.labels.kind])
+    assert "prevalence" not in metadata
 
 
 # Watching

@@ -23,6 +23,7 @@ from mlops_pipelines.monitoring.performance import (
     quality_drop,
     scored_labels,
 )
+from mlops_pipelines.outcomes import Outcome, logged
 from mlops_pipelines.spec import PerformanceTrigger
 
 if TYPE_CHECKING:
@@ -289,6 +290,42 @@ def test_days_before_the_window_and_days_without_rows_do_not_count() -> None:
     empty = [replace(day, rows=0, positives=0, log_loss=0.0, brier=0.0) for day in bad]
     assert quality_drop(empty[:13] + bad[13:], 0.15, TRIGGER) is not None
     assert quality_drop(empty[:14] + bad[14:], 0.15, TRIGGER) is None
+
+
+def test_a_sure_drop_of_the_skill_of_numbers_is_found() -> None:
+    trigger = PerformanceTrigger.model_validate({"metric": "r2", "drop": 0.1})
+
+    def day(number: int, skill: float) -> DaySums:
+        when = (date(2024, 3, 1) + timedelta(days=number)).isoformat()
+        return DaySums(when, 100, 0, 0.0, 0.0, True, mse=100 * (1 - skill) * 4, base_mse=400.0)
+
+    found = quality_drop([day(number, 0.3 + 0.01 * (number % 2)) for number in range(14)], 0.6, trigger)
+    assert found
+    assert found.value == pytest.approx(0.305)
+    assert quality_drop([day(number, 0.55) for number in range(14)], 0.6, trigger) is None
+
+
+@pytest.mark.parametrize("metric", ["log_loss_skill", "brier_skill"])
+def test_skill_of_categories_over_days_is_that_of_all_their_rows(metric: str) -> None:
+    from mlops_pipelines.category_metrics import measure
+
+    rng = np.random.default_rng(3)
+    labels, day = rng.integers(0, 3, 700), np.repeat(np.arange(14), 50)
+    scores = rng.dirichlet([1, 1, 1], 700)
+    scored = pa.table(
+        {
+            "day": [(date(2024, 3, 1) + timedelta(days=int(one))).isoformat() for one in day],
+            "label": [("a", "b", "c")[one] for one in labels],
+            "probabilities": logged(Outcome("category", ("a", "b", "c")), scores)["probabilities"],
+        }
+    )
+    maturities = [DayMaturity(one, 50, 50, 0) for one in sorted(set(scored["day"].to_pylist()))]
+    days = performance_by_day(scored, maturities, Outcome("category"))
+    trigger = PerformanceTrigger.model_validate({"metric": metric, "drop": 0.1})
+    found = quality_drop([one.sums for one in days], 0.5, trigger)
+    assert found
+    whole = measure(labels, scores, np.zeros(700, np.intp), np.ones((1, 1)))
+    assert found.value == pytest.approx(whole[metric][0])
 
 
 def test_labels_of_one_class_prove_no_drop() -> None:
