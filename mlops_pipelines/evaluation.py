@@ -425,15 +425,24 @@ def _calibration(scored: Scored) -> tuple[CalibrationBin, ...]:
 
 
 def _agreement(refit: TrainedModel, twin: TrainedModel, holdout: pa.Table) -> Agreement:
-    import numpy as np
 
     ours, theirs = refit.predict(holdout), twin.predict(holdout)
     if refit.outcome.shape:
         classes = sorted({*refit.outcome.classes, *twin.outcome.classes})
         ours = aligned(ours, refit.outcome.classes, classes).ravel()
         theirs = aligned(theirs, twin.outcome.classes, classes).ravel()
+    return agreement(ours, theirs)
+
+
+def agreement(ours: Floats, theirs: Floats) -> Agreement:
+    """How alike the scores of two models are, shape (rows,)."""
+    import numpy as np
+
     correlation = float(np.corrcoef(ours, theirs)[0, 1]) if min(np.ptp(ours), np.ptp(theirs)) > 0 else None
-    return Agreement(float(np.abs(ours - theirs).mean()), correlation)
+    spread = ours.var() + theirs.var() + (ours.mean() - theirs.mean()) ** 2
+    together = 2 * np.mean((ours - ours.mean()) * (theirs - theirs.mean()))
+    concordance = float(together / spread) if spread > 0 else None
+    return Agreement(float(np.abs(ours - theirs).mean()), correlation, concordance)
 
 
 def _classes(scored: Scored, learned: Outcome) -> tuple[OfClass, ...]:

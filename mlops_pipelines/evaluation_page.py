@@ -58,24 +58,31 @@ def pictures(report: EvaluationReport) -> dict[str, bytes]:
 
 
 def as_markdown(report: EvaluationReport) -> str:
-    """The report as Markdown tables: metrics, comparison, slices, thresholds, features."""
+    """The report as Markdown, under headings: figures, slices, thresholds, features, robustness."""
+    agreement = report.agreement
+    concordance = "" if agreement.concordance is None else f" (concordance {agreement.concordance:.2f})"
     parts = [
+        "## Figures",
         f"{report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}; "
         f"{outcomes_sentence(report)}. Trained on {report.twin_rows:,} rows before them; "
         f"the refit on {report.training_rows:,} rows differs from it by "
-        f"{report.agreement.mean_absolute_difference:.4f} a score on average. Intervals: 95 %, whole days "
-        "resampled.",
+        f"{agreement.mean_absolute_difference:.4f} a score on average{concordance}. Intervals: 95 %, whole "
+        "days resampled.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
         _decided_sentence(report.decided) if report.decided else "",
         _errors_sentence(report.spread) if report.spread else "",
         class_table(report.classes) if report.classes else "",
-        slice_table(report.slices) if report.slices else "",
-        fairness_table(report.fairness) if report.fairness else "",
-        _threshold_table(report.thresholds) if report.thresholds else "",
+        f"## Slices\n\n{slice_table(report.slices)}" if report.slices else "",
+        f"## Groups that must be treated alike\n\n{fairness_table(report.fairness)}"
+        if report.fairness
+        else "",
+        f"## Thresholds\n\n{_threshold_table(report.thresholds)}" if report.thresholds else "",
+        "## What the scores go by",
         _importance_table(report),
         stability_sentence(report.stability) if report.stability else "",
         _explained_table(report.explained) if report.explained else "",
+        "## When the inputs are worse, and speed",
         _robustness_table(report.robustness),
         f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
         f"the model is {report.model_bytes / 1000:,.0f} kB of text, read in {report.latency.load_ms:.0f} ms.",

@@ -173,11 +173,13 @@ class Comparison:
 class Agreement:
     """How alike refit and twin score the holdout; of categories, over the probabilities of all classes.
 
-    correlation: Pearson's; None where a score is constant.
+    correlation: Pearson's; None where a score is constant. concordance: Lin's (1989), which a difference in
+    level or spread lowers as well; None where both scores are constant.
     """
 
     mean_absolute_difference: float
     correlation: float | None
+    concordance: float | None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
     from mlops_pipelines.spec import (
+        AgreementGate,
         CalibrationGate,
         ChampionGate,
         DataGate,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Gates,
         LatencyGate,
         LeakGate,
+        RobustnessGate,
         SizeGate,
         SkillGate,
         SlicesGate,
@@ -68,6 +70,10 @@ def judge(report: EvaluationReport, gates: Gates) -> list[Verdict]:
         verdicts.append(_fairness(report, gates.fairness))
     if gates.leak:
         verdicts.append(_leak(report, gates.leak))
+    if gates.robustness:
+        verdicts.append(_robustness(report, gates.robustness))
+    if gates.agreement:
+        verdicts.append(_agreement(report, gates.agreement))
     if gates.latency:
         verdicts.append(_latency(report, gates.latency))
     if gates.size:
@@ -284,6 +290,36 @@ def _leak(report: EvaluationReport, gate: LeakGate) -> Verdict:
         "a feature that knows it all may know what comes after the decision."
     )
     return Verdict("leak", _outcome(share <= gate.at_most), share, gate.at_most, None, sentence)
+
+
+def _robustness(report: EvaluationReport, gate: RobustnessGate) -> Verdict:
+    """The worst of what is common decides."""
+    robust = report.robustness
+    figures = {one.name: one.figure for one in robust.disturbed if one.common}
+    known = {name: figure for name, figure in figures.items() if figure is not None}
+    if robust.figure is None or len(known) < len(figures):
+        return _uncomputable("robustness", gate.drop, f"{robust.metric} is undefined on the holdout")
+    name = min(known, key=lambda each: (known[each], each))
+    drop = robust.figure - known[name]
+    sentence = (
+        f"With {name}, {robust.metric} falls by {drop:.4f} from {robust.figure:.4f}; at most {gate.drop:g} "
+        "is allowed."
+    )
+    return Verdict("robustness", _outcome(drop <= gate.drop), drop, gate.drop, None, sentence)
+
+
+def _agreement(report: EvaluationReport, gate: AgreementGate) -> Verdict:
+    if report.model_hash == report.twin_hash:
+        sentence = "There is no refit: what was judged is what would serve."
+        return Verdict("agreement", "not_applicable", None, gate.at_least, None, sentence)
+    figure = report.agreement.concordance
+    if figure is None:
+        return _uncomputable("agreement", gate.at_least, "refit and twin give every row the same score")
+    sentence = (
+        f"The scores of refit and twin agree by {figure:.3f} (concordance); at least {gate.at_least:g} is "
+        "asked for, since the refit serves and the twin was judged."
+    )
+    return Verdict("agreement", _outcome(figure >= gate.at_least), figure, gate.at_least, None, sentence)
 
 
 def _size(report: EvaluationReport, gate: SizeGate) -> Verdict:

@@ -131,6 +131,10 @@ def _metrics(spec: PipelineSpec) -> str:
         gates.slices and f"`{gates.slices.metric}` of every slice of at least {gates.slices.at_least:g}",
         gates.fairness and _fairness_asked(gates.fairness),
         gates.leak and f"no feature with more than {gates.leak.at_most:.0%} of the importance",
+        gates.robustness
+        and f"at most {gates.robustness.drop:g} lost with a tenth of the values missing, or with small noise",
+        gates.agreement
+        and f"a concordance of at least {gates.agreement.at_least:g} with the twin that was judged",
         gates.latency and f"one row in at most {gates.latency.p99_ms:g} ms (p99)",
         gates.size and f"at most {gates.size.at_most / 1000:,.0f} kB of text",
         gates.data

@@ -569,18 +569,29 @@ def _evaluation_page(
     """All of an evaluation on one page, with Evidently's view of the same rows."""
     from mlops_pipelines.document import page
     from mlops_pipelines.evaluation_page import as_markdown
-    from mlops_pipelines.monitoring.evidently_page import of_scores
+    from mlops_pipelines.monitoring.evidently_page import SHOWN_ROWS, of_scores
 
     title = f"Evaluation of {place.name}, version {registered.version}"
     given = [[one.gate, one.outcome.replace("_", " "), one.sentence] for one in verdicts]
     table = markdown.table(["gate", "verdict", "why"], given) if given else "No gate is declared."
-    text = f"# {title}\n\n## Gates\n\n{table}\n\n## Figures\n\n{as_markdown(report)}"
+    text = f"# {title}\n\n{_summary(verdicts)}\n\n## Gates\n\n{table}\n\n{as_markdown(report)}"
     candidate = _candidate(place, registered.version)
     holdout, twin = candidate.holdout, candidate.twin
     name, theirs = of_scores(
         holdout["label"].to_pylist(), twin.predict(holdout), twin.outcome, place.spec.decision.at_least
     )
-    return page(title, text, drawn, {f"Evidently's {name} report": theirs})
+    of = "" if holdout.num_rows <= SHOWN_ROWS else f", of {SHOWN_ROWS:,} rows drawn from {holdout.num_rows:,}"
+    return page(title, text, drawn, {f"Evidently's {name} report{of}": theirs})
+
+
+def _summary(verdicts: Sequence[Verdict]) -> str:
+    """What the gates say, in a sentence of Markdown."""
+    stopped = [one.gate for one in verdicts if one.outcome == "fail"]
+    doubtful = [one.gate for one in verdicts if one.outcome == "warn"]
+    doubts = f" Too little to judge by: {', '.join(doubtful)}." if doubtful else ""
+    if stopped:
+        return f"**Stopped by {', '.join(stopped)}.**{doubts}"
+    return f"**No gate stands against it.**{doubts}"
 
 
 def conclude(place: PipelineHome, *, run_id: str) -> Outcome:

@@ -28,12 +28,14 @@ _NOISE = 0.05
 @dataclass(frozen=True)
 class Robust:
     """One disturbance. mean_change, p95_change: of the score, absolute; of categories how much of the
-    probability goes to other classes. figure: with it; None where the rows do not define it."""
+    probability goes to other classes. figure: with it; None where the rows do not define it. common: what
+    happens to inputs on many days, and a gate looks at."""
 
     name: str
     mean_change: float
     p95_change: float
     figure: float | None
+    common: bool
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,26 @@ def robustness(model: TrainedModel, table: pa.Table, *, seed: int) -> Robustness
         return Scored.at_once(rows["label"], scores, model.outcome).main_figure
 
     disturbed = []
-    for name, changed in _disturbances(model, matrix, np.random.default_rng(seed)):
+    for name, common, changed in _disturbances(model, matrix, np.random.default_rng(seed)):
         scores = model.score(changed)
         moved = np.abs(scores - given)
         if model.outcome.shape:
             moved = moved.sum(axis=1) / 2
-        disturbed.append(Robust(name, float(moved.mean()), float(np.quantile(moved, 0.95)), figure(scores)))
+        p95 = float(np.quantile(moved, 0.95))
+        disturbed.append(Robust(name, float(moved.mean()), p95, figure(scores), common))
     return Robustness(rows.num_rows, SLICED[model.outcome.kind][0], figure(given), tuple(disturbed))
 
 
 def _disturbances(
     model: TrainedModel, matrix: Floats, chance: np.random.Generator
-) -> Iterator[tuple[str, Floats]]:
+) -> Iterator[tuple[str, bool, Floats]]:
+    """Name, whether it is common, and the matrix with it."""
     import numpy as np
 
     for share in _MISSING:
         yield (
             f"{share:.0%} of the values missing",
+            share == _MISSING[0],
             np.where(chance.random(matrix.shape) < share, np.nan, matrix),
         )
     numeric = np.array([feature.kind != "category" for feature in model.features])
@@ -87,8 +92,9 @@ def _disturbances(
     spread[known] = np.nanstd(matrix[:, known], axis=0)
     yield (
         f"noise of {_NOISE:.0%} of each number's spread",
+        True,
         matrix + chance.normal(size=matrix.shape) * spread * _NOISE,
     )
     for kind, columns in (("number", numeric), ("category", ~numeric)):
         if columns.any() and not columns.all():
-            yield f"every {kind} missing", np.where(columns, np.nan, matrix)
+            yield f"every {kind} missing", False, np.where(columns, np.nan, matrix)

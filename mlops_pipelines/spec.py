@@ -593,6 +593,25 @@ class LeakGate(Model):
     )
 
 
+class RobustnessGate(Model):
+    drop: Number = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="How far the figure that slices are judged by may fall with a tenth of the values "
+        "missing, or with small noise.",
+    )
+
+
+class AgreementGate(Model):
+    at_least: Number = Field(
+        default=0.7,
+        le=1,
+        description="Lowest concordance (Lin 1989) of the scores of the model that would serve with those of "
+        "its twin, which was evaluated: 1 where they are the same.",
+    )
+
+
 class SizeGate(Model):
     at_most: Size = Field(default=10 * 10**6, description="Largest size of the model's text.")
 
@@ -616,6 +635,12 @@ class Gates(Model):
     slices: SlicesGate | None = Field(default=None, description="No group left behind.")
     fairness: FairnessGate | None = Field(default=None, description="Groups treated alike.")
     leak: LeakGate | None = Field(default=None, description="No single feature that knows it all.")
+    robustness: RobustnessGate | None = Field(
+        default=None, description="Little lost when the inputs are a little worse."
+    )
+    agreement: AgreementGate | None = Field(
+        default=None, description="The refit scores as the twin does that was judged for it."
+    )
     latency: LatencyGate | None = Field(default=None, description="Fast enough to serve.")
     size: SizeGate | None = Field(default=None, description="Small enough to be shipped.")
 

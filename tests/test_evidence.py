@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_pipelines import document
-from mlops_pipelines.evaluation import evaluate
+from mlops_pipelines.evaluation import agreement, evaluate
 from mlops_pipelines.evaluation_page import as_markdown
 from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
 from mlops_pipelines.explanation import by_group, heaviest, ranked, stability
 from mlops_pipelines.fairness import Fairness, Group, fairness
 from mlops_pipelines.gates import judge
-from mlops_pipelines.robustness import robustness
+from mlops_pipelines.robustness import Robust, Robustness, robustness
 from mlops_pipelines.spec import Decision, Gates
 from mlops_pipelines.training import Candidate, fit_candidate
 from tests.synthetic_examples import FEATURES, examples, training
@@ -255,3 +257,46 @@ def test_a_page_stands_alone_and_obeys_nothing_that_stands_in_it() -> None:
     assert 'src="data:image/png;base64,' in page
     assert 'srcdoc="&lt;p&gt;&quot;whole&quot;&lt;/p&gt;"' in page
     assert "http" not in page
+
+
+def disturbed(report: EvaluationReport, **figures: float | None) -> EvaluationReport:
+    """With a ROC AUC of 0.8 as the inputs are, and these figures where they are a little worse."""
+    every = tuple(Robust(name, 0.1, 0.2, figure, name != "all") for name, figure in figures.items())
+    return replace(report, robustness=Robustness(100, "roc_auc", 0.8, every))
+
+
+def test_the_worst_of_what_is_common_decides(report: EvaluationReport) -> None:
+    found = verdict(disturbed(report, missing=0.77, noise=0.7, all=0.5), robustness={"drop": 0.05})
+    assert found.outcome == "fail"
+    assert found.figure == pytest.approx(0.1)
+    assert "With noise, roc_auc falls by 0.1000 from 0.8000" in found.sentence
+    fine = verdict(disturbed(report, missing=0.77, noise=0.8, all=0.5), robustness={"drop": 0.05})
+    assert (fine.outcome, fine.figure) == ("pass", pytest.approx(0.03))
+    assert verdict(disturbed(report, missing=None, noise=0.8), robustness={}).outcome == "fail"
+
+
+# --- refit and twin
+
+
+def test_a_refit_that_scores_otherwise_than_its_twin_is_stopped(report: EvaluationReport) -> None:
+    other = replace(report, agreement=replace(report.agreement, concordance=0.69))
+    assert verdict(other, agreement={"at_least": 0.7}).outcome == "fail"
+    assert verdict(other, agreement={"at_least": 0.69}).outcome == "pass"
+    constant = replace(report, agreement=replace(report.agreement, concordance=None))
+    assert verdict(constant, agreement={}).outcome == "fail"
+    alone = replace(constant, twin_hash=constant.model_hash)
+    assert verdict(alone, agreement={}).outcome == "not_applicable"
+
+
+@given(scores=st.lists(st.floats(0, 1), min_size=2, max_size=20), shift=st.floats(-1, 1))
+def test_concordance_falls_with_a_shift_that_correlation_does_not_see(
+    scores: list[float], shift: float
+) -> None:
+    ours = np.array(scores)
+    same, moved = agreement(ours, ours), agreement(ours, ours + shift)
+    if np.ptp(ours) > 1e-3:
+        assert same.concordance == pytest.approx(1.0)
+        assert moved.correlation == pytest.approx(1.0)
+        variance = ours.var()
+        assert moved.concordance == pytest.approx(2 * variance / (2 * variance + shift**2))
+    assert moved.mean_absolute_difference == pytest.approx(abs(shift))

@@ -728,13 +728,6 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "partitions.every",
         ["hour is not available yet (allowed: day)"],
     ),
-    "robustness gate": (
-        "  gates:\n",
-        "  gates:\n    robustness: {}\n",
-        "robustness:",
-        "gates.robustness",
-        ["robustness is not available yet (allowed: data, skill, champion, "],
-    ),
     "exploration": (
         "  replay:",
         "  exploration: {share: 0.01}\n  replay:",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 # Enough to see every shape; a report on 200,000 rows takes nine times as long and looks the same.
-_ROWS = 5_000
+SHOWN_ROWS = 5_000
 _SEED = 17
 
 
@@ -126,7 +126,7 @@ def classification(labels: Sequence[int], scores: Sequence[float], threshold: fl
 
 def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
     """At most 5,000 of the rows, in their order."""
-    return frame if len(frame) <= _ROWS else frame.sample(_ROWS, random_state=_SEED).sort_index()
+    return frame if len(frame) <= SHOWN_ROWS else frame.sample(SHOWN_ROWS, random_state=_SEED).sort_index()
 
 
 def _html(data: Any, preset: Any) -> str:
@@ -147,8 +147,8 @@ def _sample(table: pa.Table, features: Sequence[FeatureColumn]) -> pd.DataFrame:
     import pyarrow as pa
 
     columns = table.select([feature.name for feature in features])
-    if columns.num_rows > _ROWS:
-        drawn = np.random.default_rng(_SEED).choice(columns.num_rows, _ROWS, replace=False)
+    if columns.num_rows > SHOWN_ROWS:
+        drawn = np.random.default_rng(_SEED).choice(columns.num_rows, SHOWN_ROWS, replace=False)
         columns = columns.take(pa.array(np.sort(drawn)))
     frame: pd.DataFrame = columns.to_pandas()
     return frame
