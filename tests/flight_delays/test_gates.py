@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines.evaluation import TrainedOn, evaluate
+from mlops_pipelines.evaluation import evaluate
+from mlops_pipelines.evaluation_report import TrainedOn
 from mlops_pipelines.features.views import FeatureColumn
 from mlops_pipelines.gates import judge, passed
 from mlops_pipelines.training import (
