@@ -8,8 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.stage import Stage, library_errors, made, table_preview
-from mlops_pipelines import retraining
-from mlops_pipelines.dagster_events import record_metadata
+from mlops_pipelines import dagster_events, retraining
 from mlops_pipelines.outcomes import COLUMN_TYPES
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.scoring import feature_columns
@@ -209,9 +208,10 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
     @made(stage, [spec], checks=[check] if by_people else [], pool="registry")
     def champion(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
-            outcome = retraining.conclude(home.pipeline(loaded), run_id=context.run.run_id)
+            place = home.pipeline(loaded)
+            outcome = retraining.conclude(place, run_id=context.run.run_id)
+            dagster_events.tell(place.home, place.name, context.instance)
         context.log.info(outcome.sentence)
-        recorded = record_metadata(outcome.record) if outcome.record else {}
         if by_people:
             yield dg.AssetCheckResult(
                 check_name=check.name,
@@ -221,12 +221,11 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
                 description=outcome.sentence,
             )
         if outcome.promotion is None:
-            yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence, **recorded})
+            yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence})
             return
         yield dg.MaterializeResult(
             asset_key=spec.key,
             metadata={
-                **recorded,
                 "mlflow_version": outcome.promotion.mlflow_version,
                 "sequence": outcome.promotion.sequence,
                 "since": str(outcome.promotion.at),

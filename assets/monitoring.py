@@ -17,7 +17,7 @@ from assets.stage import (
     record_days,
     table_preview,
 )
-from mlops_pipelines import watching
+from mlops_pipelines import dagster_events, watching
 from mlops_pipelines.features.parity import Parity, parity
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
@@ -228,7 +228,9 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
         yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
         if loaded.spec.promotion.watch:
             with library_errors():
-                found = watching.watch_over(home.pipeline(loaded))
+                place = home.pipeline(loaded)
+                found = watching.watch_over(place)
+                dagster_events.tell(place.home, place.name, context.instance)
             yield _watch(spec.key, found)
 
     return performance_report

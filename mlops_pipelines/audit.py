@@ -83,30 +83,45 @@ def faults(
     records: by number. promotions: in order; each must stand in the chain, and no other. heads: what is
     remembered of the chain elsewhere.
     """
-    found = [*_links(records, keys), *_champions(records, promotions), *_remembered(records, heads)]
+    contents = {one.number: _parsed(one) for one in records}
+    found = [
+        *_links(records, contents, keys),
+        *_champions(len(records), contents, promotions),
+        *_remembered(records, heads),
+    ]
     return sorted(found, key=lambda fault: fault.number)
 
 
-def _links(records: Sequence[Record], keys: Keys) -> Iterator[Fault]:
+def _parsed(one: Record) -> Mapping[str, Any]:
+    """What a record says; nothing if it cannot be read, which is told as a fault of it."""
+    try:
+        content: Any = one.content
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _links(
+    records: Sequence[Record], contents: Mapping[int, Mapping[str, Any]], keys: Keys
+) -> Iterator[Fault]:
     previous = NOTHING
     for position, one in enumerate(records, start=1):
         if one.number != position:
             yield Fault(position, f"record {position} is missing")
             return
-        fault = _content_fault(one, previous) or _signature_fault(one, keys)
+        fault = _content_fault(one, contents[one.number], previous) or _signature_fault(one, keys)
         if fault:
             yield Fault(position, f"record {position} {fault}")
             return
         previous = one.hash
 
 
-def _content_fault(one: Record, previous: str) -> str | None:
-    if _hash(one.body) != one.hash:
+def _content_fault(one: Record, content: Mapping[str, Any], previous: str) -> str | None:
+    if _hash(one.body) != one.hash or not content:
         return "is not what its hash says"
-    content = one.content
-    if (content["pipeline"], content["number"]) != (one.pipeline, one.number):
-        return f"was written as record {content['number']} of {content['pipeline']}"
-    if content["previous"] != previous:
+    if (content.get("pipeline"), content.get("number")) != (one.pipeline, one.number):
+        return f"was written as record {content.get('number')} of {content.get('pipeline')}"
+    if content.get("previous") != previous:
         return "does not follow on the one before it"
     return None
 
@@ -119,30 +134,27 @@ def _signature_fault(one: Record, keys: Keys) -> str | None:
     return None
 
 
-def _champions(records: Sequence[Record], promotions: Sequence[Promotion]) -> Iterator[Fault]:
+def _champions(
+    last: int, contents: Mapping[int, Mapping[str, Any]], promotions: Sequence[Promotion]
+) -> Iterator[Fault]:
     """The ledger's own list of champions must be what the chain says."""
-    crowned: dict[int, Record] = {}
-    for one in records:
-        try:
-            content = one.content
-        except ValueError:
-            continue  # told as a fault of the record
-        if content.get("kind") in CROWNING:
-            crowned[content["sequence"]] = one
+    crowned = {
+        content.get("sequence"): (number, content)
+        for number, content in contents.items()
+        if content.get("kind") in CROWNING
+    }
     for promotion in promotions:
-        told = crowned.pop(promotion.sequence, None)
-        if told is None:
-            yield Fault(len(records) + 1, f"champion number {promotion.sequence} has no record")
-        elif _said(told.content) != _said(vars(promotion) | {"at": promotion.at.isoformat()}):
-            yield Fault(
-                told.number, f"champion number {promotion.sequence} is not the one of record {told.number}"
-            )
-    for sequence, told in crowned.items():
-        yield Fault(told.number, f"champion number {sequence} of record {told.number} is not in the ledger")
+        number, content = crowned.pop(promotion.sequence, (last + 1, None))
+        if content is None:
+            yield Fault(number, f"champion number {promotion.sequence} has no record")
+        elif _said(content) != _said(vars(promotion) | {"at": promotion.at.isoformat()}):
+            yield Fault(number, f"champion number {promotion.sequence} is not the one of record {number}")
+    for sequence, (number, _) in crowned.items():
+        yield Fault(number, f"champion number {sequence} of record {number} is not in the ledger")
 
 
 def _said(of: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(of[name] for name in ("mlflow_version", "model_hash", "retrain_id", "at", "by"))
+    return tuple(of.get(name) for name in ("mlflow_version", "model_hash", "retrain_id", "at", "by"))
 
 
 def _remembered(records: Sequence[Record], heads: Iterable[Head]) -> Iterator[Fault]:

@@ -8,19 +8,21 @@ import io
 import json
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mlops_pipelines.cli_options import home_option, json_option, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlops_pipelines.audit import Fault, Record
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion
+
+_Made = TypeVar("_Made")
 
 _COLUMNS = (
     "number", "at", "kind", "mlflow_version", "sequence", "by", "why", "model_hash", "dataset_version",
@@ -135,9 +137,7 @@ def approve(pipeline: str, version: str, reason: str, home: Path | None, as_json
     from mlops_pipelines import promoting
     from mlops_pipelines.ledger import Wait
 
-    place, by = _acting(home, pipeline)
-    with _told(place):
-        made = promoting.approve(place, version, by=by, reason=reason)
+    made = _decided(home, pipeline, promoting.approve, version, reason=reason)
     if isinstance(made, Wait):
         told = {"version": version, "champion": False, "approvals": len(made.given), "needed": made.approvals}
         _tell(
@@ -165,10 +165,8 @@ def reject(pipeline: str, version: str, reason: str, home: Path | None, as_json:
     """
     from mlops_pipelines import promoting
 
-    place, by = _acting(home, pipeline)
-    with _told(place):
-        promoting.reject(place, version, by=by, reason=reason)
-    _tell({"version": version, "rejected": True}, f"Version {version} is rejected, by {by}.", as_json)
+    _decided(home, pipeline, promoting.reject, version, reason=reason)
+    _tell({"version": version, "rejected": True}, f"Version {version} is rejected.", as_json)
 
 
 @click.command()
@@ -187,10 +185,7 @@ def rollback(pipeline: str, to: str | None, reason: str, home: Path | None, as_j
     """
     from mlops_pipelines import promoting
 
-    place, by = _acting(home, pipeline)
-    with _told(place):
-        made = promoting.roll_back(place, to, by=by, reason=reason)
-    _tell_champion(made, as_json)
+    _tell_champion(_decided(home, pipeline, promoting.roll_back, to, reason=reason), as_json)
 
 
 @click.command()
@@ -243,10 +238,7 @@ def adopt(pipeline: str, version: str, reason: str, home: Path | None, as_json: 
     """
     from mlops_pipelines import promoting
 
-    place, by = _acting(home, pipeline)
-    with _told(place):
-        made = promoting.adopt(place, version, by=by, reason=reason)
-    _tell_champion(made, as_json)
+    _tell_champion(_decided(home, pipeline, promoting.adopt, version, reason=reason), as_json)
 
 
 @registry.command()
@@ -275,22 +267,24 @@ def heal(pipeline: str, home: Path | None) -> None:
 def _freeze(pipeline: str, on: bool, reason: str, home: Path | None) -> None:
     from mlops_pipelines import promoting
 
-    place, by = _acting(home, pipeline)
-    with _told(place):
-        changed = promoting.freeze(place, on, by=by, reason=reason)
+    changed = _decided(home, pipeline, promoting.freeze, on, reason=reason)
     state = "frozen" if on else "not frozen"
     click.echo(f"The champion of {pipeline} is {state}{'' if changed else ', as it was before'}.")
 
 
-def _acting(home: Path | None, pipeline: str) -> tuple[PipelineHome, str]:
-    """The pipeline's place, and the authenticated identity of who acts on it."""
+def _decided(
+    home: Path | None, pipeline: str, decide: Callable[..., _Made], *given: object, reason: str
+) -> _Made:
+    """What whoever runs this command decides; Dagster is told of it."""
     from mlops_pipelines.identity import who_acts
     from mlops_pipelines.settings import settings
 
     place = place_of(home, pipeline)
-    given = settings()
-    token = given.identity_token.get_secret_value() if given.identity_token else None
-    return place, who_acts(given.identity_keys or place.home.path / "keys" / "identities", token)
+    known = settings()
+    token = known.identity_token.get_secret_value() if known.identity_token else None
+    by = who_acts(known.identity_keys or place.home.path / "keys" / "identities", token)
+    with _told(place):
+        return decide(place, *given, by=by, reason=reason)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ What people decide at the command line happens in no run; it is told to Dagster 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -12,15 +13,71 @@ import dagster as dg
 from mlops_pipelines.audit import CROWNING, Head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mlops_pipelines.audit import Record
     from mlops_pipelines.home import Home
 
 _NUMBER, _HASH = "record", "record_hash"
 # Events that are read at once.
-_PAGE = 500
+_PAGE = 100
 
 
-def record_metadata(record: Record) -> dict[str, str | int]:
+def tell(home: Home, pipeline: str, instance: dg.DagsterInstance | None = None) -> None:
+    """Tell Dagster of the records that it was not told of yet, the oldest first: each is an observation.
+
+    instance: of the run or sensor that tells; without it the home's own. A champion that no run has made is
+    materialized as well.
+    """
+    key = dg.AssetKey([pipeline, "champion"])
+    with _opened(home) if instance is None else nullcontext(instance) as told_to:
+        for record in _untold(home, pipeline, told_to, key):
+            metadata, content = _metadata(record), record.content
+            if content["kind"] in CROWNING and content["authority"] != "gates":
+                told_to.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        key,
+                        description=f"{content['kind']} by {content['by']}: {content['why']}",
+                        metadata={**metadata, "sequence": content["sequence"]},
+                        tags={"dagster/data_version": content["model_hash"]},
+                    )
+                )
+            # Last: what was observed is not told again.
+            told_to.report_runless_asset_event(dg.AssetObservation(key, metadata=metadata))
+
+
+def heads(home: Home, pipeline: str) -> list[Head]:
+    """What Dagster's events remember of the records."""
+    with _opened(home) as instance:
+        return list(_heads(instance, dg.AssetKey([pipeline, "champion"])))
+
+
+def _untold(home: Home, pipeline: str, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Record]:
+    """Records later than the last one that Dagster was told of."""
+    if home.ledger.last_record(pipeline) is None:
+        return []
+    for head in _heads(instance, key):
+        record = home.ledger.record(pipeline, head.number)
+        # Another hash: told by a ledger that is gone, in whose place an older one was restored.
+        if record is not None and record.hash == head.hash:
+            return home.ledger.records(pipeline, after=head.number)
+    return home.ledger.records(pipeline)
+
+
+def _heads(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Head]:
+    """What events remember, the newest first; read as far as somebody asks for them."""
+    cursor, more = None, True
+    while more:
+        page = instance.fetch_observations(dg.AssetRecordsFilter(key), limit=_PAGE, cursor=cursor)
+        for one in page.records:
+            metadata = one.asset_observation.metadata if one.asset_observation else {}
+            if _NUMBER in metadata and _HASH in metadata:
+                number, hash_ = metadata[_NUMBER].value, str(metadata[_HASH].value)
+                yield Head(f"Dagster (event {one.storage_id})", int(str(number)), hash_)
+        cursor, more = page.cursor, page.has_more
+
+
+def _metadata(record: Record) -> dict[str, str | int]:
     """What an event says of a record."""
     told = record.content
     return {
@@ -31,51 +88,6 @@ def record_metadata(record: Record) -> dict[str, str | int]:
         "why": told["why"],
         **({"mlflow_version": told["mlflow_version"]} if told.get("mlflow_version") else {}),
     }
-
-
-def tell(home: Home, pipeline: str) -> None:
-    """Tell Dagster of the records that no event of it names yet."""
-    key = dg.AssetKey([pipeline, "champion"])
-    with _opened(home) as instance:
-        known = {head.number for head in _heads(instance, key)}
-        for record in home.ledger.records(pipeline):
-            if record.number in known:
-                continue
-            metadata = record_metadata(record)
-            told = record.content
-            if told["kind"] in CROWNING:
-                instance.report_runless_asset_event(
-                    dg.AssetMaterialization(
-                        key,
-                        description=f"{told['kind']} by {told['by']}: {told['why']}",
-                        metadata={**metadata, "sequence": told["sequence"]},
-                        tags={"dagster/data_version": told["model_hash"]},
-                    )
-                )
-            else:
-                instance.report_runless_asset_event(dg.AssetObservation(key, metadata=metadata))
-
-
-def heads(home: Home, pipeline: str) -> list[Head]:
-    """What Dagster's events remember of the records."""
-    with _opened(home) as instance:
-        return _heads(instance, dg.AssetKey([pipeline, "champion"]))
-
-
-def _heads(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Head]:
-    found = []
-    for fetch in (instance.fetch_materializations, instance.fetch_observations):
-        cursor, more = None, True
-        while more:
-            page = fetch(dg.AssetRecordsFilter(key), limit=_PAGE, cursor=cursor)
-            for one in page.records:
-                event = one.asset_materialization or one.asset_observation
-                metadata = event.metadata if event else {}
-                if _NUMBER in metadata and _HASH in metadata:
-                    number, hash_ = metadata[_NUMBER].value, str(metadata[_HASH].value)
-                    found.append(Head(f"Dagster (event {one.storage_id})", int(str(number)), hash_))
-            cursor, more = page.cursor, page.has_more
-    return found
 
 
 def _opened(home: Home) -> dg.DagsterInstance:

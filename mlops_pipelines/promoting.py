@@ -7,18 +7,20 @@ made to at any later moment.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_pipelines.audit import Head, faults
 from mlops_pipelines.errors import TerminalError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mlops_pipelines.audit import Fault, Record
     from mlops_pipelines.evaluation_report import EvaluationReport
     from mlops_pipelines.home import Home, PipelineHome
     from mlops_pipelines.ledger import Promotion, Wait
+
+_Made = TypeVar("_Made")
 
 _HEAD = "record."
 IN_MLFLOW = "MLflow"
@@ -40,22 +42,13 @@ def approve(place: PipelineHome, version: str, *, by: str, reason: str) -> Promo
     Raises what the ledger raises; UserError for a version the registry does not have; TerminalError for one
     whose files are not those that were registered.
     """
-    made = place.ledger.approve(
-        place.name,
-        version,
-        model_hash=_checked(place, version),
-        by=by,
-        reason=_said(reason),
-        at=place.clock.now(),
-    )
-    heal(place.home, place.name)
-    return made
+    model_hash = _checked(place, version)
+    return _decided(place, place.ledger.approve, version, model_hash=model_hash, by=by, reason=reason)
 
 
 def reject(place: PipelineHome, version: str, *, by: str, reason: str) -> None:
     """One person's refusal of a candidate that waits. Raises what the ledger raises."""
-    place.ledger.reject(place.name, version, by=by, reason=_said(reason), at=place.clock.now())
-    heal(place.home, place.name)
+    _decided(place, place.ledger.reject, version, by=by, reason=reason)
 
 
 def roll_back(
@@ -66,24 +59,17 @@ def roll_back(
     to: its version; by default the one whose place the champion took. expected_sequence: of the champion that
     is to go, by default the one of now.
     """
-    champion = place.ledger.champion(place.name)
-    if expected_sequence is None:
-        expected_sequence = champion.sequence if champion else 0
-    target = place.ledger.predecessor(place.name) if to is None else to
-    if target is not None and any(
-        one.mlflow_version == target for one in place.ledger.promotions(place.name)
-    ):
-        _checked(place, target)
-    promotion = place.ledger.roll_back(
-        place.name,
-        expected_sequence=expected_sequence,
-        to=to,
+    expected = _sequence(place) if expected_sequence is None else expected_sequence
+    back_to = place.ledger.back_to(place.name, to, expected_sequence=expected, at=place.clock.now())
+    _checked(place, back_to.mlflow_version)
+    return _decided(
+        place,
+        place.ledger.roll_back,
+        expected_sequence=expected,
+        to=back_to.mlflow_version,
         by=by,
-        reason=_said(reason),
-        at=place.clock.now(),
+        reason=reason,
     )
-    heal(place.home, place.name)
-    return promotion
 
 
 def adopt(place: PipelineHome, version: str, *, by: str, reason: str) -> Promotion:
@@ -97,26 +83,35 @@ def adopt(place: PipelineHome, version: str, *, by: str, reason: str) -> Promoti
             expected="a candidate that two people approve",
             remedy=f"mlops retrain {place.name} --reason WHY",
         )
-    champion = place.ledger.champion(place.name)
-    model_hash = _checked(place, version)
-    promotion = place.ledger.adopt(
-        place.name,
-        expected_sequence=champion.sequence if champion else 0,
+    expected, model_hash = _sequence(place), _checked(place, version)
+    return _decided(
+        place,
+        place.ledger.adopt,
+        expected_sequence=expected,
         version=version,
         model_hash=model_hash,
         by=by,
-        reason=_said(reason),
-        at=place.clock.now(),
+        reason=reason,
     )
-    heal(place.home, place.name)
-    return promotion
 
 
 def freeze(place: PipelineHome, on: bool, *, by: str, reason: str) -> bool:
     """Let no candidate become champion, or let them again; whether that changed anything."""
-    changed = place.ledger.freeze(place.name, on, by=by, reason=_said(reason), at=place.clock.now())
+    return _decided(place, place.ledger.freeze, on, by=by, reason=reason)
+
+
+def _decided(
+    place: PipelineHome, decide: Callable[..., _Made], *given: object, reason: str, **facts: object
+) -> _Made:
+    """What the ledger decides and records; the registry then says the same."""
+    made = decide(place.name, *given, reason=_said(reason), at=place.clock.now(), **facts)
     heal(place.home, place.name)
-    return changed
+    return made
+
+
+def _sequence(place: PipelineHome) -> int:
+    champion = place.ledger.champion(place.name)
+    return champion.sequence if champion else 0
 
 
 def heal(home: Home, pipeline: str) -> None:
@@ -125,15 +120,21 @@ def heal(home: Home, pipeline: str) -> None:
     Raises TerminalError if the champion's version is not in the registry.
     """
     champion, candidate = home.ledger.champion(pipeline), home.ledger.last_candidate(pipeline)
+    if champion and not home.registry.has(pipeline, champion.mlflow_version):
+        raise TerminalError(
+            f"The registry has no version {champion.mlflow_version} of {pipeline}, which is champion number "
+            f"{champion.sequence}.",
+            expected="the versions that the ledger knows",
+            remedy=f"mlops restore, from a backup that has it, or mlops rollback {pipeline} --reason WHY",
+        )
     versions = {
         "champion": champion.mlflow_version if champion else None,
         "previous": champion.previous if champion else None,
         "candidate": candidate.mlflow_version if candidate else None,
     }
-    known = home.registry.versions(pipeline)
     for alias, version in versions.items():
-        if version is None or (alias == "previous" and version not in known):
-            # A version that was freed for its age has no alias.
+        # A version that was freed for its age has no alias.
+        if version is None or not home.registry.has(pipeline, version):
             home.registry.remove_alias(pipeline, alias)
         else:
             home.registry.set_alias(pipeline, alias, version)
@@ -143,31 +144,37 @@ def heal(home: Home, pipeline: str) -> None:
 def remember(home: Home, pipeline: str) -> None:
     """Write the hash of each record to a tag of the version that it is about, where that is missing.
 
-    What was written stays: a record that was altered since is not to look as if it had always been so.
+    Of the registered model, for a record that is about no version, or one that is gone. What was written
+    stays: a record that was altered since is not to look as if it had always been so.
     """
-    registry = home.registry
-    for one in reversed(home.ledger.records(pipeline)):
-        version = _version_of(home, one)
-        if version is None:
-            continue
-        if not registry.tag_once(pipeline, version, f"{_HEAD}{one.number}", one.hash):
-            # Those before it were written before it.
-            return
+    missing: list[tuple[str | None, Record]] = []
+    for one in home.ledger.records_backwards(pipeline):
+        place = version = one.content.get("mlflow_version")
+        tags = home.registry.tags_of(pipeline, version) if version else None
+        if tags is None:
+            place, tags = None, home.registry.tags_of(pipeline, None)
+        if tags is None:
+            # Nothing was ever registered: there is no place for it, nor for those before it.
+            break
+        if _tag(one) in tags:
+            # Written oldest first: those before it are there.
+            break
+        missing.append((place, one))
+    for place, one in reversed(missing):
+        home.registry.tag_once(pipeline, place, _tag(one), one.hash)
 
 
-def _version_of(home: Home, one: Record) -> str | None:
-    """The version whose tag remembers a record; the champion's for what is about none."""
-    if version := one.content.get("mlflow_version"):
-        return str(version)
-    champion = home.ledger.champion(one.pipeline)
-    return champion.mlflow_version if champion else None
+def _tag(one: Record) -> str:
+    return f"{_HEAD}{one.number}"
 
 
 def heads_in_mlflow(home: Home, pipeline: str) -> list[Head]:
     """What the registry remembers of the records."""
+    places = {f"version {version}": tags for version, tags in home.registry.tags(pipeline).items()}
+    places["the model"] = home.registry.tags_of(pipeline, None) or {}
     return [
-        Head(f"{IN_MLFLOW} (version {version})", int(name.removeprefix(_HEAD)), value)
-        for version, tags in home.registry.tags(pipeline).items()
+        Head(f"{IN_MLFLOW} ({place})", int(name.removeprefix(_HEAD)), value)
+        for place, tags in places.items()
         for name, value in tags.items()
         if name.startswith(_HEAD) and name.removeprefix(_HEAD).isdecimal()
     ]
@@ -189,7 +196,7 @@ def verify(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> list[Fault]
 def _checked(place: PipelineHome, version: str) -> str:
     """Hash of the model of a version, whose files are those that were registered."""
     registry = place.home.registry
-    if version not in registry.versions(place.name):
+    if not registry.has(place.name, version):
         if gone := place.ledger.freed(place.name, "model", version):
             raise gone.error(place.name)
         raise UserError(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from mlops_pipelines import document
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Freed
     from mlops_pipelines.training import Candidate
     from mlops_pipelines.tuning import Trial
+
+_Found = TypeVar("_Found")
 
 # Read when MLflow is imported: by default it reports usage, draws progress bars and configures logging.
 for _switch, _setting in (
@@ -318,15 +320,8 @@ class Registry:
 
     def alias(self, pipeline: str, alias: str) -> str | None:
         """The version the alias names, or None."""
-        from mlflow.exceptions import MlflowException
-
-        with _faults():
-            try:
-                return str(self._client.get_model_version_by_alias(pipeline, alias).version)
-            except MlflowException as error:
-                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                    return None
-                raise
+        found = _if_there(lambda: self._client.get_model_version_by_alias(pipeline, alias))
+        return None if found is None else str(found.version)
 
     def tag(self, pipeline: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of the version."""
@@ -334,13 +329,31 @@ class Registry:
             for name, value in tags.items():
                 self._client.set_model_version_tag(pipeline, version, name, value)
 
-    def tag_once(self, pipeline: str, version: str, name: str, value: str) -> bool:
-        """Set a tag of the version that is not set yet; whether it was not."""
+    def tag_once(self, pipeline: str, version: str | None, name: str, value: str) -> None:
+        """Set a tag of the version, or of the registered model, that is not set yet."""
+        if name in (self.tags_of(pipeline, version) or {}):
+            return
         with _faults():
-            if name in self._client.get_model_version(pipeline, version).tags:
-                return False
-            self._client.set_model_version_tag(pipeline, version, name, value)
-            return True
+            if version is None:
+                self._client.set_registered_model_tag(pipeline, name, value)
+            else:
+                self._client.set_model_version_tag(pipeline, version, name, value)
+
+    def tags_of(self, pipeline: str, version: str | None) -> dict[str, str] | None:
+        """Tags of a version, or of the registered model; None if the registry does not have it."""
+        _check_name("pipeline", pipeline)
+        found = _if_there(
+            lambda: (
+                self._client.get_registered_model(pipeline)
+                if version is None
+                else self._client.get_model_version(pipeline, version)
+            )
+        )
+        return None if found is None else dict(found.tags)
+
+    def has(self, pipeline: str, version: str) -> bool:
+        """Whether the registry has this version."""
+        return self.tags_of(pipeline, version) is not None
 
     def tags(self, pipeline: str) -> dict[str, dict[str, str]]:
         """Tags by version, of all versions."""
@@ -704,6 +717,19 @@ def _faults() -> Iterator[None]:
     except MlflowException as error:
         kind = TransientError if error.error_code in _PASSING_FAULTS else TerminalError
         raise kind(f"MLflow says: {error.message}") from error
+
+
+def _if_there(ask: Callable[[], _Found]) -> _Found | None:
+    """What MLflow answers; None of what it does not have."""
+    from mlflow.exceptions import MlflowException
+
+    with _faults():
+        try:
+            return ask()
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
 
 
 def _mlflow() -> Any:

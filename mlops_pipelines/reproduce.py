@@ -137,13 +137,18 @@ class Reproducer:
 
 
 def _tried(name: str, make: Callable[[], Link]) -> Link:
-    """A link; what cannot be made any more differs. What the user has to mend first says nothing of it."""
+    """A link, or that it cannot be made any more."""
     try:
         return make()
-    except UserError:
-        raise
     except TerminalError as error:
-        return Link(name, False, "", "", error.message)
+        return _not_made(name, error)
+
+
+def _not_made(name: str, error: TerminalError, recorded: str = "") -> Link:
+    """What cannot be made any more differs. Raises what the user has to mend first: it says nothing of it."""
+    if isinstance(error, UserError):
+        raise error
+    return Link(name, False, recorded, "", error.message)
 
 
 def _log(found: Predicted, name: str) -> Link:
@@ -192,10 +197,8 @@ def _partition(found: Predicted, name: str) -> Link:
     recorded = lake.written_by("events", [day], version=version)[day].hashes[day]
     try:
         again = events_again(found.place, lake.read("events", days=[day], version=version))
-    except UserError:
-        raise
     except TerminalError as error:
-        return Link(name, False, recorded, "", error.message)
+        return _not_made(name, error, recorded)
     rebuilt = content_hash(again, sort_by=["event_id"], unhashed=PROVENANCE)
     return Link(name, recorded == rebuilt, recorded, rebuilt)
 
@@ -318,10 +321,8 @@ def _model(place: PipelineHome, promotion: Promotion) -> tuple[list[Link], Train
             name = "model"
             model, link = _trained(place, promotion, rows)
             links.append(link)
-    except UserError:
-        raise
     except TerminalError as error:
-        links.append(Link(name, False, "", "", error.message))
+        links.append(_not_made(name, error))
     return links, model if links[-1].same else None
 
 

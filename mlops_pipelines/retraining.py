@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from mlops_pipelines.audit import Record
     from mlops_pipelines.datasets import DatasetVersion
     from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
     from mlops_pipelines.gates import Verdict
@@ -297,12 +296,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the retrain ended. record: of it, None for a run that carried none. waits: for people."""
+    """How the retrain ended. waits: for people."""
 
     promotion: Promotion | None
     sentence: str
     model_card: str = ""
-    record: Record | None = None
     waits: bool = False
 
 
@@ -617,7 +615,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
             retrain.id, retrain.token, status="rejected", reason=sentence, at=now, about=facts
         )
         promoting.heal(place.home, place.name)
-        return Outcome(None, sentence, record=place.ledger.last_record(place.name))
+        return Outcome(None, sentence)
     if waits_for := _waits_for(place):
         return _ask_for_approval(place, retrain, waits_for, now, facts)
     card = place.home.registry.card(place.name, retrain.mlflow_version)
@@ -634,7 +632,7 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     promoting.heal(place.home, place.name)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
-    return Outcome(promotion, sentence, card, record=place.ledger.last_record(place.name))
+    return Outcome(promotion, sentence, card)
 
 
 def _waits_for(place: PipelineHome) -> str | None:
@@ -670,7 +668,7 @@ def _ask_for_approval(
         f"version {version} passed its gates and waits until {format_moment(now + asked.expires)}: "
         f"{why}. `mlops approve {place.name} {version} --reason WHY` lets it serve, `mlops reject` does not."
     )
-    return Outcome(None, sentence, record=place.ledger.last_record(place.name), waits=True)
+    return Outcome(None, sentence, waits=True)
 
 
 def carried_by(place: PipelineHome, run_id: str) -> Retrain | None:

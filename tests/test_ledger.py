@@ -883,7 +883,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(5,)]
+    assert dump(ledger)["ledger_schema"] == [(6,)]
     ledger.close()
 
 
@@ -909,7 +909,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what
     ledger.close()
     newer = Ledger(url)
     with pytest.raises(
-        TerminalError, match=rf"schema version {version}.*\nExpected: version 5.*\n.*{what_helps}"
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 6.*\n.*{what_helps}"
     ):
         newer.watermark()
     newer.close()

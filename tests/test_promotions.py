@@ -210,7 +210,7 @@ def test_one_rollback_after_another_goes_further_back(ledger: Ledger) -> None:
     for version in ("1", "2", "3"):
         promoted(ledger, version)
     assert roll_back(ledger, expected=3).mlflow_version == "2"
-    assert ledger.predecessor(P) == "1"
+    assert ledger.back_to(P, expected_sequence=4, at=at(5)).mlflow_version == "1"
     assert roll_back(ledger, expected=4).mlflow_version == "1"
     with pytest.raises(UserError, match=r"first champion .* none to go back to"):
         roll_back(ledger, expected=5)

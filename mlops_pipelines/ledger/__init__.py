@@ -20,7 +20,6 @@ from mlops_pipelines.ledger.promotions import (
     Promotion,
     PromotionConflictError,
     PromotionKind,
-    RecordedVerdict,
 )
 from mlops_pipelines.ledger.retrains import (
     MAX_LOSSES,
@@ -33,6 +32,7 @@ from mlops_pipelines.ledger.retrains import (
 )
 from mlops_pipelines.ledger.tables import promotions, retrains, triggers
 from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES, Trigger, Triggers, TriggerStatus
+from mlops_pipelines.ledger.verdicts import RecordedVerdict
 from mlops_pipelines.ledger.watermark import Watermark
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ from mlops_pipelines.ledger.promotions import (
     check_sequence,
     waiting_of,
 )
-from mlops_pipelines.ledger.retrains import GATES, authority, candidate_facts, end, lock, locked_row
-from mlops_pipelines.ledger.tables import approvals, records, retrains, waits
+from mlops_pipelines.ledger.retrains import GATES, authority, end, lock, locked_row
+from mlops_pipelines.ledger.tables import approvals, retrains, waits
+from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Approvals(Promotions):
                 "approvals": needed,
                 "asked_at": at,
                 "expires_at": expires_at,
+                "about": dict(about or {}),
             }
             connection.execute(waits.insert().values(**values))
             facts = {
@@ -166,9 +167,9 @@ class Approvals(Promotions):
             everybody = ", ".join([*(one.by for one in given), by])
             promotion = self._crown(
                 connection, row, "approval", waiting.sequence, waiting.mlflow_version,
-                by=everybody, reason=reason, at=at, about=_asked_about(connection, row),
+                by=everybody, reason=reason, at=at, about=waiting.about,
             )  # fmt: skip
-            end(connection, row.id, "promoted", f"approved by {everybody}: {reason}", row.finished_at)
+            end(connection, row.id, "promoted", f"approved by {everybody}: {reason}", at, anew=False)
             return promotion
 
     def reject(self, pipeline: str, version: str, *, by: str, reason: str, at: datetime) -> None:
@@ -208,20 +209,6 @@ def _check_unaltered(waiting: AnyRow, model_hash: str) -> None:
             expected=f"{waiting.model_hash[:12]}, which is what passed the gates",
             remedy=f"mlops reject {waiting.pipeline} {waiting.mlflow_version} --reason WHY",
         )
-
-
-def _asked_about(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
-    """What the record of the wait says of the candidate besides what the ledger knows."""
-    query = (
-        sa.select(records.c.body)
-        .where(records.c.pipeline == retrain.pipeline)
-        .order_by(records.c.number.desc())
-    )
-    for body in connection.execute(query).scalars():
-        content = json.loads(body)
-        if (content["kind"], content.get("retrain_id")) == ("wait", retrain.id):
-            return {name: content[name] for name in ("commit", "metrics", "report") if name in content}
-    return {}
 
 
 def _given(connection: Connection, retrain_id: str) -> tuple[Approval, ...]:

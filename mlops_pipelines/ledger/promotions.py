@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,14 +14,15 @@ from mlops_pipelines.ledger.retrains import (
     UNFINISHED,
     Retrains,
     authority,
-    candidate_facts,
     end,
     lock,
     locked_row,
     promoted_hash,
+    row_of,
 )
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
+from mlops_pipelines.ledger.verdicts import RecordedVerdict, candidate_facts, verdict_values, verdicts_on
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from mlops_pipelines.ledger.retrains import RetrainStatus
     from mlops_pipelines.ledger.store import AnyRow
 
-VerdictOutcome = Literal["pass", "fail", "warn", "not_applicable"]
 PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
-VERDICT_OUTCOMES: tuple[VerdictOutcome, ...] = ("pass", "fail", "warn", "not_applicable")
 
 
 class PromotionConflictError(TerminalError):
@@ -45,21 +42,6 @@ class PromotionConflictError(TerminalError):
 
 class FrozenError(TerminalError):
     """A person has frozen the champion of the pipeline."""
-
-
-@dataclass(frozen=True)
-class RecordedVerdict:
-    """A gate's outcome for one model. at: the home's clock, UTC."""
-
-    retrain_id: str
-    model_hash: str
-    gate: str
-    outcome: VerdictOutcome
-    figure: float | None
-    bound: float | None
-    interval: tuple[float, float] | None
-    sentence: str
-    at: datetime
 
 
 @dataclass(frozen=True)
@@ -103,7 +85,7 @@ class Promotions(Retrains):
             promoted = promoted_hash(connection, retrain_id) is not None
             for position, verdict in enumerate(given):
                 key = {"retrain_id": retrain_id, "model_hash": row.model_hash, "gate": verdict["gate"]}
-                values = {**key, **_verdict_values(verdict, position), "at": at}
+                values = {**key, **verdict_values(verdict, position), "at": at}
                 if insert_new(connection, verdicts, values) and promoted:
                     raise TerminalError(
                         f"Retrain {retrain_id} was promoted without a verdict of {verdict['gate']}; none can "
@@ -116,7 +98,7 @@ class Promotions(Retrains):
     def verdicts(self, retrain_id: str) -> list[RecordedVerdict]:
         """Verdicts on the retrain's latest candidate, in the order they were given."""
         with self._reading() as connection:
-            return _verdicts(connection, retrain_id)
+            return verdicts_on(connection, row_of(connection, retrain_id))
 
     def promote(
         self,
@@ -155,7 +137,7 @@ class Promotions(Retrains):
             check_not_frozen(connection, pipeline)
             return self._crown(
                 connection, row, "gates", expected_sequence, mlflow_version,
-                by=GATES, reason=row.reason, at=at, about=about or {},
+                by=GATES, reason=row.reason, at=at, about=about,
             )  # fmt: skip
 
     def roll_back(
@@ -167,7 +149,6 @@ class Promotions(Retrains):
         by: str,
         reason: str,
         at: datetime,
-        about: Mapping[str, Any] | None = None,
     ) -> Promotion:
         """Make a model champion again that was champion before; also while the champion is frozen.
 
@@ -177,21 +158,15 @@ class Promotions(Retrains):
         """
         with self._writing() as connection:
             lock(connection, pipeline)
-            champion = champion_of(connection, pipeline, None)
-            if champion is None:
-                raise UserError(
-                    f"{pipeline} has no champion to roll back.", remedy=f"mlops promotions {pipeline}"
-                )
-            check_sequence(champion, pipeline, expected_sequence, at)
-            back_to = _to_go_back_to(connection, champion, to)
+            champion, back_to = _to_go_back_to(connection, pipeline, to, expected_sequence, at)
             row = locked_row(connection, back_to.retrain_id)
             check_proven(connection, row, back_to.model_hash)
             sentence = f"rolled back to version {back_to.mlflow_version} by {by}: {reason}"
-            _becomes(connection, champion.retrain_id, "rolled_back", sentence, at)
-            _becomes(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at)
+            end(connection, champion.retrain_id, "rolled_back", sentence, at, anew=False)
+            end(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at, anew=False)
             return self._crown(
                 connection, row, "rollback", expected_sequence, back_to.mlflow_version,
-                by=by, reason=reason, at=at, about=about or {},
+                by=by, reason=reason, at=at,
             )  # fmt: skip
 
     def adopt(
@@ -204,7 +179,6 @@ class Promotions(Retrains):
         by: str,
         reason: str,
         at: datetime,
-        about: Mapping[str, Any] | None = None,
     ) -> Promotion:
         """Make a version champion whose gates passed, whatever became of its retrain since.
 
@@ -229,17 +203,18 @@ class Promotions(Retrains):
                 )
             check_proven(connection, row, model_hash)
             check_not_frozen(connection, pipeline)
-            _becomes(connection, row.id, "promoted", f"adopted by {by}: {reason}", at)
+            end(connection, row.id, "promoted", f"adopted by {by}: {reason}", at, anew=False)
             return self._crown(
                 connection, row, "adoption", expected_sequence, version,
-                by=by, reason=reason, at=at, about=about or {},
+                by=by, reason=reason, at=at,
             )  # fmt: skip
 
-    def predecessor(self, pipeline: str) -> str | None:
-        """MLflow version of the model whose place the champion's took when it was first promoted, or None."""
+    def back_to(
+        self, pipeline: str, to: str | None = None, *, expected_sequence: int, at: datetime
+    ) -> Promotion:
+        """The promotion whose model `roll_back` would make champion again; what it raises, too."""
         with self._reading() as connection:
-            champion = champion_of(connection, pipeline, None)
-            return None if champion is None else _replaced(connection, champion)
+            return _to_go_back_to(connection, pipeline, to, expected_sequence, at)[1]
 
     def freeze(self, pipeline: str, on: bool, *, by: str, reason: str, at: datetime) -> bool:
         """Let no candidate become champion, or let them again; whether that changed anything."""
@@ -271,7 +246,7 @@ class Promotions(Retrains):
         by: str,
         reason: str,
         at: datetime,
-        about: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
     ) -> Promotion:
         """The next champion and its record; candidates that were compared with another one wait in vain."""
         pipeline = retrain.pipeline
@@ -292,7 +267,7 @@ class Promotions(Retrains):
         connection.execute(promotions.insert().values(**vars(promotion)))
         facts = {
             **candidate_facts(connection, retrain),
-            **about,
+            **(about or {}),
             "authority": kind,
             "sequence": promotion.sequence,
             "replaced": promotion.previous,
@@ -316,35 +291,14 @@ class Promotions(Retrains):
 
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
+        query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
         with self._reading() as connection:
-            return _past(connection, pipeline)
+            return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 
     def champion(self, pipeline: str, at: datetime | None = None) -> Promotion | None:
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:
             return champion_of(connection, pipeline, at)
-
-
-def _verdict_values(verdict: Mapping[str, Any], position: int) -> dict[str, Any]:
-    if verdict["outcome"] not in VERDICT_OUTCOMES:
-        raise TerminalError(
-            f"{verdict['outcome']!r} is no outcome of a gate.", expected=", ".join(VERDICT_OUTCOMES)
-        )
-    low, high = verdict["interval"] or (None, None)
-    return {
-        "position": position,
-        "outcome": verdict["outcome"],
-        "figure": _number(verdict["figure"]),
-        "bound": _number(verdict["bound"]),
-        "interval_low": _number(low),
-        "interval_high": _number(high),
-        "sentence": verdict["sentence"],
-    }
-
-
-def _number(value: float | None) -> float | None:
-    """A plain float; None for NaN, which SQLite cannot hold and which says the same."""
-    return None if value is None or math.isnan(value) else float(value)
 
 
 def check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
@@ -355,7 +309,7 @@ def check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
         )
     if row.judged_model_hash != model_hash:
         raise TerminalError(f"The candidate of retrain {row.id} has not been judged by its gates.")
-    failed = [v.gate for v in _verdicts(connection, row.id) if v.outcome == "fail"]
+    failed = [v.gate for v in verdicts_on(connection, row) if v.outcome == "fail"]
     if failed:
         raise TerminalError(
             f"The candidate of retrain {row.id} failed {', '.join(failed)} and cannot be promoted."
@@ -369,20 +323,6 @@ def check_not_frozen(connection: Connection, pipeline: str) -> None:
             f"The champion of {pipeline} is frozen by {said}.",
             remedy=f"mlops unfreeze {pipeline} --reason WHY",
         )
-
-
-def _becomes(
-    connection: Connection, retrain_id: str, status: RetrainStatus, outcome: str, at: datetime
-) -> None:
-    """Another status of a retrain; the moment of its end stays, and is now if its run still goes on."""
-    values = {
-        "status": status,
-        "outcome": outcome,
-        "finished_at": sa.func.coalesce(
-            retrains.c.finished_at, sa.bindparam("at", at, retrains.c.finished_at.type)
-        ),
-    }
-    connection.execute(retrains.update().where(retrains.c.id == retrain_id).values(values))
 
 
 def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:
@@ -401,38 +341,44 @@ def _frozen(connection: Connection, pipeline: str) -> str | None:
     return frozen
 
 
-def _to_go_back_to(connection: Connection, champion: Promotion, to: str | None) -> Promotion:
-    """The promotion whose model is to be champion again."""
-    past = _past(connection, champion.pipeline)
+def _to_go_back_to(
+    connection: Connection, pipeline: str, to: str | None, expected_sequence: int, at: datetime
+) -> tuple[Promotion, Promotion]:
+    """The champion that goes, and the promotion whose model is to be champion again."""
+    champion = champion_of(connection, pipeline, None)
+    if champion is None:
+        raise UserError(f"{pipeline} has no champion to roll back.", remedy=f"mlops promotions {pipeline}")
+    check_sequence(champion, pipeline, expected_sequence, at)
     if to is None:
-        to = _replaced(connection, champion)
+        to = _first(connection, pipeline, champion.mlflow_version).previous
         if to is None:
             raise UserError(
-                f"Version {champion.mlflow_version} is the first champion of {champion.pipeline}: there is "
-                "none to go back to.",
-                remedy=f"mlops retrain {champion.pipeline} --reason WHY",
+                f"Version {champion.mlflow_version} is the first champion of {pipeline}: there is none to "
+                "go back to.",
+                remedy=f"mlops retrain {pipeline} --reason WHY",
             )
     if to == champion.mlflow_version:
-        raise UserError(f"Version {to} is the champion of {champion.pipeline} already.")
-    found = next((one for one in past if one.mlflow_version == to), None)
-    if found is None:
-        known = sorted({one.mlflow_version for one in past} - {champion.mlflow_version}, key=int)
-        raise UserError(
-            f"Version {to} of {champion.pipeline} never was champion.",
-            expected=f"a version that was: {', '.join(known) or 'there is none'}",
-            remedy=f"mlops promotions {champion.pipeline}",
-        )
-    return found
+        raise UserError(f"Version {to} is the champion of {pipeline} already.")
+    return champion, _first(connection, pipeline, to)
 
 
-def _past(connection: Connection, pipeline: str) -> list[Promotion]:
-    query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
-    return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
-
-
-def _replaced(connection: Connection, champion: Promotion) -> str | None:
-    past = _past(connection, champion.pipeline)
-    return next(one.previous for one in past if one.mlflow_version == champion.mlflow_version)
+def _first(connection: Connection, pipeline: str, version: str) -> Promotion:
+    """The promotion by which a version became champion first. Raises UserError if it never did."""
+    mine = sa.select(promotions).where(promotions.c.pipeline == pipeline)
+    row = connection.execute(
+        mine.where(promotions.c.mlflow_version == version).order_by(promotions.c.sequence).limit(1)
+    ).one_or_none()
+    if row is not None:
+        return _promotion(row)
+    champion, *others = [
+        one.mlflow_version for one in connection.execute(mine.order_by(promotions.c.sequence.desc()))
+    ]
+    known = sorted({*others} - {champion}, key=int)
+    raise UserError(
+        f"Version {version} of {pipeline} never was champion.",
+        expected=f"a version that was: {', '.join(known) or 'there is none'}",
+        remedy=f"mlops promotions {pipeline}",
+    )
 
 
 def _made(connection: Connection, pipeline: str, version: str) -> AnyRow:
@@ -463,32 +409,6 @@ def check_sequence(champion: Promotion | None, pipeline: str, expected: int, at:
             f"The champion of {pipeline} serves since {format_moment(champion.at)}; a promotion of "
             f"{format_moment(at)} would change who served in between."
         )
-
-
-def _verdicts(connection: Connection, retrain_id: str) -> list[RecordedVerdict]:
-    query = (
-        sa.select(verdicts)
-        .join(
-            retrains,
-            sa.and_(retrains.c.id == verdicts.c.retrain_id, retrains.c.model_hash == verdicts.c.model_hash),
-        )
-        .where(verdicts.c.retrain_id == retrain_id)
-        .order_by(verdicts.c.position, verdicts.c.gate)
-    )
-    return [
-        RecordedVerdict(
-            retrain_id=row.retrain_id,
-            model_hash=row.model_hash,
-            gate=row.gate,
-            outcome=row.outcome,
-            figure=row.figure,
-            bound=row.bound,
-            interval=None if row.interval_low is None else (row.interval_low, row.interval_high),
-            sentence=row.sentence,
-            at=row.at,
-        )
-        for row in connection.execute(query)
-    ]
 
 
 def champion_of(connection: Connection, pipeline: str, at: datetime | None) -> Promotion | None:

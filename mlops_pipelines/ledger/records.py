@@ -13,13 +13,16 @@ from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
 from mlops_pipelines.ledger.tables import records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime, timedelta
 
     from sqlalchemy.engine import URL, Connection
 
     from mlops_pipelines.ledger.store import AnyRow
     from mlops_pipelines.signing import Keys
+
+# Records that are read at once.
+_PAGE = 20
 
 
 class Records(Store):
@@ -33,18 +36,35 @@ class Records(Store):
         super().__init__(url, busy_timeout=busy_timeout)
         self._keys = keys
 
-    def records(self, pipeline: str) -> list[Record]:
-        """All records of a pipeline, by number."""
-        query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number)
+    def records(self, pipeline: str, after: int = 0) -> list[Record]:
+        """Records of a pipeline, by number: all, or those after one."""
+        mine = sa.select(records).where(records.c.pipeline == pipeline, records.c.number > after)
+        query = mine.order_by(records.c.number)
         with self._reading() as connection:
             return [_record(row) for row in connection.execute(query)]
 
+    def records_backwards(self, pipeline: str) -> Iterator[Record]:
+        """All records of a pipeline, the newest first; read as far as somebody asks for them."""
+        query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number.desc())
+        page = query.limit(_PAGE)
+        while True:
+            with self._reading() as connection:
+                found = [_record(row) for row in connection.execute(page)]
+            yield from found
+            if len(found) < _PAGE:
+                return
+            page = query.where(records.c.number < found[-1].number).limit(_PAGE)
+
+    def record(self, pipeline: str, number: int) -> Record | None:
+        """The record with this number; None if there is none."""
+        query = sa.select(records).where(records.c.pipeline == pipeline, records.c.number == number)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+            return _record(row) if row else None
+
     def last_record(self, pipeline: str) -> Record | None:
         """The newest record of a pipeline; None if it has none."""
-        query = sa.select(records).where(records.c.pipeline == pipeline)
-        with self._reading() as connection:
-            row = connection.execute(query.order_by(records.c.number.desc()).limit(1)).one_or_none()
-            return _record(row) if row else None
+        return next(self.records_backwards(pipeline), None)
 
     def _append(
         self,

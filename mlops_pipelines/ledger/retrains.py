@@ -13,8 +13,9 @@ from mlops_pipelines import policy as policies
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.records import Records
 from mlops_pipelines.ledger.store import insert_new
-from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers, verdicts
+from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers
 from mlops_pipelines.ledger.triggers import pending_triggers
+from mlops_pipelines.ledger.verdicts import candidate_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +180,7 @@ class Retrains(Records):
     def check_token(self, retrain_id: str, token: str) -> None:
         """Raises StaleTokenError unless `token` is the retrain's live one."""
         with self._reading() as connection:
-            _check(_row(connection, retrain_id), token)
+            _check(row_of(connection, retrain_id), token)
 
     def mark_lost(self, run_id: str, at: datetime, *, charged: bool = True) -> Retrain | None:
         """Record that a run is gone. The retrain it carried, or None if it carried none any more.
@@ -196,7 +197,7 @@ class Retrains(Records):
             if row is None:
                 return None
             lock(connection, row.pipeline)
-            retrain = _row(connection, row.id)
+            retrain = row_of(connection, row.id)
             if (retrain.run_id, retrain.status) != (run_id, "running"):
                 return None
             _lose(connection, retrain, at, charged=charged)
@@ -470,12 +471,25 @@ def _lose(connection: Connection, row: AnyRow, at: datetime, *, charged: bool) -
         end(connection, row.id, "failed", f"its run was lost {losses} times, the last {row.run_id}", at)
 
 
-def end(connection: Connection, retrain_id: str, status: RetrainStatus, outcome: str, at: datetime) -> None:
-    """A retrain's status and outcome, and when it came to it. at: the home's clock, UTC."""
+def end(
+    connection: Connection,
+    retrain_id: str,
+    status: RetrainStatus,
+    outcome: str,
+    at: datetime,
+    *,
+    anew: bool = True,
+) -> None:
+    """A retrain's status and outcome, and when it came to it. at: the home's clock, UTC.
+
+    anew: False where the moment of an end that it had already stays.
+    """
+    column = retrains.c.finished_at
+    now = sa.bindparam("at", at, column.type)
     connection.execute(
         retrains.update()
         .where(retrains.c.id == retrain_id)
-        .values(status=status, outcome=outcome, finished_at=at)
+        .values(status=status, outcome=outcome, finished_at=now if anew else sa.func.coalesce(column, now))
     )
 
 
@@ -487,8 +501,8 @@ def authority(connection: Connection, retrain_id: str, token: str) -> AnyRow:
 
 
 def locked_row(connection: Connection, retrain_id: str) -> AnyRow:
-    lock(connection, _row(connection, retrain_id).pipeline)
-    return _row(connection, retrain_id)
+    lock(connection, row_of(connection, retrain_id).pipeline)
+    return row_of(connection, retrain_id)
 
 
 def _check(row: AnyRow, token: str) -> None:
@@ -501,7 +515,8 @@ def _check(row: AnyRow, token: str) -> None:
     )
 
 
-def _row(connection: Connection, retrain_id: str) -> AnyRow:
+def row_of(connection: Connection, retrain_id: str) -> AnyRow:
+    """The retrain's row. Raises TerminalError if there is none."""
     row = connection.execute(sa.select(retrains).where(retrains.c.id == retrain_id)).one_or_none()
     if row is None:
         raise TerminalError(f"The ledger knows no retrain {retrain_id}.")
@@ -515,26 +530,6 @@ def promoted_hash(connection: Connection, retrain_id: str) -> str | None:
     )
     model_hash: str | None = connection.execute(query).scalar_one_or_none()
     return model_hash
-
-
-def candidate_facts(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
-    """What the ledger knows of a retrain's candidate, for a record. Figures as they were judged."""
-    query = (
-        sa.select(verdicts)
-        .where(verdicts.c.retrain_id == retrain.id, verdicts.c.model_hash == retrain.model_hash)
-        .order_by(verdicts.c.position, verdicts.c.gate)
-    )
-    return {
-        "retrain_id": retrain.id,
-        "mlflow_version": retrain.mlflow_version,
-        "model_hash": retrain.model_hash,
-        "dataset_version": retrain.dataset_version,
-        "verdicts": [
-            {"gate": row.gate, "outcome": row.outcome, "figure": row.figure, "bound": row.bound,
-             "sentence": row.sentence}
-            for row in connection.execute(query)
-        ],
-    }  # fmt: skip
 
 
 def _retrain(connection: Connection, retrain_id: str) -> Retrain:

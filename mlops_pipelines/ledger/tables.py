@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = sa.MetaData()
 
@@ -270,6 +270,7 @@ promotions = sa.Table(
 )
 
 # A candidate that passed its gates and waits for people. sequence: that of the champion it was compared with.
+# about: what a record says of it besides what the ledger knows.
 waits = sa.Table(
     "waits",
     metadata,
@@ -281,6 +282,7 @@ waits = sa.Table(
     sa.Column("approvals", sa.Integer, nullable=False),
     sa.Column("asked_at", UtcTime, nullable=False),
     sa.Column("expires_at", UtcTime, nullable=False),
+    sa.Column("about", sa.JSON, nullable=False),
     _recorded_at(),
     sa.Index("waits_by_pipeline", "pipeline"),
 )
