@@ -153,7 +153,7 @@ def restore(source: Path, to: Path) -> Backup:
             to.rmdir()
         half.rename(to)
     home = Home.create(to)
-    for pipeline in sorted(path.name for path in (to / "pipelines").glob("*")):
+    for pipeline in home.ledger.decided():
         # A decision may stand in the ledger, and not in the registry yet.
         heal(home, pipeline)
     return backup

@@ -1,13 +1,19 @@
-"""Candidates in a ledger of their own: made, judged, promoted, without a model behind them."""
+"""Candidates in a ledger of their own: made, judged, promoted, without a model behind them; or with a small
+one in a registry, for what looks at its files."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ledger import Admitted, Ledger
 from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
+from mlops_pipelines.training import fit_candidate
+from tests.loop import move
+from tests.small_flights import loaded
+from tests.synthetic_examples import FEATURES, examples, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,8 +35,36 @@ def at(day: int) -> datetime:
     return START + day * DAY
 
 
-def judged(ledger: Ledger, version: str, *, outcome: str = "pass", day: int | None = None) -> Retrain:
-    """The retrain of a candidate that was judged on its number of a day. Its hash is `hash-VERSION`."""
+def home_of_models(path: Path, versions: int) -> PipelineHome:
+    """A place whose registry has so many versions, each a model of its own that the ledger does not know."""
+    home = Home.create(path)
+    table = examples(days=12, rows_per_day=60)
+    for trees in range(1, versions + 1):
+        candidate = fit_candidate(table, FEATURES, training(params={"n_estimators": trees}))
+        home.registry.log_candidate(P, f"r-{trees}", candidate, "3f2a", {"commit": None})
+    place = PipelineHome(home, loaded(P))
+    place.prepare()
+    move(place, START)
+    return place
+
+
+def hash_in(place: PipelineHome, version: str) -> str:
+    """The hash of a version's model, as the registry has it."""
+    return str((place.home.registry.tags_of(P, version) or {})["model_hash"])
+
+
+def judged(
+    ledger: Ledger,
+    version: str,
+    *,
+    outcome: str = "pass",
+    day: int | None = None,
+    model_hash: str | None = None,
+) -> Retrain:
+    """The retrain of a candidate that was judged on its number of a day.
+
+    model_hash: `hash-VERSION`, unless it is given.
+    """
     now = at(int(version) if day is None else day)
     ledger.append_trigger(P, "labels", f"k{version}", {}, now)
     answer = ledger.admit(P, now=now, policy=FREE, run_id=f"run-{version}", data_mark=f"d{version}")
@@ -40,7 +74,7 @@ def judged(ledger: Ledger, version: str, *, outcome: str = "pass", day: int | No
         retrain.id,
         retrain.token,
         dataset_version=f"data-{version}",
-        model_hash=f"hash-{version}",
+        model_hash=model_hash or f"hash-{version}",
         mlflow_version=version,
         mlflow_run_id=f"mlflow-{version}",
         cutoff=now - DAY,
@@ -54,15 +88,15 @@ def judged(ledger: Ledger, version: str, *, outcome: str = "pass", day: int | No
     return ledger.retrain(retrain.id)
 
 
-def promoted(ledger: Ledger, version: str) -> Promotion:
+def promoted(ledger: Ledger, version: str, *, model_hash: str | None = None) -> Promotion:
     """A candidate that its gates let through, and the end of its retrain."""
-    retrain = judged(ledger, version)
+    retrain = judged(ledger, version, model_hash=model_hash)
     promotion = ledger.promote(
         P,
         retrain_id=retrain.id,
         token=retrain.token,
         expected_sequence=len(ledger.promotions(P)),
-        model_hash=f"hash-{version}",
+        model_hash=str(retrain.model_hash),
         mlflow_version=version,
         at=retrain.watermark,
         about={"commit": {"sha": "abc", "dirty": False}, "metrics": {"log_loss": {"value": 0.4}}},
@@ -73,15 +107,22 @@ def promoted(ledger: Ledger, version: str) -> Promotion:
     return promotion
 
 
-def asked(ledger: Ledger, version: str, *, needed: int = 1, outcome: str = "pass") -> Retrain:
+def asked(
+    ledger: Ledger,
+    version: str,
+    *,
+    needed: int = 1,
+    outcome: str = "pass",
+    model_hash: str | None = None,
+) -> Retrain:
     """A candidate that waits for approval for a week."""
-    retrain = judged(ledger, version, outcome=outcome)
+    retrain = judged(ledger, version, outcome=outcome, model_hash=model_hash)
     ledger.ask_for_approval(
         P,
         retrain_id=retrain.id,
         token=retrain.token,
         expected_sequence=len(ledger.promotions(P)),
-        model_hash=f"hash-{version}",
+        model_hash=str(retrain.model_hash),
         mlflow_version=version,
         needed=needed,
         reason="a person has to approve it",

@@ -295,6 +295,11 @@ class Promotions(Retrains):
         with self._reading() as connection:
             return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 
+    def decided(self) -> list[str]:
+        """Pipelines that have had a retrain, or whose champion a person has frozen."""
+        with self._reading() as connection:
+            return [*connection.execute(sa.select(pipelines.c.name).order_by(pipelines.c.name)).scalars()]
+
     def champion(self, pipeline: str, at: datetime | None = None) -> Promotion | None:
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:

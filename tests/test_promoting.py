@@ -1,0 +1,209 @@
+"""What is decided reaches ledger, registry and Dagster, wherever it is cut short; and where one of them is of
+another moment, what serves is what the ledger says, and what one has lost the others name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlops_pipelines import dagster_events, promoting, retraining
+from mlops_pipelines.backup import back_up, restore
+from mlops_pipelines.home import Home, PipelineHome
+from mlops_pipelines.model_versions import relocate
+from mlops_pipelines.registry import Registry
+from tests import candidates
+from tests.candidates import P, hash_in, home_of_models, promoted
+from tests.loop import mlops, move
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two champions, one after the other, and a third version that nobody has judged."""
+    place = home_of_models(tmp_path_factory.mktemp("lived") / "home", 3)
+    for version in ("1", "2"):
+        move(place, candidates.at(int(version)))
+        promoted(place.ledger, version, model_hash=hash_in(place, version))
+        promoting.heal(place.home, P)
+    dagster_events.tell(place.home, P)
+    return place.home.path
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    shutil.copytree(lived, tmp_path / "home")
+    relocate(tmp_path / "home" / "mlflow" / "mlflow.db", tmp_path / "home" / "mlflow" / "artifacts")
+    return PipelineHome(Home.open(tmp_path / "home"), loaded(P))
+
+
+def copied(source: Path, to: Path) -> Path:
+    """A database's content put in the place of another's, whoever has that open."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(to)) as new:
+        old.backup(new)
+    return to
+
+
+def roll_back(place: PipelineHome) -> None:
+    done = mlops(place, "rollback", place.name, "--reason", "worse")
+    assert done.exit_code == 0, done.output
+
+
+def aliases(home: Home, name: str) -> dict[str, str | None]:
+    return {alias: home.registry.alias(name, alias) for alias in ("champion", "previous")}
+
+
+def heal(place: PipelineHome) -> None:
+    assert mlops(place, "registry", "heal", place.name).exit_code == 0
+
+
+def next_run(place: PipelineHome) -> None:
+    assert retraining.conclude(place, run_id="carries no retrain").promotion is None
+
+
+# --- one of them is older
+
+
+@pytest.mark.parametrize("what_follows", [heal, next_run])
+def test_a_registry_restored_from_an_older_backup_is_healed_to_the_ledger(
+    place: PipelineHome, tmp_path: Path, what_follows: Callable[[PipelineHome], None]
+) -> None:
+    mlflow = place.home.path / "mlflow" / "mlflow.db"
+    older = copied(mlflow, tmp_path / "older.db")
+    roll_back(place)
+    copied(older, mlflow)
+    assert aliases(place.home, place.name) == {"champion": "2", "previous": "1"}
+    what_follows(place)
+    assert aliases(place.home, place.name) == {"champion": "1", "previous": "2"}
+    remembered = {head.number for head in promoting.heads_in_mlflow(place.home, place.name)}
+    assert remembered == {one.number for one in place.ledger.records(place.name)}
+    assert mlops(place, "promotions", place.name, "--verify").exit_code == 0
+
+
+def test_a_registry_older_than_the_champion_is_told_as_such_and_an_earlier_champion_can_serve(
+    place: PipelineHome,
+) -> None:
+    place.home.registry._client.delete_model_version(place.name, "2")
+    told = mlops(place, "registry", "heal", place.name)
+    assert told.exit_code == 1
+    assert "no version 2 of flights, which is champion number 2" in told.output
+    assert "mlops rollback flights" in told.output
+    roll_back(place)
+    assert aliases(place.home, place.name) == {"champion": "1", "previous": None}
+    # What the version remembered, the model remembers in its place.
+    assert mlops(place, "promotions", place.name, "--verify").exit_code == 0
+
+
+def test_a_ledger_restored_from_an_older_backup_lacks_what_the_others_remember(
+    place: PipelineHome, tmp_path: Path
+) -> None:
+    ledger = place.home.path / "ledger.db"
+    older = copied(ledger, tmp_path / "older.db")
+    roll_back(place)
+    mlops(place, "freeze", place.name, "--reason", "season")
+    place.ledger.close()
+    copied(older, ledger)
+    found = mlops(place, "promotions", place.name, "--verify")
+    assert found.exit_code == 1
+    said = [line.partition(" (event")[0] for line in found.stderr.splitlines()]
+    assert said == [
+        "Altered: record 3 is missing: Dagster",
+        "Altered: record 3 is missing: MLflow (version 1) remembers it.",
+        "Altered: record 4 is missing: Dagster",
+        "Altered: record 4 is missing: MLflow (the model) remembers it.",
+    ]
+    # Whoever goes on from there does not hide it, and is remembered as well.
+    heal(place)
+    assert aliases(place.home, place.name) == {"champion": "2", "previous": "1"}
+    mlops(place, "freeze", place.name, "--reason", "another season")
+    heads = dagster_events.heads(place.home, place.name)
+    assert place.ledger.records(place.name)[2].hash in {head.hash for head in heads}
+    found = mlops(place, "promotions", place.name, "--verify")
+    assert "record 3 is not the one that MLflow (version 1) remembers" in found.stderr
+    assert "record 4 is missing" in found.stderr
+
+
+# --- a backup beside a promotion
+
+
+def test_a_backup_between_any_two_steps_of_a_decision_is_as_of_one_moment(
+    place: PipelineHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def before(owner: Any, name: str) -> None:
+        """Back up before the first call of this step."""
+        step = getattr(owner, name)
+
+        def backed_up(*args: Any, **kwargs: Any) -> Any:
+            if name not in made:
+                made.append(name)
+                back_up(place.home, tmp_path / name)
+            return step(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, backed_up)
+
+    for owner, name in ((Registry, "set_alias"), (Registry, "tag_once"), (dagster_events, "tell")):
+        before(owner, name)
+    roll_back(place)
+    assert made == ["set_alias", "tag_once", "tell"]
+    for name in made:
+        restore(tmp_path / name, tmp_path / f"home-{name}")
+        check_one_moment(Home.open(tmp_path / f"home-{name}"), place.name, decisions=3)
+
+
+def check_one_moment(home: Home, name: str, decisions: int | None = None) -> None:
+    """The registry says what the ledger says, and none of them remembers what the ledger does not."""
+    records = home.ledger.records(name)
+    assert decisions in (None, len(records))
+    champion = home.ledger.champion(name)
+    assert champion
+    assert aliases(home, name) == {"champion": champion.mlflow_version, "previous": champion.previous}
+    assert promoting.verify(home, name, dagster_events.heads(home, name)) == []
+    dagster_events.tell(home, name)
+    assert {head.hash for head in dagster_events.heads(home, name)} == {one.hash for one in records}
+
+
+@pytest.mark.proof
+def test_backups_beside_decisions_are_each_as_of_one_moment(
+    place: PipelineHome, tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    process = context.Process(target=keep_deciding, args=(place.home.path, stop))
+    process.start()
+    backups = 25 if full else 2
+    try:
+        while len(place.ledger.records(place.name)) == 2 and process.is_alive():
+            time.sleep(0.05)
+        for number in range(backups):
+            back_up(place.home, tmp_path / f"backup-{number}")
+        assert process.is_alive()
+    finally:
+        stop.set()
+        process.join()
+    assert process.exitcode == 0
+    for number in range(backups):
+        restore(tmp_path / f"backup-{number}", tmp_path / f"home-{number}")
+        check_one_moment(Home.open(tmp_path / f"home-{number}"), place.name)
+    sample_size("backups", backups)
+    sample_size("decisions beside them", len(place.ledger.records(place.name)) - 2)
+
+
+def keep_deciding(home: Path, stop: Any) -> None:
+    """Two versions take each other's place."""
+    place = Home.open(home).pipeline(loaded(P))
+    while not stop.is_set():
+        champion = place.ledger.champion(place.name)
+        assert champion
+        promoting.roll_back(place, champion.previous, by="ann", reason="worse")
+        dagster_events.tell(place.home, place.name)
