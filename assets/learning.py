@@ -201,7 +201,9 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
 
     by_people = loaded.spec.promotion.approval == "human"
     check = dg.AssetCheckSpec(
-        "approved", asset=spec.key, description="No candidate that passed its gates waits for approval."
+        dagster_events.CHECK_APPROVED,
+        asset=spec.key,
+        description="No candidate that passed its gates waits for approval.",
     )
 
     # Skippable: a candidate that failed a gate, or waits, leaves the champion as it was.
@@ -210,15 +212,11 @@ def _champion(stage: Stage) -> dg.AssetsDefinition:
         with library_errors():
             place = home.pipeline(loaded)
             outcome = retraining.conclude(place, run_id=context.run.run_id)
-            dagster_events.tell(place.home, place.name, context.instance)
+            dagster_events.tell(place, context.instance)
         context.log.info(outcome.sentence)
         if by_people:
             yield dg.AssetCheckResult(
-                check_name=check.name,
-                asset_key=spec.key,
-                passed=not outcome.waits,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=outcome.sentence,
+                check_name=check.name, asset_key=spec.key, **dagster_events.approved(place)
             )
         if outcome.promotion is None:
             yield dg.AssetObservation(spec.key, metadata={"not_promoted": outcome.sentence})

@@ -230,7 +230,7 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
             with library_errors():
                 place = home.pipeline(loaded)
                 found = watching.watch_over(place)
-                dagster_events.tell(place.home, place.name, context.instance)
+                dagster_events.tell(place, context.instance)
             yield _watch(spec.key, found)
 
     return performance_report

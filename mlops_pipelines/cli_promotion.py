@@ -99,6 +99,8 @@ def _as_csv(records: list[Record]) -> str:
 
 
 def _show(place: PipelineHome, records: list[Record]) -> None:
+    from mlops_pipelines import promoting
+
     for one in records:
         told = one.content
         version = f"v{told['mlflow_version']}" if told.get("mlflow_version") else ""
@@ -110,11 +112,7 @@ def _show(place: PipelineHome, records: list[Record]) -> None:
     if not records:
         click.echo(f"Nothing was decided on models of {place.name} yet.")
     for wait in place.ledger.waiting(place.name):
-        click.echo(
-            f"\nVersion {wait.mlflow_version} waits until {wait.expires_at:%Y-%m-%d %H:%M} UTC, approved by "
-            f"{len(wait.given)} of {wait.approvals}: "
-            f"mlops approve {place.name} {wait.mlflow_version} --reason WHY"
-        )
+        click.echo(f"\n{promoting.sentence_of(wait)}")
     if frozen := place.ledger.frozen(place.name):
         click.echo(f"\nFrozen by {frozen}")
 
@@ -295,7 +293,7 @@ def _told(place: PipelineHome) -> Iterator[None]:
     try:
         yield
     finally:
-        dagster_events.tell(place.home, place.name)
+        dagster_events.tell(place)
 
 
 def _tell_champion(made: Promotion, as_json: bool) -> None:

@@ -6,32 +6,36 @@ What people decide at the command line happens in no run; it is told to Dagster 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 
+from mlops_pipelines import promoting
 from mlops_pipelines.audit import CROWNING, Head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlops_pipelines.audit import Record
-    from mlops_pipelines.home import Home
+    from mlops_pipelines.home import Home, PipelineHome
 
+CHECK_APPROVED = "approved"
 _NUMBER, _HASH = "record", "record_hash"
 # Events that are read at once.
 _PAGE = 100
 
 
-def tell(home: Home, pipeline: str, instance: dg.DagsterInstance | None = None) -> None:
+def tell(place: PipelineHome, instance: dg.DagsterInstance | None = None) -> None:
     """Tell Dagster of the records that it was not told of yet, the oldest first: each is an observation.
 
     instance: of the run or sensor that tells; without it the home's own. A champion that no run has made is
-    materialized as well.
+    materialized as well, and where people decide the check `approved` says whether a candidate waits.
     """
+    home, pipeline = place.home, place.name
     key = dg.AssetKey([pipeline, "champion"])
     with _opened(home) if instance is None else nullcontext(instance) as told_to:
-        for record in _untold(home, pipeline, told_to, key):
+        untold = _untold(home, pipeline, told_to, key)
+        for record in untold:
             metadata, content = _metadata(record), record.content
             if content["kind"] in CROWNING and content["authority"] != "gates":
                 told_to.report_runless_asset_event(
@@ -44,6 +48,30 @@ def tell(home: Home, pipeline: str, instance: dg.DagsterInstance | None = None) 
                 )
             # Last: what was observed is not told again.
             told_to.report_runless_asset_event(dg.AssetObservation(key, metadata=metadata))
+        if untold and place.spec.promotion.approval == "human":
+            told_to.report_runless_asset_event(
+                dg.AssetCheckEvaluation(key, CHECK_APPROVED, **approved(place))
+            )
+
+
+class Approved(TypedDict):
+    """What the check `approved` says, evaluated by a run or beside one."""
+
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    description: str
+    metadata: dict[str, int]
+
+
+def approved(place: PipelineHome) -> Approved:
+    """Whether no candidate of a pipeline waits for people; if one does, until when, and what helps."""
+    waiting = place.ledger.waiting(place.name)
+    return {
+        "passed": not waiting,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "description": " ".join(promoting.sentence_of(one) for one in waiting) or "No candidate waits.",
+        "metadata": {"waiting": len(waiting)},
+    }
 
 
 def heads(home: Home, pipeline: str) -> list[Head]:

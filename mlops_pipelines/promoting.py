@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_pipelines.audit import Head, faults
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,6 +99,25 @@ def adopt(place: PipelineHome, version: str, *, by: str, reason: str) -> Promoti
 def freeze(place: PipelineHome, on: bool, *, by: str, reason: str) -> bool:
     """Let no candidate become champion, or let them again; whether that changed anything."""
     return _decided(place, place.ledger.freeze, on, by=by, reason=reason)
+
+
+def expire_waits(place: PipelineHome) -> list[str]:
+    """End what waited too long for people; the versions. Costs one look where nothing did."""
+    now = place.clock.now()
+    if all(now < one.expires_at for one in place.ledger.waiting(place.name)):
+        return []
+    ended = place.ledger.expire_waits(place.name, now)
+    heal(place.home, place.name)
+    return ended
+
+
+def sentence_of(wait: Wait) -> str:
+    """Until when a candidate waits, for whom, and what helps."""
+    return (
+        f"Version {wait.mlflow_version} waits until {format_moment(wait.expires_at)}, approved by "
+        f"{len(wait.given)} of {wait.approvals}: `mlops approve {wait.pipeline} {wait.mlflow_version} "
+        "--reason WHY` lets it serve, `mlops reject` does not."
+    )
 
 
 def _decided(

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from mlops_pipelines import dagster_events, promoting
 from mlops_pipelines import retraining as library
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
@@ -18,11 +19,15 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         jobs=[jobs["retrain"]],
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=15,
-        description="Asks for a retrain run when the policy would admit one.",
+        description="Asks for a retrain run when the policy would admit one; ends what waited too long for "
+        "approval.",
     )
     def retraining(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
+        if ended := promoting.expire_waits(place):
+            context.log.info(f"Nobody decided on version {', '.join(ended)} in time.")
+            dagster_events.tell(place, context.instance)
         library.append_bootstrap_trigger(place, now)
         held_by = library.run_in_flight(place)
         if held_by is not None and _run_is_over(context.instance, held_by):

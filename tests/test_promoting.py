@@ -10,16 +10,20 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
 from mlops_pipelines import dagster_events, promoting, retraining
 from mlops_pipelines.backup import back_up, restore
+from mlops_pipelines.component import build_definitions
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.model_versions import relocate
 from mlops_pipelines.registry import Registry
+from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.spec import Promotion
 from tests import candidates
-from tests.candidates import P, hash_in, home_of_models, promoted
-from tests.loop import mlops, move
+from tests.candidates import P, asked, hash_in, home_of_models, promoted
+from tests.loop import mlops, move, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
         move(place, candidates.at(int(version)))
         promoted(place.ledger, version, model_hash=hash_in(place, version))
         promoting.heal(place.home, P)
-    dagster_events.tell(place.home, P)
+    dagster_events.tell(place)
     return place.home.path
 
 
@@ -169,7 +173,7 @@ def check_one_moment(home: Home, name: str, decisions: int | None = None) -> Non
     assert champion
     assert aliases(home, name) == {"champion": champion.mlflow_version, "previous": champion.previous}
     assert promoting.verify(home, name, dagster_events.heads(home, name)) == []
-    dagster_events.tell(home, name)
+    dagster_events.tell(PipelineHome(home, loaded(name)))
     assert {head.hash for head in dagster_events.heads(home, name)} == {one.hash for one in records}
 
 
@@ -206,4 +210,70 @@ def keep_deciding(home: Path, stop: Any) -> None:
         champion = place.ledger.champion(place.name)
         assert champion
         promoting.roll_back(place, champion.previous, by="ann", reason="worse")
-        dagster_events.tell(place.home, place.name)
+        dagster_events.tell(place)
+
+
+# --- a wait that ends by itself
+
+
+def by_people(place: PipelineHome) -> PipelineHome:
+    return varied(place, promotion=Promotion(approval="human"))
+
+
+def tick(place: PipelineHome, instance: dg.DagsterInstance) -> Any:
+    """What the daemon does every few seconds."""
+    repository = build_definitions(place.loaded).get_repository_def()
+    context = dg.build_sensor_context(
+        instance=instance,
+        repository_def=repository,
+        resources={"home": HomeResource(path=str(place.home.path))},
+    )
+    return repository.get_sensor_def(f"{place.name}_retraining").evaluate_tick(context)
+
+
+def shown(place: PipelineHome, instance: dg.DagsterInstance) -> tuple[bool, str | None]:
+    """What the check `approved` says in the UI."""
+    key = dg.AssetCheckKey(dg.AssetKey([place.name, "champion"]), "approved")
+    [latest] = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert latest.event
+    evaluation = latest.event.asset_check_evaluation
+    assert evaluation
+    return evaluation.passed, evaluation.description
+
+
+def test_a_wait_ends_by_itself_and_holds_nothing_up(place: PipelineHome) -> None:
+    place = by_people(place)
+    move(place, candidates.at(3))
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        dagster_events.tell(place, instance)
+        passed, said = shown(place, instance)
+        assert not passed
+        assert "Version 3 waits until 2013-03-11 00:00 UTC, approved by 0 of 1" in str(said)
+        held_from = place.ledger.state(P).last_finished_at
+        move(place, candidates.at(10) - candidates.DAY / 24)
+        tick(place, instance)
+        assert [one.mlflow_version for one in place.ledger.waiting(P)] == ["3"]
+        move(place, candidates.at(10))
+        tick(place, instance)
+        assert place.ledger.waiting(P) == []
+        assert shown(place, instance) == (True, "No candidate waits.")
+        ended = place.ledger.records(P)[-1].content
+        assert (ended["kind"], ended["mlflow_version"]) == ("expiry", "3")
+        assert ended["why"] == "nobody decided until 2013-03-11 00:00 UTC"
+        # The pace of what follows is that of the retrain's own end.
+        assert place.ledger.state(P).last_finished_at == held_from == candidates.at(3)
+        records = place.ledger.records(P)
+        tick(place, instance)
+        assert place.ledger.records(P) == records
+    assert mlops(place, "promotions", P, "--verify").exit_code == 0
+
+
+def test_what_a_person_decides_shows_in_the_check_at_once(place: PipelineHome) -> None:
+    place = by_people(place)
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        dagster_events.tell(place, instance)
+        assert not shown(place, instance)[0]
+        assert mlops(place, "reject", P, "3", "--reason", "odd holdout").exit_code == 0
+        assert shown(place, instance) == (True, "No candidate waits.")

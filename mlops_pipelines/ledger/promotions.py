@@ -287,7 +287,8 @@ class Promotions(Retrains):
         row = locked_row(connection, waiting.retrain_id)
         facts = candidate_facts(connection, row)
         self._append(connection, row.pipeline, "expiry", facts, by=GATES, why=why, at=at)
-        end(connection, row.id, "expired", f"not approved: {why}", at)
+        # Its retrain ended when it began to wait: another moment would hold up the next one.
+        end(connection, row.id, "expired", f"not approved: {why}", at, anew=False)
 
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
