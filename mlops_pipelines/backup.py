@@ -79,13 +79,19 @@ class Backup:
 def back_up(home: Home, to: Path) -> Backup:
     """Copies a home into a folder that is missing or empty; runs may go on meanwhile.
 
-    Raises UserError for another folder, and while `mlops gc` works on the home; TerminalError where the
-    disk refuses: the folder is emptied again then.
+    Raises UserError for another folder, while `mlops gc` works on the home, and where the ledger is on a
+    server; TerminalError where the disk refuses: the folder is emptied again then.
     """
     to = to.expanduser().absolute()
     _require_empty(to, "to back up into")
     if to.is_relative_to(home.path):
         raise UserError(f"The folder {to} lies in the home that it would be a copy of.")
+    if not (home.path / LEDGER).is_file():
+        raise UserError(
+            f"The ledger of {home.path} is on a server, which a backup of the home does not hold.",
+            expected=f"a home whose ledger is its own file {LEDGER}",
+            remedy="pg_dump of that database and a copy of the folder, while no run goes on",
+        )
     with home.keeping("mlops backup"), _removed_on_error(to, f"The backup {to}"):
         copy = _Copy(home.path, to / _HOME)
         for name in ("registry.db", "online.db"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.spec_loading import LoadedSpec
 
 LEDGER = "ledger.db"
+# Where the ledger is on a server: what that knows the home by.
+LEDGER_ID = "ledger.id"
 # The instance settings live beside the code; the home links to them, so that both always agree.
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +50,7 @@ class Home:
     @staticmethod
     def is_at(path: Path) -> bool:
         """Whether there is a home."""
-        return (path / LEDGER).is_file()
+        return (path / LEDGER).is_file() or (path / LEDGER_ID).is_file()
 
     @classmethod
     def open(cls, path: Path) -> Home:
@@ -81,6 +84,8 @@ class Home:
                 remedy="choose another with --home DIR, or mend the permissions",
             ) from error
         home = cls(path)
+        if settings().ledger_url and not cls.is_at(path):
+            (path / LEDGER_ID).write_text(uuid.uuid4().hex, encoding="ascii")
         home.ledger.prepare()
         return home
 
@@ -98,7 +103,22 @@ class Home:
 
         from mlops_pipelines.ledger import Ledger
 
-        return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)), keys=self.keys)
+        server, known_by = settings().ledger_url, self.path / LEDGER_ID
+        if not known_by.is_file():
+            if server and self.is_at(self.path):
+                raise UserError(
+                    f"The ledger of {self.path} is its own file {LEDGER}; MLOPS_LEDGER_URL names another.",
+                    expected="a home that was begun with this setting",
+                    remedy="unset MLOPS_LEDGER_URL, or begin a new home with --home DIR",
+                )
+            return Ledger(URL.create("sqlite", database=str(self.path / LEDGER)), keys=self.keys)
+        if server is None:
+            raise UserError(
+                f"The ledger of {self.path} is on a server, and nothing says on which.",
+                expected="MLOPS_LEDGER_URL, as it was when the home was begun",
+                remedy="export MLOPS_LEDGER_URL=postgresql+psycopg://USER@HOST/NAME",
+            )
+        return Ledger(server.get_secret_value(), keys=self.keys, home_id=known_by.read_text(encoding="ascii"))
 
     @property
     def clock(self) -> Clock:

@@ -139,6 +139,21 @@ def heal(home: Home, pipeline: str) -> None:
 
     Raises TerminalError if the champion's version is not in the registry.
     """
+    said = None
+    # Whoever was slower may have overwritten what is newer: until nothing was decided meanwhile.
+    while (versions := _serving(home, pipeline)) != said:
+        for alias, version in versions.items():
+            # A version that was freed for its age has no alias.
+            if version is None or not home.registry.has(pipeline, version):
+                home.registry.remove_alias(pipeline, alias)
+            else:
+                home.registry.set_alias(pipeline, alias, version)
+        said = versions
+    remember(home, pipeline)
+
+
+def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
+    """Versions by alias, as the ledger says. Raises TerminalError if the registry lacks the champion."""
     champion, candidate = home.ledger.champion(pipeline), home.ledger.last_candidate(pipeline)
     if champion and not home.registry.has(pipeline, champion.mlflow_version):
         raise TerminalError(
@@ -147,18 +162,11 @@ def heal(home: Home, pipeline: str) -> None:
             expected="the versions that the ledger knows",
             remedy=f"mlops restore, from a backup that has it, or mlops rollback {pipeline} --reason WHY",
         )
-    versions = {
+    return {
         "champion": champion.mlflow_version if champion else None,
         "previous": champion.previous if champion else None,
         "candidate": candidate.mlflow_version if candidate else None,
     }
-    for alias, version in versions.items():
-        # A version that was freed for its age has no alias.
-        if version is None or not home.registry.has(pipeline, version):
-            home.registry.remove_alias(pipeline, alias)
-        else:
-            home.registry.set_alias(pipeline, alias, version)
-    remember(home, pipeline)
 
 
 def remember(home: Home, pipeline: str) -> None:

@@ -25,6 +25,11 @@ class Settings(BaseSettings):
     pages_ui: str = Field(
         default="http://127.0.0.1:3001", description="Where `mlops pages` serves traces, for links to them."
     )
+    ledger_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL database of the ledger, postgresql+psycopg://user@host/name; without it a "
+        "file of the home.",
+    )
     online_store: SecretStr | None = Field(
         default=None,
         description="Redis server of the online store, redis://host:6379/0; without it a file of the home.",

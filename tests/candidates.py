@@ -26,9 +26,9 @@ DAY = timedelta(days=1)
 FREE = Policy.model_validate({"cooldown": "0s", "budget": {"retrains": 1000}, "breaker": {"after": 1000}})
 
 
-def new_ledger(folder: Path) -> Ledger:
-    """A ledger that signs with a key of the folder's own."""
-    return Ledger(f"sqlite:///{folder / 'ledger.db'}", keys=Keys(folder / "keys"))
+def new_ledger(folder: Path, url: str | None = None) -> Ledger:
+    """A ledger, by default in a file of the folder, that signs with a key of the folder's own."""
+    return Ledger(url or f"sqlite:///{folder / 'ledger.db'}", keys=Keys(folder / "keys"))
 
 
 def at(day: int) -> datetime:

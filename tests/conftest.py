@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from sqlalchemy.engine import URL
+
 # Example counts come from the profile, so that one test serves `make test` and `make verify`.
 settings.register_profile(
     "fast",
@@ -67,6 +69,25 @@ def sample_size(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
         request.node.user_properties.append((SAMPLE_SIZE, f"{name} = {n:,}"))
 
     return say
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[URL]:
+    """A PostgreSQL server."""
+    from tests.postgres_server import postgres_server
+
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a ledger is to be made: in a file, and once more on a server."""
+    from tests.postgres_server import new_database
+
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return new_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(scope="module")

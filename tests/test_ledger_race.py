@@ -40,10 +40,6 @@ class Report:
     fenced: int = 0
 
 
-def url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'ledger.db'}"
-
-
 def ask(ledger: Ledger, me: str, n: int, rules: dict[str, Any]) -> Admitted | None:
     """Append a trigger of one's own and one that all append, then ask."""
     ledger.append_trigger(P, "labels", f"{me} {n}", {}, NOW)
@@ -83,9 +79,9 @@ def finish(ledger: Ledger, retrain: Retrain) -> None:
     ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason="proven", at=NOW)
 
 
-def orderly(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
+def orderly(url: str, folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
     """Carries through whatever it is admitted with. A file that must not exist yet witnesses it is alone."""
-    ledger, report, witness = Ledger(url(folder), keys=Keys(folder / "keys")), Report(), folder / "in flight"
+    ledger, report, witness = Ledger(url, keys=Keys(folder / "keys")), Report(), folder / "in flight"
     for n in range(rounds):
         report.shared_appended += ledger.append_trigger(P, "drift", f"shared {n}", {}, NOW)
         answer = ask(ledger, me, n, rules)
@@ -101,9 +97,9 @@ def orderly(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report
     return report
 
 
-def hostile(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
+def hostile(url: str, folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report:
     """Declares the others' runs lost whenever it is held, and goes on as a zombie when it was."""
-    ledger, report = Ledger(url(folder), keys=Keys(folder / "keys")), Report()
+    ledger, report = Ledger(url, keys=Keys(folder / "keys")), Report()
     for n in range(rounds):
         answer = ask(ledger, me, n, rules)
         if answer is None:
@@ -124,11 +120,13 @@ def hostile(folder: Path, me: str, rounds: int, rules: dict[str, Any]) -> Report
     return report
 
 
-def race(work: Any, folder: Path, *, processes: int, rounds: int, rules: dict[str, Any]) -> list[Report]:
+def race(
+    work: Any, url: str, folder: Path, *, processes: int, rounds: int, rules: dict[str, Any]
+) -> list[Report]:
     # A forked child would share the parent's SQLite connections.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        tasks = [pool.submit(work, folder, f"process {i}", rounds, rules) for i in range(processes)]
+        tasks = [pool.submit(work, url, folder, f"process {i}", rounds, rules) for i in range(processes)]
         return [task.result() for task in tasks]
 
 
@@ -139,13 +137,13 @@ def size(full: bool) -> tuple[int, int]:
 
 
 def test_processes_that_admit_at_once_are_admitted_one_by_one(
-    tmp_path: Path, size: tuple[int, int], sample_size: Callable[[str, int], None]
+    ledger_url: str, tmp_path: Path, size: tuple[int, int], sample_size: Callable[[str, int], None]
 ) -> None:
     processes, rounds = size
-    reports = race(orderly, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
+    reports = race(orderly, ledger_url, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
     admitted = sorted(retrain for report in reports for retrain in report.admitted)
     assert sum(report.shared_appended for report in reports) == rounds
-    ledger = Ledger(url(tmp_path))
+    ledger = Ledger(ledger_url)
     assert [r.id for r in ledger.retrains(P)] == admitted
     assert [r.seq for r in ledger.retrains(P)] == list(range(1, len(admitted) + 1))
     assert {r.status for r in ledger.retrains(P)} == {"promoted"}
@@ -159,19 +157,21 @@ def test_processes_that_admit_at_once_are_admitted_one_by_one(
     sample_size("admitted", len(admitted))
 
 
-def test_processes_that_race_for_a_small_budget_get_no_more_than_it_has(tmp_path: Path) -> None:
+def test_processes_that_race_for_a_small_budget_get_no_more_than_it_has(
+    ledger_url: str, tmp_path: Path
+) -> None:
     rules = {**UNLIMITED, "budget": {"retrains": 7, "per": "1d"}}
-    reports = race(orderly, tmp_path, processes=3, rounds=15, rules=rules)
+    reports = race(orderly, ledger_url, tmp_path, processes=3, rounds=15, rules=rules)
     assert sum(len(report.admitted) for report in reports) == 7
 
 
 def test_zombies_that_race_with_their_successors_change_nothing(
-    tmp_path: Path, size: tuple[int, int], sample_size: Callable[[str, int], None]
+    ledger_url: str, tmp_path: Path, size: tuple[int, int], sample_size: Callable[[str, int], None]
 ) -> None:
     processes, rounds = size
-    reports = race(hostile, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
+    reports = race(hostile, ledger_url, tmp_path, processes=processes, rounds=rounds, rules=UNLIMITED)
     finished = sorted(retrain for report in reports for retrain in report.finished)
-    ledger = Ledger(url(tmp_path))
+    ledger = Ledger(ledger_url)
     retrains = {r.id: r for r in ledger.retrains(P)}
     assert sorted(retrain for report in reports for retrain in report.admitted) == list(retrains)
     # Finished by one attempt only, or by its third loss, or still in flight.

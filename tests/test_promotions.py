@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(ledger_url: str, tmp_path: Path) -> Iterator[Ledger]:
     """Whatever a test does to it, its records verify."""
-    ledger = new_ledger(tmp_path)
+    ledger = new_ledger(tmp_path, ledger_url)
     yield ledger
     assert faults(ledger.records(P), ledger.promotions(P), Keys(tmp_path / "keys")) == []
     ledger.close()

@@ -28,12 +28,20 @@ _PAGE = 20
 class Records(Store):
     """Appends to the chain of a pipeline's records."""
 
-    def __init__(self, url: str | URL, *, keys: Keys | None = None, busy_timeout: timedelta = BUSY_TIMEOUT):
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        keys: Keys | None = None,
+        home_id: str | None = None,
+        busy_timeout: timedelta = BUSY_TIMEOUT,
+    ):
         """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`.
 
-        keys: what records are signed with; without it nothing that needs a record can be written.
+        keys: what records are signed with; without it nothing that needs a record can be written. home_id: of
+        the one home whose ledger the database is; None where it is a file of that home.
         """
-        super().__init__(url, busy_timeout=busy_timeout)
+        super().__init__(url, home_id=home_id, busy_timeout=busy_timeout)
         self._keys = keys
 
     def records(self, pipeline: str, after: int = 0) -> list[Record]:

@@ -33,8 +33,12 @@ BUSY_TIMEOUT = timedelta(seconds=60)
 class Store:
     """Transactions on the ledger's database. Tables are made on first use."""
 
-    def __init__(self, url: str | URL, *, busy_timeout: timedelta = BUSY_TIMEOUT):
-        """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`."""
+    def __init__(self, url: str | URL, *, home_id: str | None = None, busy_timeout: timedelta = BUSY_TIMEOUT):
+        """url: an SQLAlchemy URL, such as `sqlite:////absolute/path/ledger.db`.
+
+        home_id: of the one home whose ledger the database is; None where it is a file of that home.
+        """
+        self._home_id = home_id
         try:
             self._engine = sa.create_engine(url)
         except (ArgumentError, ImportError, ValueError) as error:
@@ -48,52 +52,68 @@ class Store:
         # A transaction that reads before it writes must be a writer from its start: SQLite refuses to
         # turn a reader into a writer once another has written, and no waiting cures that.
         self._writer = self._engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._reader = self._engine
+        if self._engine.dialect.name == "postgresql":
+            # As on SQLite: what is read in several statements is of one moment.
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._prepared = False
         self._preparing = threading.Lock()
 
     def prepare(self) -> None:
         """Make the tables if they are missing.
 
-        Raises UserError if the database cannot be opened or written, TerminalError if a newer version of
-        the library made it.
+        Raises UserError if the database cannot be opened or written, or is another home's, TerminalError if
+        another version of the library made it.
         """
         with self._preparing:
             if self._prepared:
                 return
-            with _errors_translated():
-                with self._engine.begin() as connection:
-                    version = _schema_version(connection)
-                if version is None:
-                    version = self._create()
-            if version < SCHEMA_VERSION:
-                raise TerminalError(
-                    f"The ledger {self._address} has schema version {version}.",
-                    expected=f"version {SCHEMA_VERSION}; homes are not carried over before version 1.0",
-                    remedy="begin a new home, with --home DIR",
-                )
-            if version > SCHEMA_VERSION:
-                raise TerminalError(
-                    f"The ledger {self._address} has schema version {version}.",
-                    expected=f"version {SCHEMA_VERSION}",
-                    remedy="upgrade mlops-pipelines, or point it at another home",
-                )
+            try:
+                self._prepare()
+            except MlopsError:
+                self.close()
+                raise
             self._prepared = True
+
+    def _prepare(self) -> None:
+        with _errors_translated():
+            with self._engine.begin() as connection:
+                made = _made(connection)
+            version, home_id = made or self._create()
+        if version < SCHEMA_VERSION:
+            raise TerminalError(
+                f"The ledger {self._address} has schema version {version}.",
+                expected=f"version {SCHEMA_VERSION}; homes are not carried over before version 1.0",
+                remedy="begin a new home, with --home DIR",
+            )
+        if version > SCHEMA_VERSION:
+            raise TerminalError(
+                f"The ledger {self._address} has schema version {version}.",
+                expected=f"version {SCHEMA_VERSION}",
+                remedy="upgrade mlops-pipelines, or point it at another home",
+            )
+        if home_id != self._home_id:
+            raise UserError(
+                f"The ledger {self._address} is that of another home.",
+                expected="a database of this home's own",
+                remedy="another database in MLOPS_LEDGER_URL; an empty one begins anew",
+            )
 
     def close(self) -> None:
         """Close all connections. The ledger can be used again afterwards."""
         self._engine.dispose()
 
-    def _create(self) -> int:
+    def _create(self) -> tuple[int, str | None]:
         with self._writer.begin() as connection:
             if connection.dialect.name == "postgresql":
                 # CREATE TABLE IF NOT EXISTS races there; the number only has to be the ledger's own.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C6564676572)))
-            version = _schema_version(connection)
-            if version is None:
+            made = _made(connection)
+            if made is None:
                 metadata.create_all(connection)
-                connection.execute(ledger_schema.insert().values(version=SCHEMA_VERSION))
-                version = SCHEMA_VERSION
-            return version
+                made = SCHEMA_VERSION, self._home_id
+                connection.execute(ledger_schema.insert().values(version=made[0], home=made[1]))
+            return made
 
     @property
     def _address(self) -> str:
@@ -107,9 +127,9 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database throughout (SQLite)."""
+        """A transaction that sees one state of the database throughout."""
         self.prepare()
-        with _errors_translated(), self._engine.begin() as connection:
+        with _errors_translated(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -129,11 +149,16 @@ def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) 
     return connection.execute(new).first() is not None
 
 
-def _schema_version(connection: Connection) -> int | None:
-    if not sa.inspect(connection).has_table(ledger_schema.name):
+def _made(connection: Connection) -> tuple[int, str | None] | None:
+    """The schema's version and the home that it is of; None where there are no tables yet."""
+    inspected = sa.inspect(connection)
+    if not inspected.has_table(ledger_schema.name):
         return None
     version: int = connection.execute(sa.select(ledger_schema.c.version)).scalar_one()
-    return version
+    if version != SCHEMA_VERSION:
+        return version, None
+    home_id: str | None = connection.execute(sa.select(ledger_schema.c.home)).scalar_one()
+    return version, home_id
 
 
 def _set_up_sqlite(engine: Engine, busy_timeout: timedelta) -> None:
@@ -203,6 +228,7 @@ def _translate(error: DatabaseError) -> MlopsError | None:
             expected="a disk with room",
             remedy="make room and run the same again: what was recorded is there, and nothing is lost",
         )
-    if "locked" in text or error.connection_invalidated or "connection" in text:
+    passing = any(word in text for word in ("locked", "connection", "deadlock"))
+    if passing or error.connection_invalidated:
         return TransientError(f"The ledger is busy or away: {text}.", remedy="try again")
     return None

@@ -50,7 +50,13 @@ def _one_of(column: str, *values: str) -> sa.CheckConstraint:
 # BIGINT primary keys do not count up by themselves on SQLite; INTEGER ones are 64 bits wide there.
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-ledger_schema = sa.Table("ledger_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+# home: whose ledger this is, where it is on a server; NULL in a file, which is its home's.
+ledger_schema = sa.Table(
+    "ledger_schema",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("home", sa.String),
+)
 
 home_clock = sa.Table(
     "home_clock",
