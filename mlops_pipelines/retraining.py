@@ -616,7 +616,8 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         )
         promoting.heal(place.home, place.name)
         return Outcome(None, sentence)
-    if waits_for := _waits_for(place):
+    # A run that takes over after the promotion only ends what was begun.
+    if (waits_for := _waits_for(place)) and not place.ledger.has_promoted(retrain.id):
         return _ask_for_approval(place, retrain, waits_for, now, facts)
     card = place.home.registry.card(place.name, retrain.mlflow_version)
     promotion = place.ledger.promote(
@@ -772,13 +773,16 @@ def report_of(place: PipelineHome, retrain: Retrain) -> EvaluationReport:
 
 
 def _compared_with(place: PipelineHome, retrain: Retrain) -> int:
-    """Sequence of the champion that the candidate stood against; 0 if there was none."""
+    """Sequence of the champion that the candidate stood against; 0 if there was none.
+
+    The latest one: a version that came back by a rollback has several.
+    """
     comparison = report_of(place, retrain).comparison
     if comparison is None:
         return 0
     return next(
         one.sequence
-        for one in place.ledger.promotions(place.name)
+        for one in reversed(place.ledger.promotions(place.name))
         if one.mlflow_version == comparison.version
     )
 

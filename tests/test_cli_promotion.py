@@ -117,6 +117,31 @@ def test_what_is_scored_after_a_rollback_is_scored_by_who_came_back(place: Pipel
     assert scored.filter(pc.invert(after))["model_version"].unique().to_pylist() == ["2"]
 
 
+def test_after_a_rollback_the_next_candidate_can_serve(place: PipelineHome) -> None:
+    mlops(place, "rollback", place.name, *SAID)
+    outcome = retrain(place, "third")
+    assert outcome.promotion, outcome.sentence
+    assert (champion(place), outcome.promotion.previous) == (("3", "3"), "1")
+
+
+def test_a_run_that_takes_over_after_the_promotion_only_ends_what_was_begun(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(place.ledger), "finish_retrain", killed)
+        with pytest.raises(KeyboardInterrupt):
+            retrain(place, "third")
+    assert champion(place) == ("3", "3")
+    place.ledger.freeze(place.name, True, by="ann", reason="season", at=place.clock.now())
+    again = retraining.conclude(place, run_id="third")
+    assert (again.waits, place.ledger.waiting(place.name)) == (False, [])
+    ended = place.ledger.retrains(place.name)[-1]
+    assert (ended.mlflow_version, ended.status) == ("3", "promoted")
+
+
 def test_two_people_let_a_candidate_serve(waiting: PipelineHome, bearer: Callable[[str], None]) -> None:
     place = waiting
     assert champion(place) == ("2", "2")

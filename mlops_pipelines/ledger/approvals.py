@@ -16,7 +16,7 @@ from mlops_pipelines.ledger.promotions import (
     check_sequence,
     waiting_of,
 )
-from mlops_pipelines.ledger.retrains import GATES, authority, end, lock, locked_row
+from mlops_pipelines.ledger.retrains import GATES, authority, end, lock, locked_row, promoted_hash
 from mlops_pipelines.ledger.tables import approvals, retrains, waits
 from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
@@ -87,13 +87,15 @@ class Approvals(Promotions):
         """End the retrain; its candidate waits. The last attempt may repeat the call.
 
         needed: approvals by different people. reason: why it waits. The rest as in `promote`, and so are the
-        errors, but FrozenError.
+        errors, but FrozenError; TerminalError also if the candidate has become champion already.
         """
         with self._writing() as connection:
             row = locked_row(connection, retrain_id)
             if (row.status, row.token) == ("waiting", token):
                 return
             row = authority(connection, retrain_id, token)
+            if promoted_hash(connection, retrain_id) is not None:
+                raise TerminalError(f"Retrain {retrain_id} has been promoted: nobody has to approve it.")
             check_proven(connection, row, model_hash)
             check_sequence(champion_of(connection, pipeline, None), pipeline, expected_sequence, at)
             values = {

@@ -290,6 +290,11 @@ class Promotions(Retrains):
         # Its retrain ended when it began to wait: another moment would hold up the next one.
         end(connection, row.id, "expired", f"not approved: {why}", at, anew=False)
 
+    def has_promoted(self, retrain_id: str) -> bool:
+        """Whether a retrain's candidate became champion by itself, whatever became of it since."""
+        with self._reading() as connection:
+            return promoted_hash(connection, retrain_id) is not None
+
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
         query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
