@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_pipelines.audit import Head, faults
-from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -123,9 +123,19 @@ def sentence_of(wait: Wait) -> str:
 def _decided(
     place: PipelineHome, decide: Callable[..., _Made], *given: object, reason: str, **facts: object
 ) -> _Made:
-    """What the ledger decides and records; the registry then says the same."""
+    """What the ledger decides and records; the registry then says the same.
+
+    Raises what the ledger raises; what `heal` raises, for a decision that stands.
+    """
     made = decide(place.name, *given, reason=_said(reason), at=place.clock.now(), **facts)
-    heal(place.home, place.name)
+    try:
+        heal(place.home, place.name)
+    except (TransientError, TerminalError) as error:
+        raise type(error)(
+            f"It is decided and recorded, but the registry does not say so yet. {error.message}",
+            expected=error.expected or "a registry that can be read and written",
+            remedy=f"mlops registry heal {place.name}, once it can",
+        ) from error
     return made
 
 
@@ -189,7 +199,7 @@ def remember(home: Home, pipeline: str) -> None:
             break
         missing.append((place, one))
     for place, one in reversed(missing):
-        home.registry.tag_once(pipeline, place, _tag(one), one.hash)
+        home.registry.tag(pipeline, place, {_tag(one): one.hash})
 
 
 def _tag(one: Record) -> str:

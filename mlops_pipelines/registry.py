@@ -323,21 +323,14 @@ class Registry:
         found = _if_there(lambda: self._client.get_model_version_by_alias(pipeline, alias))
         return None if found is None else str(found.version)
 
-    def tag(self, pipeline: str, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags of the version."""
+    def tag(self, pipeline: str, version: str | None, tags: Mapping[str, str]) -> None:
+        """Set tags of the version, or of the registered model."""
         with _faults():
             for name, value in tags.items():
-                self._client.set_model_version_tag(pipeline, version, name, value)
-
-    def tag_once(self, pipeline: str, version: str | None, name: str, value: str) -> None:
-        """Set a tag of the version, or of the registered model, that is not set yet."""
-        if name in (self.tags_of(pipeline, version) or {}):
-            return
-        with _faults():
-            if version is None:
-                self._client.set_registered_model_tag(pipeline, name, value)
-            else:
-                self._client.set_model_version_tag(pipeline, version, name, value)
+                if version is None:
+                    self._client.set_registered_model_tag(pipeline, name, value)
+                else:
+                    self._client.set_model_version_tag(pipeline, version, name, value)
 
     def tags_of(self, pipeline: str, version: str | None) -> dict[str, str] | None:
         """Tags of a version, or of the registered model; None if the registry does not have it."""

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -16,6 +16,7 @@ import pytest
 from mlops_pipelines import dagster_events, promoting, retraining
 from mlops_pipelines.backup import back_up, restore
 from mlops_pipelines.component import build_definitions
+from mlops_pipelines.errors import MlopsError
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.model_versions import relocate
 from mlops_pipelines.registry import Registry
@@ -27,7 +28,7 @@ from tests.loop import mlops, move, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -156,10 +157,10 @@ def test_a_backup_between_any_two_steps_of_a_decision_is_as_of_one_moment(
 
         monkeypatch.setattr(owner, name, backed_up)
 
-    for owner, name in ((Registry, "set_alias"), (Registry, "tag_once"), (dagster_events, "tell")):
+    for owner, name in ((Registry, "set_alias"), (Registry, "tag"), (dagster_events, "tell")):
         before(owner, name)
     roll_back(place)
-    assert made == ["set_alias", "tag_once", "tell"]
+    assert made == ["set_alias", "tag", "tell"]
     for name in made:
         restore(tmp_path / name, tmp_path / f"home-{name}")
         check_one_moment(Home.open(tmp_path / f"home-{name}"), place.name, decisions=3)
@@ -277,3 +278,158 @@ def test_what_a_person_decides_shows_in_the_check_at_once(place: PipelineHome) -
         assert not shown(place, instance)[0]
         assert mlops(place, "reject", P, "3", "--reason", "odd holdout").exit_code == 0
         assert shown(place, instance) == (True, "No candidate waits.")
+
+
+# --- MLflow is away
+
+
+class Away:
+    """The registry's client; before its n-th write, or at once, MLflow's database is none any more."""
+
+    def __init__(self, place: PipelineHome, n: int) -> None:
+        self._client, self._left = place.home.registry._client, n
+        self._file = place.home.path / "mlflow" / "mlflow.db"
+        self._content: bytes | None = None
+        if n == 0:
+            self._break()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("set_", "delete_")):
+            self._left -= 1
+            if self._left == 0:
+                self._break()
+        return getattr(self._client, name)
+
+    def _break(self) -> None:
+        self._content = self._file.read_bytes()
+        self._file.write_bytes(b"away" * (len(self._content) // 4))
+
+    def comes_back(self) -> bool:
+        """Whether it was away at all."""
+        if self._content is None:
+            return False
+        self._file.write_bytes(self._content)
+        return True
+
+
+@contextmanager
+def away(place: PipelineHome, n: int) -> Iterator[Away]:
+    registry = place.home.registry
+    client = Away(place, n)
+    registry.__dict__["_client"] = client
+    try:
+        yield client
+    finally:
+        registry.__dict__["_client"] = client._client
+
+
+def roll_back_or_on(place: PipelineHome) -> None:
+    champion = place.ledger.champion(P)
+    assert champion
+    promoting.roll_back(place, champion.previous, by="ann", reason="worse")
+
+
+def adopt_the_other(place: PipelineHome) -> None:
+    champion = place.ledger.champion(P)
+    assert champion
+    promoting.adopt(place, str(champion.previous), by="ann", reason="right")
+
+
+def approve_what_waits(place: PipelineHome) -> None:
+    [waiting] = place.ledger.waiting(P)
+    promoting.approve(place, waiting.mlflow_version, by="ann", reason="fine")
+
+
+def freeze_or_not(place: PipelineHome) -> None:
+    promoting.freeze(place, place.ledger.frozen(P) is None, by="ann", reason="season")
+
+
+@pytest.mark.parametrize("act", [roll_back_or_on, adopt_the_other, freeze_or_not])
+def test_what_was_decided_while_mlflow_went_away_is_healed(
+    place: PipelineHome, act: Callable[[PipelineHome], None]
+) -> None:
+    for n in range(1, 20):
+        before = len(place.ledger.records(P))
+        with away(place, n) as client:
+            try:
+                act(place)
+            except MlopsError as error:
+                said = str(error)
+            gone = client.comes_back()
+        assert len(place.ledger.records(P)) == before + 1
+        heal(place)
+        champion = place.ledger.champion(P)
+        assert champion
+        assert aliases(place.home, P) == {
+            "champion": champion.mlflow_version,
+            "previous": champion.previous,
+        }
+        assert promoting.verify(place.home, P) == []
+        if not gone:
+            break
+        assert "It is decided and recorded, but the registry does not say so yet. MLflow says" in said
+        assert "mlops registry heal flights" in said
+    assert n == 5  # three aliases and a tag
+
+
+@pytest.mark.parametrize("act", [roll_back_or_on, adopt_the_other, approve_what_waits])
+def test_without_mlflow_nobody_decides_on_files_that_cannot_be_looked_at(
+    place: PipelineHome, act: Callable[[PipelineHome], None]
+) -> None:
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    before = place.ledger.records(P)
+    with away(place, 0) as client:
+        with pytest.raises(MlopsError, match="MLflow says"):
+            act(place)
+        client.comes_back()
+    assert place.ledger.records(P) == before
+    act(place)
+    assert mlops(place, "promotions", P, "--verify").exit_code == 0
+
+
+def test_an_approval_while_mlflow_went_away_is_healed_and_not_given_twice(place: PipelineHome) -> None:
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    with away(place, 2) as client:
+        with pytest.raises(MlopsError, match="decided and recorded"):
+            approve_what_waits(place)
+        assert client.comes_back()
+    again = mlops(place, "approve", P, "3", "--reason", "fine")
+    assert (again.exit_code, "was approved, and became champion" in again.output) == (2, True)
+    heal(place)
+    assert aliases(place.home, P) == {"champion": "3", "previous": "2"}
+
+
+# --- nothing to decide on
+
+
+def test_without_a_champion_the_registry_says_none(place: PipelineHome, tmp_path: Path) -> None:
+    new = PipelineHome(Home.create(tmp_path / "new"), loaded(P))
+    new.home.__dict__["registry"] = place.home.registry
+    assert "flights has no champion" in mlops(new, "registry", "heal", P).output
+    refused = mlops(new, "rollback", P, "--reason", "worse")
+    assert (refused.exit_code, "flights has no champion to roll back" in refused.output) == (2, True)
+    promoting.heal(new.home, P)
+    assert aliases(new.home, P) == {"champion": None, "previous": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("approve", "2"), "does not wait for approval: it was approved, and became champion"),
+        (("approve", "9"), "has no version 9"),
+        (("reject", "3"), "does not wait for approval: it was made by no retrain"),
+        (("rollback", "--to", "3"), "Version 3 of flights never was champion"),
+        (("rollback", "--to", "2"), "Version 2 is the champion of flights already"),
+        (("registry", "adopt", "3"), "No retrain of flights has made version 3: it has passed no gates"),
+        (("registry", "adopt", "2"), "Version 2 is the champion of flights already"),
+    ],
+)
+def test_what_cannot_be_decided_is_told_and_changes_nothing(
+    place: PipelineHome, arguments: tuple[str, ...], said: str
+) -> None:
+    before = place.ledger.records(P)
+    command = 2 if arguments[0] == "registry" else 1
+    done = mlops(place, *arguments[:command], P, *arguments[command:], "--reason", "it is right")
+    assert (done.exit_code, said in done.output) == (2, True), done.output
+    assert place.ledger.records(P) == before
+    assert aliases(place.home, P) == {"champion": "2", "previous": "1"}
