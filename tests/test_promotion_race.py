@@ -198,7 +198,8 @@ class Race:
                     else:
                         time.sleep(0.02)
                 assert all(process.is_alive() for process in self._processes)
-                number = self._chance.randrange(len(self._processes))
+                # The healer seldom: it needs a while to get to work.
+                number = self._chance.randrange(self._chance.random() > 0.2, len(self._processes))
                 self._kill(number)
                 self._processes[number] = self._begun(number)
         finally:
