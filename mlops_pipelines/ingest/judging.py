@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ingest.quarantine import Reason, ReasonCode, RejectedRow, row_json, shown
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.core.batch_definition import BatchDefinition
-    from great_expectations.expectations.expectation import Expectation
-    from great_expectations.validator.v1_validator import Validator
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+    from great_expectations.expectations.expectation import ColumnMapExpectation
+    from great_expectations.validator.metric_configuration import MetricConfiguration
+    from great_expectations.validator.validation_graph import MetricEdge
     from numpy.typing import NDArray
 
     from mlops_pipelines.ingest.contract import (
@@ -439,13 +440,9 @@ def _broken_values(
     import pyarrow as pa
 
     frame = pa.table({name: column.values for name, column in columns.items()}).to_pandas()
-    validator = _validator(frame)
-    suite_of = tuple((name, rules[name]) for name in columns)
-    # Most files break nothing, and a yes or no costs half of what the list of rows costs.
-    passed = _validate(validator, declared, suite_of, "BOOLEAN_ONLY")
-    failed = tuple(rule for rule in declared if not passed[rule].success)
-    results = _validate(validator, failed, suite_of, "COMPLETE") if failed else {}
-    return {rule: columns[rule.column].rows(_unexpected(rule, results[rule])) for rule in failed}
+    asked = _asked(declared, tuple((name, rules[name]) for name in columns))
+    broken = zip(declared, _unexpected(asked, frame), strict=True)
+    return {rule: columns[rule.column].rows(places) for rule, places in broken if places}
 
 
 def _is_wide(rule: ColumnRule) -> bool:
@@ -495,73 +492,70 @@ def _rules_of(rule: ColumnRule, *, has_nulls: bool) -> Iterator[tuple[ReasonCode
 # --- Great Expectations ---------------------------------------------------------------------------
 
 
-def _validator(frame: pd.DataFrame) -> Validator:
-    """Judges a frame, however often. `Batch.validate` would take a fingerprint of it each time, twice."""
-    definition = _batch_definition()  # imports Great Expectations as it has to be
-    from great_expectations.validator.v1_validator import Validator
+@dataclass(frozen=True)
+class _Asked:
+    """What Great Expectations is asked about a frame, and what it has to look at for it."""
 
-    return Validator(definition, batch_parameters={"dataframe": frame})
-
-
-def _validate(
-    validator: Validator,
-    declared: tuple[_Declared, ...],
-    rules: tuple[tuple[str, ColumnRule], ...],
-    result_format: Literal["BOOLEAN_ONLY", "COMPLETE"],
-) -> dict[_Declared, ExpectationValidationResult]:
-    """Great Expectations' result for each rule."""
-    validator.result_format = result_format
-    results = validator.validate_expectation_suite(_suite(declared, rules)).results
-    # Results need not come in the order of the suite: each carries the place of its rule.
-    return {declared[_place(result)]: result for result in results}
+    positions: tuple[MetricConfiguration, ...]
+    edges: tuple[MetricEdge, ...]
 
 
-def _place(result: ExpectationValidationResult) -> int:
-    configuration = result.expectation_config
-    if configuration is None or configuration.meta is None:
-        raise TerminalError(f"Great Expectations returned a result without its rule: {result}")
-    return int(configuration.meta["place"])
-
-
-def _unexpected(rule: _Declared, result: ExpectationValidationResult) -> list[int]:
-    if "unexpected_index_list" not in result.result:
-        raise TerminalError(f"Great Expectations could not judge {rule.column}: {result.exception_info}")
-    positions: list[int] = result.result["unexpected_index_list"]
-    return positions
+# Positions of rows, and not a count of them: what breaks nothing costs about the same.
+_WANTED: dict[str, Any] = {"result_format": "COMPLETE", "catch_exceptions": False}
+_FRAME = "rows"  # the frame's name in there
 
 
 @cache
-def _batch_definition() -> BatchDefinition[Any]:
-    # The import takes 6 s and more: paid once per process, and only where there is something to judge.
+def _asked(declared: tuple[_Declared, ...], rules: tuple[tuple[str, ColumnRule], ...]) -> _Asked:
+    """The positions of the rows that break each rule, as its expectation has them.
+
+    Worked out once per process for the same rules: a `Validator` does it for each frame, and that costs five
+    times as much as judging some thousand rows.
+    """
+    engine = _engine()
+    from great_expectations.validator.validation_graph import ValidationGraph
+
+    by_column, graph, positions = dict(rules), ValidationGraph(engine), []
+    for rule in declared:
+        expectation = _expectation(rule, by_column[rule.column])
+        needed = expectation.get_validation_dependencies(engine, _WANTED).metric_configurations
+        positions.append(needed[f"{expectation.map_metric}.unexpected_index_list"])
+        graph.build_metric_dependency_graph(positions[-1], _WANTED)
+    return _Asked(tuple(positions), tuple(graph.edges))
+
+
+def _unexpected(asked: _Asked, frame: pd.DataFrame) -> list[list[int]]:
+    """The positions asked for, in their order."""
+    engine = _engine(frame)
+    from great_expectations.exceptions.exceptions import GreatExpectationsError
+    from great_expectations.validator.validation_graph import ValidationGraph
+
+    graph = ValidationGraph(engine, [*asked.edges])
+    try:
+        found, _ = graph.resolve(_WANTED, show_progress_bars=False)
+    except GreatExpectationsError as error:
+        raise TerminalError(f"Great Expectations could not judge: {error}") from error
+    return [found[one.id] for one in asked.positions]
+
+
+def _engine(frame: pd.DataFrame | None = None) -> PandasExecutionEngine:
+    """Great Expectations' own, with a frame."""
+    _import_great_expectations()
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
+
+    return PandasExecutionEngine(batch_data_dict={} if frame is None else {_FRAME: frame})
+
+
+@cache
+def _import_great_expectations() -> None:
+    """The import takes 6 s and more: paid once per process, and only where there is something to judge."""
     with warnings.catch_warnings():
         # great_expectations 1.24 imports sre_constants, which Python 3.11 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    context.enable_analytics(False)
-    asset = context.data_sources.add_pandas("landed").add_dataframe_asset("rows")
-    return asset.add_batch_definition_whole_dataframe("files")
+        import great_expectations  # noqa: F401
 
 
-@cache
-def _suite(declared: tuple[_Declared, ...], rules: tuple[tuple[str, ColumnRule], ...]) -> ExpectationSuite:
-    """Built once per process for the same rules: building costs as much as judging 10,000 rows."""
-    import great_expectations as gx
-
-    by_column = dict(rules)
-    return gx.ExpectationSuite(
-        name="contract",
-        expectations=[
-            _expectation(rule, by_column[rule.column], meta={"place": place})
-            for place, rule in enumerate(declared)
-        ],
-    )
-
-
-def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) -> Expectation:
+def _expectation(declared: _Declared, rule: ColumnRule) -> ColumnMapExpectation:
     from great_expectations.expectations.core.expect_column_values_to_be_between import (
         ExpectColumnValuesToBeBetween,
     )
@@ -575,22 +569,40 @@ def _expectation(declared: _Declared, rule: ColumnRule, meta: dict[str, int]) ->
         ExpectColumnValuesToNotBeNull,
     )
 
-    column = declared.column
+    of: dict[str, Any] = {"column": declared.column, "batch_id": _FRAME}
     match declared.code:
         case "missing":
-            return ExpectColumnValuesToNotBeNull(column=column, meta=meta)
+            return ExpectColumnValuesToNotBeNull(**of)
         case "range":
-            return ExpectColumnValuesToBeBetween(
-                column=column, min_value=rule.min, max_value=rule.max, meta=meta
-            )
+            return ExpectColumnValuesToBeBetween(**of, min_value=rule.min, max_value=rule.max)
         case "set":
-            return ExpectColumnValuesToBeInSet(column=column, value_set=list(rule.one_of), meta=meta)
+            return ExpectColumnValuesToBeInSet(**of, value_set=list(rule.one_of))
         case "pattern":
-            return ExpectColumnValuesToMatchRegex(column=column, regex=rule.whole_pattern, meta=meta)
+            return ExpectColumnValuesToMatchRegex(**of, regex=rule.whole_pattern)
     raise AssertionError(f"no expectation for {declared.code}")
 
 
 # --- a file as a whole ------------------------------------------------------------------------------
+
+
+@cache
+def _batch_definition() -> BatchDefinition[Any]:
+    _import_great_expectations()
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.enable_analytics(False)
+    asset = context.data_sources.add_pandas("landed").add_dataframe_asset("rows")
+    return asset.add_batch_definition_whole_dataframe("files")
+
+
+def _place(result: ExpectationValidationResult) -> int:
+    configuration = result.expectation_config
+    if configuration is None or configuration.meta is None:
+        raise TerminalError(f"Great Expectations returned a result without its rule: {result}")
+    return int(configuration.meta["place"])
 
 
 def _halted(
