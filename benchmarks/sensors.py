@@ -163,12 +163,11 @@ def store(folder: Path) -> FeatureStore:
 def write_hour(place: PipelineHome, store: FeatureStore, hour: int) -> int:
     """Brings the store to so many hours after the last day with tiles; returns keys written."""
     from mlops_pipelines.features.facts import newest_versions
-    from mlops_pipelines.features.online import online_rows
+    from mlops_pipelines.features.online import bring_to
     from mlops_pipelines.features.store import Snapshot
 
     view, as_of = compiled(LATENESS), START + days_done(place) * DAY + hour * HOUR
-    made_of, held = Snapshot(as_of, newest_versions(place.lake, [view])), store.held(view)
-    return store.write_online(view, online_rows(view, place.lake, made_of, held), made_of, held)
+    return bring_to(Snapshot(as_of, newest_versions(place.lake, [view])), view, place.lake, store)
 
 
 def day_of(number: int) -> str:

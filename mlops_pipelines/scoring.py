@@ -479,7 +479,7 @@ def _decided(scores: Floats, decision: Decision) -> dict[str, pa.Array]:
 
 def _write_online(place: PipelineHome, use: InUse, failed: Mapping[str, str]) -> tuple[int, datetime]:
     """Bring the online store to the moment of the home's clock, but for views whose tiles failed."""
-    from mlops_pipelines.features.online import online_rows
+    from mlops_pipelines.features.online import bring_to
     from mlops_pipelines.features.store import Snapshot
 
     as_of = place.clock.now()
@@ -489,9 +489,8 @@ def _write_online(place: PipelineHome, use: InUse, failed: Mapping[str, str]) ->
     for view in use.made:
         if view.id in failed:
             continue
-        made_of, held = Snapshot(as_of, newest_versions(place.lake, [view])), place.store.held(view)
-        rows = online_rows(view, place.lake, made_of, held)
-        keys += place.store.write_online(view, rows, made_of, held)
+        made_of = Snapshot(as_of, newest_versions(place.lake, [view]))
+        keys += bring_to(made_of, view, place.lake, place.store)
     return keys, as_of
 
 

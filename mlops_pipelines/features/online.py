@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 _MICROSECOND = timedelta(microseconds=1)
 
 
+def bring_to(made_of: Snapshot, view: CompiledView, lake: Lake, store: FeatureStore) -> int:
+    """The store's values of the view are those of `made_of` then; returns how many keys have some.
+
+    Raises what `FeatureStore.write_online` raises.
+    """
+    over = store.held(view)
+    rows = online_rows(view, lake, made_of, over)
+    return store.write_online(view, rows, made_of, over, changed(rows, view, lake, made_of, over))
+
+
 def online_rows(view: CompiledView, lake: Lake, made_of: Snapshot, over: Held) -> pa.Table:
     """The view's keys, sorted, with their values as of `made_of`: what an event decided then would see.
 
@@ -43,6 +53,28 @@ def online_rows(view: CompiledView, lake: Lake, made_of: Snapshot, over: Held) -
     if view.static and over.written and all(one.versions[view.source] == version for one in over.all):
         keys = keys.slice(0, 0)
     return _values(view, keys, Tiles(lake, made_of.versions, made_of.as_of))
+
+
+def changed(
+    rows: pa.Table, view: CompiledView, lake: Lake, made_of: Snapshot, over: Held
+) -> pa.BooleanArray | None:
+    """Which of the rows have values that were not written by the last write; None for all of them.
+
+    All where a write may have been cut short, and once a day, so that a server that lost some has them again.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    before = over.written
+    if over.begun or before is None or before.as_of.date() != made_of.as_of.date():
+        return None
+    written = _values(view, rows, Tiles(lake, before.versions, before.as_of))
+    differs = pa.repeat(False, rows.num_rows)
+    for name in (column.name for column in view.columns):
+        old, new = written[name].combine_chunks(), rows[name].combine_chunks()
+        other = pc.fill_null(pc.not_equal(old, new), False)
+        differs = pc.or_(differs, pc.or_(other, pc.xor(old.is_null(), new.is_null())))
+    return differs
 
 
 def _keys(view: CompiledView, lake: Lake, seen: Snapshot) -> Iterator[pa.Table]:

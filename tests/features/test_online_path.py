@@ -59,7 +59,7 @@ LATE, CORRECTED = 0.1, 0.05  # of the rows
 WHOLE_HOURS = 0.2  # of those
 LATEST_HOURS = {"labels": 30, "weather": 6}
 
-Write = tuple["CompiledView", pa.Table, Snapshot, Held]
+Write = tuple["CompiledView", pa.Table, Snapshot, Held, "pa.BooleanArray | None"]
 
 
 # --- what arrives ----------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ class Together:
         written = held[0].written
         return Held(written, tuple(one for one in others.values() if one != written))
 
-    def write_online(self, view: CompiledView, rows: pa.Table, made_of: Snapshot, over: Held) -> int:
-        self.noted[made_of.as_of].append((view, rows, made_of, over))
-        return max([store.write_online(view, rows, made_of, over) for store in self.stores.values()])
+    def write_online(self, *write: *Write) -> int:
+        self.noted[write[2].as_of].append(write)
+        return max([store.write_online(*write) for store in self.stores.values()])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import yaml
 from feast.repo_operations import apply_total
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
+from mlops_pipelines.features import online as online_values
 from mlops_pipelines.features.online import Tiles, online_rows, read_features
 from mlops_pipelines.features.point_in_time import compute_examples
 from mlops_pipelines.features.sets import feature_set
@@ -100,8 +101,7 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def bring_to(store: FeatureStore, lake: Lake, view: CompiledView, as_of: datetime) -> int:
-    made_of, held = Snapshot(as_of, versions_of(lake, COMPILED)), store.held(view)
-    return store.write_online(view, online_rows(view, lake, made_of, held), made_of, held)
+    return online_values.bring_to(Snapshot(as_of, versions_of(lake, COMPILED)), view, lake, store)
 
 
 def put(store: FeatureStore, view: CompiledView, rows: pa.Table, as_of: datetime) -> int:
@@ -172,6 +172,38 @@ def test_only_keys_that_may_have_changed_are_written(tmp_path: Path) -> None:
     assert written(30.0, 25.0) == ["a", "b"]
     assert written(31.0, 30.0) == ["b"]
     assert written(51.0, 31.0) == ["b", "c"]
+
+
+@pytest.mark.parametrize("beside", ["nobody", "who died", "who came between", "the day before"])
+def test_values_that_are_there_already_are_not_written_again(
+    lake: Lake, store: FeatureStore, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless somebody else may have written others meanwhile, and once a day."""
+    batches: list[int] = []
+    write_batch = store._feast.provider.online_write_batch
+
+    def counted(*args: Any) -> None:
+        batches.append(len(args[2]))
+        write_batch(*args)
+        if beside == "who died" and len(batches) == 2:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(store._feast.provider, "online_write_batch", counted)
+    now = 50 if beside == "the day before" else 31
+    bring_to(store, lake, LANE, at(now - 3))
+    if beside == "who died":
+        with pytest.raises(ZeroDivisionError):
+            bring_to(store, lake, LANE, at(now - 2))
+    made_of, held = Snapshot(at(now), versions_of(lake, COMPILED)), store.held(LANE)
+    rows = online_rows(LANE, lake, made_of, held)
+    which = online_values.changed(rows, LANE, lake, made_of, held)
+    if beside == "who came between":
+        bring_to(store, lake, LANE, at(now - 1))
+    assert store.write_online(LANE, rows, made_of, held, which) == rows.num_rows
+    assert (batches[-1] < rows.num_rows) == (beside == "nobody")
+    assert batches[-1] > 0
+    features = [column.name for column in LANE.columns]
+    assert store.read_online(LANE, KEYS).select(features).equals(seen_by_events(lake, LANE, KEYS, at(now)))
 
 
 def test_an_emptied_window_is_written_as_empty(lake: Lake, store: FeatureStore) -> None:
