@@ -202,8 +202,8 @@ def _metric_rows(found: SideBySide) -> list[list[str]]:
     measured = [one.metrics for one in (*reports, found.paired) if one]
     for name in dict.fromkeys(name for metrics in measured for name in metrics):
         paired = found.paired.metrics.get(name) if found.paired else None
-        figures = [said(report.metrics.get(name)) if report else "" for report in reports]
-        rows.append([name, *figures, said(paired.difference) if paired else ""])
+        figures = [said(report.metrics.get(name), name) if report else "" for report in reports]
+        rows.append([name, *figures, said(paired.difference, name) if paired else ""])
     return rows
 
 

@@ -135,9 +135,9 @@ def evaluate(
 
 
 def importance(model: TrainedModel, table: pa.Table, *, rows: int = IMPORTANCE_ROWS) -> dict[str, float]:
-    """Mean absolute contribution of each feature, log odds, falling; over `rows` rows spread over the table.
+    """Mean absolute contribution of each feature, falling; over `rows` rows spread over the table.
 
-    It is what the model's `importance_unit` says.
+    In what the model's `importance_unit` says.
     """
     return ranked(model.contributions(spread(table, rows)), [feature.name for feature in model.features])
 
@@ -416,7 +416,7 @@ def _stability(
 def _calibration(scored: Scored) -> tuple[CalibrationBin, ...]:
     import numpy as np
 
-    labels, scores = scored.sure
+    labels, scores = scored.as_binary
     bins = calibration_bins(scores)
     return tuple(
         CalibrationBin(float(scores[inside].mean()), float(labels[inside].mean()), int(inside.sum()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import markdown
+from mlops_pipelines.outcomes import IN_UNITS, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from mlops_pipelines.explanation import Explained, Stability
     from mlops_pipelines.fairness import Fairness
     from mlops_pipelines.metrics import Estimate
-    from mlops_pipelines.robustness import Robustness
 
 # Rows of a Markdown table; the JSON holds them all.
 SHOWN_ROWS = 12
@@ -66,8 +67,8 @@ def as_markdown(report: EvaluationReport) -> str:
         f"{report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}; "
         f"{outcomes_sentence(report)}. Trained on {report.twin_rows:,} rows before them; "
         f"the refit on {report.training_rows:,} rows differs from it by "
-        f"{agreement.mean_absolute_difference:.4f} a score on average{concordance}. Intervals: 95 %, whole "
-        "days resampled.",
+        f"{_of_scores(agreement.mean_absolute_difference, report)} a score on average{concordance}. "
+        "Intervals: 95 %, whole days resampled.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
         _decided_sentence(report.decided) if report.decided else "",
@@ -83,20 +84,26 @@ def as_markdown(report: EvaluationReport) -> str:
         stability_sentence(report.stability) if report.stability else "",
         _explained_table(report.explained) if report.explained else "",
         "## When the inputs are worse, and speed",
-        _robustness_table(report.robustness),
+        _robustness_table(report),
         f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
         f"the model is {report.model_bytes / 1000:,.0f} kB of text, read in {report.latency.load_ms:.0f} ms.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def said(figure: Estimate | None) -> str:
-    """A figure with its interval, as text."""
+def said(figure: Estimate | None, metric: str = "") -> str:
+    """A figure with its interval, as text. metric: what it is of, or a difference of."""
     if figure is None:
         return "undefined"
+    told = partial(spelled, in_units=metric in IN_UNITS)
     if figure.lower is None or figure.upper is None:
-        return f"{figure.value:.4f}"
-    return f"{figure.value:.4f} ({figure.lower:.4f} to {figure.upper:.4f})"
+        return told(figure.value)
+    return f"{told(figure.value)} ({told(figure.lower)} to {told(figure.upper)})"
+
+
+def _of_scores(value: float, report: EvaluationReport) -> str:
+    """What is in the unit of the scores."""
+    return spelled(value, in_units=report.kind == "number")
 
 
 def metric_rows(report: EvaluationReport, name: str) -> list[list[str]]:
@@ -105,10 +112,11 @@ def metric_rows(report: EvaluationReport, name: str) -> list[list[str]]:
     name: what to call the model.
     """
     comparison = report.comparison
-    head, rows = ["metric", name], [[metric, said(figure)] for metric, figure in report.metrics.items()]
+    head = ["metric", name]
+    rows = [[metric, said(figure, metric)] for metric, figure in report.metrics.items()]
     if comparison is not None:
         head += ["same rows", f"champion v{comparison.version}", "difference"]
-        rows = [[*row, *_beside(comparison.metrics.get(row[0]))] for row in rows]
+        rows = [[*row, *_beside(comparison.metrics.get(row[0]), row[0])] for row in rows]
     return [head, *rows]
 
 
@@ -150,10 +158,11 @@ def slice_table(slices: Slices) -> str:
     return "\n\n".join(part for part in (table, f"Not judged: {names}{more}." if unjudged else "") if part)
 
 
-def _beside(paired: Paired | None) -> list[str]:
+def _beside(paired: Paired | None, metric: str) -> list[str]:
     if paired is None:
         return ["undefined"] * 3
-    return [f"{paired.candidate:.4f}", f"{paired.incumbent:.4f}", said(paired.difference)]
+    told = partial(spelled, in_units=metric in IN_UNITS)
+    return [told(paired.candidate), told(paired.incumbent), said(paired.difference, metric)]
 
 
 def _threshold_table(thresholds: Sequence[Threshold]) -> str:
@@ -273,14 +282,21 @@ def _explained_table(every: Sequence[Explained]) -> str:
     return markdown.table(["group", "rows explained", "what weighs most"], rows)
 
 
-def _robustness_table(robust: Robustness) -> str:
+def _robustness_table(report: EvaluationReport) -> str:
+    robust = report.robustness
+
     def figure(value: float | None) -> str:
         return "undefined" if value is None else f"{value:.4f}"
 
     rows = [
         ["as they are", "", "", figure(robust.figure)],
         *(
-            [one.name, f"{one.mean_change:.4f}", f"{one.p95_change:.4f}", figure(one.figure)]
+            [
+                one.name,
+                _of_scores(one.mean_change, report),
+                _of_scores(one.p95_change, report),
+                figure(one.figure),
+            ]
             for one in robust.disturbed
         ),
     ]
@@ -290,5 +306,5 @@ def _robustness_table(robust: Robustness) -> str:
 
 
 def _importance_table(report: EvaluationReport) -> str:
-    rows = [[name, f"{value:.4f}"] for name, value in list(report.importance.items())[:SHOWN_ROWS]]
+    rows = [[name, _of_scores(value, report)] for name, value in list(report.importance.items())[:SHOWN_ROWS]]
     return markdown.table(["feature", report.importance_unit], rows)

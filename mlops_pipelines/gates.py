@@ -7,13 +7,14 @@ why.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from mlops_pipelines.explanation import heaviest
 from mlops_pipelines.fairness import worst
 from mlops_pipelines.metrics import interval, resampled_days
-from mlops_pipelines.outcomes import BASELINE
+from mlops_pipelines.outcomes import BASELINE, IN_UNITS, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -186,11 +187,12 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
         weak = f", less than {LEAST_POWER:.0%}; this one is worse even so"
     elif power < LEAST_POWER:
         outcome, weak = gate.underpowered, f", less than {LEAST_POWER:.0%}: too little to judge by"
+    told = partial(spelled, in_units=gate.metric in IN_UNITS, sign="+")
     stands = "" if comparison.against == "refit" else " (its unrefitted twin)"
     sentence = (
-        f"{gate.metric} minus that of champion v{comparison.version}{stands} is {figure:+.4f} on "
+        f"{gate.metric} minus that of champion v{comparison.version}{stands} is {told(figure)} on "
         f"{comparison.rows:,} rows of {len(comparison.days)} days; with {gate.confidence:.0%} confidence it "
-        f"is at most {bounds[1]:+.4f}, and {gate.not_worse_by:+g} is allowed. An equally good candidate "
+        f"is at most {told(bounds[1])}, and {gate.not_worse_by:+g} is allowed. An equally good candidate "
         f"would pass {power:.0%} of the time{weak}."
     )
     return Verdict("champion", outcome, figure, gate.not_worse_by, bounds, sentence)

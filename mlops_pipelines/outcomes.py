@@ -48,6 +48,8 @@ SLICED: Mapping[Kind, tuple[str, ...]] = {
 }
 # The column of a log that has the scores whole.
 LOGGED_IN: Mapping[Kind, str] = {"binary": "score", "number": "score", "category": "probabilities"}
+# Figures in the unit of a label, or its square: nobody knows where their digits begin.
+IN_UNITS = frozenset({"rmse", "mse", "mae"})
 # What a score has to be better than, to show skill.
 BASELINE: Mapping[Kind, str] = {
     "binary": "the base rate",
@@ -139,6 +141,11 @@ def from_log(kind: Kind, column: pa.ChunkedArray) -> tuple[Outcome, Floats]:
     classes = tuple(sorted({name for row in rows for name in row}))
     scores = np.array([[row.get(name, 0.0) for name in classes] for row in rows], dtype=np.float64)
     return Outcome(kind, classes), scores.reshape(len(rows), len(classes))
+
+
+def spelled(value: float, *, in_units: bool, sign: str = "") -> str:
+    """A figure as text: to four decimals, or to five digits where it has the unit of a label."""
+    return f"{value:{sign}.5g}" if in_units else f"{value:{sign}.4f}"
 
 
 def aligned(scores: Floats, classes: Sequence[str], wanted: Sequence[str]) -> Floats:

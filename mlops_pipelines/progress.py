@@ -82,6 +82,7 @@ def _bar(console: Console) -> Bar:
 
 
 def _line(place: PipelineHome, watermark: datetime) -> str:
+    from mlops_pipelines.outcomes import IN_UNITS
     from mlops_pipelines.status import prequential_figures
 
     since, until = (watermark - SHOWN).date(), (watermark - timedelta(days=1)).date()
@@ -90,7 +91,11 @@ def _line(place: PipelineHome, watermark: datetime) -> str:
     champion = place.ledger.champion(place.name)
     retrains = sum(place.ledger.counts(place.name).retrains.values())
     told = {"roc_auc": "AUC", "average_precision": "AP", "accuracy": "accuracy", "rmse": "RMSE", "mae": "MAE"}
-    known = [f"{short} {figures[name]:.3f}" for name, short in told.items() if figures.get(name) is not None]
+    known = [
+        f"{short} {figures[name]:.5g}" if name in IN_UNITS else f"{short} {figures[name]:.3f}"
+        for name, short in told.items()
+        if figures.get(name) is not None
+    ]
     quality = "  ".join(known) or "no scores with labels yet"
     latest = place.ledger.retrains(place.name, limit=1)
     why = "".join(f"  last: {', '.join(one.trigger_kinds)} → {one.status}" for one in latest)
@@ -109,7 +114,8 @@ def _summarize(place: PipelineHome, done: Replayed, console: Console, *, as_json
         facts = {"new_events": done.new_events, "runs": done.runs, "refused": list(done.refused)}
         print(json.dumps({**facts, "retrains": rows, "status": status_of(place)}, indent=2))
         return
-    marks = {"pass": "[green]pass[/]", "fail": "[red]fail[/]", "not_applicable": "[dim]n/a [/]"}
+    marks = {"pass": "[green]pass[/]", "fail": "[red]fail[/]", "warn": "[yellow]warn[/]",
+             "not_applicable": "[dim]n/a [/]"}  # fmt: skip
     for row in rows:
         model = f", model version {row['model_version']}" if row["model_version"] else ""
         console.print(

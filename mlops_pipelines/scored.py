@@ -133,8 +133,8 @@ class Scored:
         )
 
     @cached_property
-    def sure(self) -> tuple[NDArray[Any], Floats]:
-        """What happened and what was said of it, shape (rows,) each: what calibration holds together.
+    def as_binary(self) -> tuple[NDArray[Any], Floats]:
+        """Labels and scores that calibration holds together, shape (rows,) each.
 
         Of categories: whether the most likely class was right, and how likely it was.
         """

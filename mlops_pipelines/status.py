@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.outcomes import spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,20 +135,14 @@ def render(pipeline: str, found: Mapping[str, Any]) -> str:
 
 
 def render_predictions(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Predictions as a table of fixed-width columns."""
+    """Predictions as a table of fixed-width columns; beside the score what is said by it, if anything is."""
     said = next((name for name in ("decision", "predicted") if rows and name in rows[0]), "")
-    if not rows:
-        said = "decision"
-
-    def cell(row: Mapping[str, Any]) -> str:
-        decided = {True: "yes", False: "no"}
-        return f" {decided.get(row[said], row[said]):>8}" if said else ""
-
-    head = f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7}{f' {said:>8}' if said else ''}"
-    lines = [f"{head}  prediction_id"]
+    lines = [f"{'decided_at':<26} {'event_id':<28} {'model':>5} {'score':>7} {said:>8}  prediction_id"]
+    words: dict[object, str] = {True: "yes", False: "no"}
     lines += [
-        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} {row['score']:>7.4f}"
-        f"{cell(row)}  {row['prediction_id']}"
+        f"{row['decided_at']:<26} {row['event_id']:<28} {row['model_version']:>5} "
+        f"{spelled(row['score'], in_units=not said):>7} {words.get(row.get(said), row.get(said, '')):>8}  "
+        f"{row['prediction_id']}"
         for row in rows
     ]
     return "\n".join(lines)

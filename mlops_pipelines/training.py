@@ -56,6 +56,8 @@ _UNITS: Mapping[Kind, str] = {
 }
 _SHAP, _PERMUTED = "mean absolute SHAP", "mean absolute change when permuted"
 SHAP, PERMUTED = f"{_SHAP}, {_UNITS['binary']}", f"{_PERMUTED}, {_UNITS['binary']}"
+# A text by mistake has thousands: a model of them would be trained for days, and fill the log.
+MOST_CLASSES = 200
 # Log odds are finite between these scores.
 _SURE = 1e-6
 
@@ -527,6 +529,12 @@ def _learned(table: pa.Table) -> tuple[Outcome, NDArray[np.float64]]:
             expected="both outcomes among them" if kind == "binary" else "different ones among them",
         )
     if kind == "category":
+        if len(there) > MOST_CLASSES:
+            raise TerminalError(
+                f"The label has {len(there):,} classes, such as {', '.join(map(repr, few))}.",
+                expected=f"at most {MOST_CLASSES}, since each round of training grows a tree for each",
+                remedy="group them where the labels are made",
+            )
         codes: NDArray[np.float64] = pc.index_in(column, value_set=there).cast(pa.float64()).to_numpy()
         return Outcome(kind, tuple(there.to_pylist())), codes
     labels: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.outcomes import LOSSES, kind_of
+from mlops_pipelines.outcomes import IN_UNITS, LOSSES, kind_of, spelled
 from mlops_pipelines.scored import Scored
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.training import check_rows, in_order, of_days, split_holdout, train
@@ -71,9 +71,10 @@ class Tuned:
         over = f"; no further one began after {format_duration(asked.within)}" if asked and self.cut else ""
         of = f" of {asked.trials}" if asked and self.cut else ""
         chosen = ", ".join(f"{name} {_rounded(value)}" for name, value in self.best.params.items())
+        metric = self.best.metric
         return (
             f"{len(self.trials)}{of} trials, {pruned} of them ended early{over}; the best is number "
-            f"{self.best.number} with a {self.best.metric.replace('_', ' ')} of {self.best.losses[-1]:.4f}: "
+            f"{self.best.number} with a {metric.replace('_', ' ')} of {_told(self.best.losses[-1], metric)}: "
             f"{chosen}"
         )
 
@@ -110,7 +111,7 @@ def tune(
         return _validated(trial, folds, features, _with_params(training, params))
 
     def say(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        best = f"best {metric.replace('_', ' ')} {study.best_value:.4f}"
+        best = f"best {metric.replace('_', ' ')} {_told(study.best_value, metric)}"
         told(f"trial {trial.number + 1} of {asked.trials}, {best}")
 
     study.optimize(objective, n_trials=asked.trials, timeout=asked.within.total_seconds(), callbacks=[say])
@@ -139,6 +140,10 @@ def split_folds(days: Sequence[str], folds: int) -> list[tuple[tuple[str, ...], 
 
 def _rounded(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _told(loss: float, metric: str) -> str:
+    return spelled(loss, in_units=metric in IN_UNITS)
 
 
 def _tune_of(training: Training) -> Tune:

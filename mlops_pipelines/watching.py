@@ -7,12 +7,13 @@ to be surely worse, the champion is rolled back, once.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import promoting
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.gates import LossDifference, loss_difference
-from mlops_pipelines.outcomes import LOGGED_IN, from_log, logged
+from mlops_pipelines.outcomes import IN_UNITS, LOGGED_IN, from_log, logged, spelled
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.retraining import matured_through, model_of
 from mlops_pipelines.scoring import rows_not_in, with_new_rows
@@ -64,10 +65,11 @@ def judge(days: Sequence[DayLoss], watch: Watch, *, champion: str, predecessor: 
         confidence=watch.confidence,
         seed=seed,
     )
+    told = partial(spelled, in_units=watch.metric in IN_UNITS, sign="+")
     lower = found.bounds[0] if found.bounds else float("-inf")
     sentence = (
-        f"{about} is {found.figure:+.4f} on {rows:,} rows of {len(days)} matured days, with "
-        f"{watch.confidence:.0%} confidence at least {lower:+.4f}; {watch.worse_by:+g} is borne."
+        f"{about} is {told(found.figure)} on {rows:,} rows of {len(days)} matured days, with "
+        f"{watch.confidence:.0%} confidence at least {told(lower)}; {watch.worse_by:+g} is borne."
     )
     return Watched(champion, predecessor, rows, len(days), lower > watch.worse_by, sentence)
 

@@ -18,7 +18,7 @@ from mlops_pipelines.gates import judge
 from mlops_pipelines.monitoring.evidently_page import of_scores
 from mlops_pipelines.outcomes import BINARY, Outcome, from_log, kind_of, logged
 from mlops_pipelines.spec import Gates
-from mlops_pipelines.training import Incumbent, TrainedModel, fit_candidate, train, train_again
+from mlops_pipelines.training import MOST_CLASSES, Incumbent, TrainedModel, fit_candidate, train, train_again
 from tests.synthetic_examples import CARRIERS, FEATURES, examples, training
 
 if TYPE_CHECKING:
@@ -112,6 +112,13 @@ def test_labels_that_teach_nothing_are_refused(labels: pa.Array, said: str) -> N
     table = labelled(examples(days=8, rows_per_day=60), labels)
     with pytest.raises(TerminalError, match=said):
         train(table, FEATURES, training())
+
+
+def test_a_text_that_is_no_category_is_refused() -> None:
+    labels = pa.array([f"note {row}" for row in range(480)])
+    with pytest.raises(TerminalError, match=r"has 480 classes, such as 'note 0'") as refused:
+        train(labelled(examples(days=8, rows_per_day=60), labels), FEATURES, training())
+    assert f"at most {MOST_CLASSES}" in str(refused.value)
 
 
 def test_the_order_of_the_rows_says_nothing() -> None:

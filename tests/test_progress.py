@@ -51,6 +51,25 @@ def test_the_line_of_a_step_counts_retrains_and_names_the_last(place: PipelineHo
     assert line.endswith("last: manual → running")
 
 
+def test_a_gate_that_warned_is_told(place: PipelineHome) -> None:
+    now = place.clock.now()
+    if place.ledger.in_flight(place.name) is None:
+        ask(place, "another reason")
+        place.ledger.admit(place.name, now=now, policy=place.spec.policy, run_id="run", data_mark="d")
+    retrain = place.ledger.in_flight(place.name)
+    assert retrain
+    verdict = {"gate": "champion", "outcome": "warn", "figure": 0.1, "bound": 0.0, "interval": None,
+               "sentence": "too little to judge by"}  # fmt: skip
+    place.ledger.record_candidate(
+        retrain.id, retrain.token, dataset_version="d", model_hash="h", mlflow_version="1",
+        mlflow_run_id="m", cutoff=now, matured_rows=1,
+    )  # fmt: skip
+    place.ledger.record_verdicts(retrain.id, retrain.token, [verdict], now)
+    said = io.StringIO()
+    _summarize(place, Replayed(at(1), at(5), new_events=1, runs=1), Console(file=said), as_json=False)
+    assert "warn  champion" in said.getvalue()
+
+
 def test_no_line_of_the_summary_is_wrapped(place: PipelineHome) -> None:
     said = io.StringIO()
     _summarize(

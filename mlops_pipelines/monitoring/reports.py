@@ -12,7 +12,7 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.monitoring import drift as drifting
 from mlops_pipelines.monitoring.performance import FIGURES_OF
-from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, LOGGED_IN, SKILLS, Outcome
+from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -328,7 +328,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, Any]:
 def _shown(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     def figure(name: str) -> str:
         value = row.get(name)
-        return "–" if value is None else f"{value:.3f}"
+        return "–" if value is None else f"{value:.5g}" if name in IN_UNITS else f"{value:.3f}"
 
     return {
         "model": f"v{row['model_version']}" if row["model_version"] else "–",
