@@ -425,7 +425,6 @@ def _calibration(scored: Scored) -> tuple[CalibrationBin, ...]:
 
 
 def _agreement(refit: TrainedModel, twin: TrainedModel, holdout: pa.Table) -> Agreement:
-
     ours, theirs = refit.predict(holdout), twin.predict(holdout)
     if refit.outcome.shape:
         classes = sorted({*refit.outcome.classes, *twin.outcome.classes})
