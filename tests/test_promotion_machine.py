@@ -589,7 +589,7 @@ def test_no_version_without_passed_gates_is_ever_champion(
 ) -> None:
     Promotions.keys = Keys(tmp_path / "keys")
     # Long ones: what follows on a champion is what there is to see.
-    run(Promotions, sample_size, stateful_step_count=60 if full else 40)
+    run(Promotions, sample_size, stateful_step_count=50 if full else 40)
 
 
 def test_the_registry_heals_to_the_ledger_wherever_a_process_ends(
