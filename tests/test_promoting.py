@@ -188,9 +188,10 @@ def test_backups_beside_decisions_are_each_as_of_one_moment(
     process.start()
     backups = 25 if full else 2
     try:
-        while len(place.ledger.records(place.name)) == 2 and process.is_alive():
-            time.sleep(0.05)
         for number in range(backups):
+            # Begun while the next decision is under way.
+            while len(place.ledger.records(place.name)) <= 2 + number and process.is_alive():
+                time.sleep(0.02)
             back_up(place.home, tmp_path / f"backup-{number}")
         assert process.is_alive()
     finally:
