@@ -32,6 +32,9 @@ def loaded(name: str = NAME) -> LoadedSpec:
                 "calibration": None,
                 "slices": None,
                 "latency": None,
+                "robustness": None,
+                "agreement": None,
+                "leak": spec.gates.leak and spec.gates.leak.model_copy(update={"at_most": 0.5}),
                 "champion": spec.gates.champion
                 and spec.gates.champion.model_copy(update={"not_worse_by": 1.0, "min_days": 1}),
             }
