@@ -85,7 +85,8 @@ def as_markdown(report: EvaluationReport) -> str:
         _explained_table(report.explained) if report.explained else "",
         "## When the inputs are worse, and speed",
         _robustness_table(report),
-        f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99); "
+        f"One row is scored in {report.latency.p50_ms:.2f} ms (median), {report.latency.p99_ms:.2f} (p99) of "
+        f"processor time, {report.latency.clock_ms:.2f} by the clock (median); "
         f"the model is {report.model_bytes / 1000:,.0f} kB of text, read in {report.latency.load_ms:.0f} ms.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -187,11 +187,13 @@ class Latency:
     """Milliseconds to score one row, encoding included, on the machine of the evaluation.
 
     Time on the processor, best of several rounds: how long a row waits for a processor that is busy with
-    something else says nothing about the model. load_ms: to read the model from its files.
+    something else says nothing about the model. clock_ms: the median by the clock, which sees what a model
+    waits for, or gives to other threads. load_ms: to read the model from its files.
     """
 
     p50_ms: float
     p99_ms: float
+    clock_ms: float
     rows: int
     rounds: int
     load_ms: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,8 @@ class Group:
 @dataclass(frozen=True)
 class Fairness:
     """Of the groups of one column. demographic_parity: largest difference of `decided` between two groups.
-    equalized_odds: the larger of those of `found` and `accused`. None with fewer than two judged groups."""
+    equalized_odds: the larger of those of `found` and `accused`, each between the groups that have it. None
+    with fewer than two judged groups."""
 
     column: str
     groups: tuple[Group, ...]
@@ -48,7 +49,8 @@ def fairness(
 ) -> Fairness:
     """The groups of a column and how far apart they are. values, labels, decided: shape (rows,).
 
-    Groups of fewer than min_rows rows, or of one outcome, are listed and not compared.
+    Groups of fewer than min_rows rows are listed and not compared; one without positives, or without
+    negatives, only by what it has.
     """
     import numpy as np
 
@@ -56,13 +58,23 @@ def fairness(
         _group(str(name), labels[values == name], decided[values == name], min_rows)
         for name in np.unique(values)
     )
-    judged = [group.value for group in groups if not group.note]
-    if len(judged) < 2:
-        return Fairness(column, groups, None, None)
-    inside = np.isin(values, judged)
-    given = {"y_true": labels[inside], "y_pred": decided[inside], "sensitive_features": values[inside]}
-    parity, odds = _differences(given)
-    return Fairness(column, groups, parity, odds)
+    judged = [group for group in groups if not group.note]
+
+    def difference(measure: str, of: list[Group]) -> float | None:
+        import fairlearn.metrics
+
+        if len(of) < 2:
+            return None
+        inside = np.isin(values, [group.value for group in of])
+        given = {"y_pred": decided[inside], "sensitive_features": values[inside]}
+        return float(getattr(fairlearn.metrics, f"{measure}_difference")(y_true=labels[inside], **given))
+
+    rates = (
+        difference("true_positive_rate", [group for group in judged if group.found is not None]),
+        difference("false_positive_rate", [group for group in judged if group.accused is not None]),
+    )
+    odds = max((rate for rate in rates if rate is not None), default=None)
+    return Fairness(column, groups, difference("demographic_parity", judged), odds)
 
 
 def worst(every: Sequence[Fairness], gate: FairnessGate) -> list[tuple[str, str, float, float]]:
@@ -79,24 +91,13 @@ def worst(every: Sequence[Fairness], gate: FairnessGate) -> list[tuple[str, str,
     return sorted(found, key=lambda each: (each[3] - each[2], each[0], each[1]))
 
 
-def _differences(given: dict[str, Any]) -> tuple[float, float]:
-    from fairlearn.metrics import demographic_parity_difference, equalized_odds_difference
-
-    return float(demographic_parity_difference(**given)), float(equalized_odds_difference(**given))
-
-
 def _group(value: str, labels: NDArray[np.integer], decided: NDArray[np.bool_], min_rows: int) -> Group:
     rows, positives = int(labels.size), int(labels.sum())
-    note = ""
-    if rows < min_rows:
-        note = f"fewer than {min_rows} rows"
-    elif positives in {0, rows}:
-        note = "one outcome only"
     return Group(
         value,
         rows,
         float(decided.mean()),
         float(decided[labels == 1].mean()) if positives else None,
         float(decided[labels == 0].mean()) if positives < rows else None,
-        note,
+        f"fewer than {min_rows} rows" if rows < min_rows else "",
     )

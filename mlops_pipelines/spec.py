@@ -558,7 +558,10 @@ class SlicesGate(Model):
 
 class LatencyGate(Model):
     p99_ms: Number = Field(
-        default=5.0, gt=0, description="Highest 99th percentile of scoring one row, milliseconds."
+        default=5.0,
+        gt=0,
+        description="Highest 99th percentile of scoring one row, milliseconds of processor time; of the "
+        "median by the clock as well.",
     )
 
 
@@ -742,7 +745,11 @@ class Watch(Model):
     )
     worse_by: Number = Field(default=0.0, ge=0, description="How much worse the champion may be.")
     confidence: Number = Field(
-        default=0.99, gt=0.5, lt=1, description="One-sided confidence with which it must be worse than that."
+        default=0.99,
+        gt=0.5,
+        lt=1,
+        description="One-sided confidence with which it must be worse than that, at any one look; there is "
+        "one a day.",
     )
     min_days: Whole = Field(default=3, ge=2, description="Matured days before the watch says anything.")
 

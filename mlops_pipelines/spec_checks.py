@@ -571,6 +571,13 @@ def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:
             f"{champion.min_days} days are more than the holdout has (allowed: up to "
             f"{format_duration(spec.training.holdout)})",
         )
+    watch = spec.promotion.watch
+    if watch is not None and watch.min_days > watch.over / DAY:
+        yield Finding(
+            ("promotion", "watch", "min_days"),
+            f"{watch.min_days} days are more than the watch has (allowed: up to "
+            f"{format_duration(watch.over)})",
+        )
     if slices is not None:
         for index, column in enumerate(slices.by):
             place: Place = ("gates", "slices", "by", index)

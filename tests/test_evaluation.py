@@ -108,6 +108,7 @@ def test_importance_names_what_matters_first(candidate: Candidate, report: Evalu
 
 def test_latency_is_measured(report: EvaluationReport) -> None:
     assert 0 < report.latency.p50_ms <= report.latency.p99_ms
+    assert report.latency.clock_ms > 0
 
 
 def test_evaluating_again_gives_the_same_but_for_the_latency(

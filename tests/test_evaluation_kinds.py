@@ -218,7 +218,8 @@ def test_a_holdout_of_one_class_leaves_skill_undefined_and_its_gate_fails() -> N
     report = evaluate(replace(candidate, holdout=rows), None, gates=GATES)
     assert (report.metrics["log_loss_skill"], report.metrics["roc_auc"]) == (None, None)
     assert report.slices
-    assert {one.note for one in report.slices.groups} == {"one outcome only"}
+    # What such a slice has is still judged: how often it is right.
+    assert all(one.figure and not one.note for one in report.slices.groups)
     verdicts = {one.gate: one for one in judge(report, GATES)}
     assert verdicts["skill"].outcome == "fail"
     assert "undefined on the holdout" in verdicts["skill"].sentence

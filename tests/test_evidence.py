@@ -92,12 +92,21 @@ def test_differences_between_groups_are_counted() -> None:
     assert (found.demographic_parity, found.equalized_odds) == (0.5, 0.5)
 
 
-def test_groups_that_are_too_small_or_of_one_outcome_are_listed_and_not_compared() -> None:
-    labels = np.array([1, 1, 0, 0, 1, 1, 1, 1, 0])
-    decided = np.ones(9, dtype=bool)
-    found = fairness("sex", np.array([*A, *B, "c"]), labels, decided, min_rows=2)
-    assert [group.note for group in found.groups] == ["", "one outcome only", "fewer than 2 rows"]
+def test_groups_that_are_too_small_are_listed_and_not_compared() -> None:
+    labels = np.array([1, 1, 0, 0, 1])
+    found = fairness("sex", np.array([*A, "c"]), labels, np.ones(5, dtype=bool), min_rows=2)
+    assert [group.note for group in found.groups] == ["", "fewer than 2 rows"]
     assert (found.demographic_parity, found.equalized_odds) == (None, None)
+
+
+def test_a_group_without_positives_is_compared_by_what_it_has() -> None:
+    labels = np.array([1, 1, 0, 0, 0, 0, 0, 0])
+    decided = np.array([True, True, False, False, True, True, True, False])
+    found = fairness("sex", np.array([*A, *B]), labels, decided, min_rows=2)
+    assert [group.found for group in found.groups] == [1.0, None]
+    assert (found.demographic_parity, found.equalized_odds) == (0.25, 0.75)
+    alone = fairness("sex", np.array([*A, *B]), np.array([1] * 4 + [0] * 4), decided, min_rows=2)
+    assert (alone.demographic_parity, alone.equalized_odds) == (0.25, None)
 
 
 def grouped(parity: float | None, odds: float | None, column: str = "sex") -> Fairness:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from mlops_pipelines.evaluation import evaluate
 from mlops_pipelines.evaluation_report import Comparison, DayLoss, EvaluationReport, Slice, Slices
@@ -107,6 +108,12 @@ def test_latency_is_bound(report: EvaluationReport) -> None:
     assert verdict(slow, latency={"p99_ms": 6}).outcome == "pass"
 
 
+def test_what_a_model_waits_for_counts_as_well(report: EvaluationReport) -> None:
+    waiting = replace(report, latency=replace(report.latency, p99_ms=0.1, clock_ms=20.0))
+    found = verdict(waiting, latency={"p99_ms": 5})
+    assert (found.outcome, found.figure) == ("fail", 20.0)
+
+
 # Slices
 
 
@@ -130,6 +137,19 @@ def test_a_large_slice_without_a_figure_fails(report: EvaluationReport) -> None:
     found = verdict(with_slices(report, {"AA": 0.9, "UA": None}), slices={"by": ["carrier"]})
     assert found.outcome == "fail"
     assert "undefined for a slice" in found.sentence
+
+
+def test_only_so_many_rows_may_lie_in_slices_that_are_too_small(report: EvaluationReport) -> None:
+    groups = (
+        Slice("carrier", "AA", 900, 100, Estimate(0.8, None, None)),
+        Slice("carrier", "UA", 100, 10, None, "few"),
+    )
+    sliced = replace(report, slices=Slices("roc_auc", 500, groups))
+    gate: dict[str, Any] = {"by": ["carrier"], "min_rows": 500}
+    assert verdict(sliced, slices={**gate, "too_small": 0.1}).outcome == "pass"
+    found = verdict(sliced, slices={**gate, "too_small": 0.09})
+    assert (found.outcome, found.figure) == ("fail", 0.1)
+    assert "10% of the rows lie in slices by carrier of fewer than 500 rows" in found.sentence
 
 
 # The champion
@@ -189,6 +209,20 @@ def test_days_count_by_their_rows(report: EvaluationReport) -> None:
 def test_too_few_days_to_compare_on_fail(report: EvaluationReport, differences: list[float]) -> None:
     found = verdict(compared(report, differences), champion={})
     assert (found.outcome, found.figure) == ("fail", None)
+
+
+@given(differences=st.lists(st.floats(-0.05, 0.05), min_size=2, max_size=30))
+def test_bounds_lie_no_closer_than_students(report: EvaluationReport, differences: list[float]) -> None:
+    comparison = compared(report, differences).comparison
+    assert comparison
+    found = loss_difference(comparison, "log_loss", confidence=0.9, seed=1)
+    assert found.bounds
+    days = len(differences)
+    error = np.std(differences, ddof=1) / days**0.5
+    assert found.spread == pytest.approx(error, rel=0.1, abs=1e-12)
+    out = float(stdtrit(days - 1, 0.9)) * found.spread
+    assert found.bounds[0] <= found.figure - out
+    assert found.bounds[1] >= found.figure + out
 
 
 @given(

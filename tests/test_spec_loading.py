@@ -637,6 +637,13 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "gates.champion.min_days",
         ["29 days are more than the holdout has", "28d"],
     ),
+    "a watch of more days than it has": (
+        "  replay:",
+        "  promotion: {watch: {over: 2d}}\n  replay:",
+        "watch:",
+        "promotion.watch.min_days",
+        ["3 days are more than the watch has", "2d"],
+    ),
     "gate on a metric that is not computed": (
         "champion: {min_days: 7}",
         "champion: {metric: f1}",

@@ -17,11 +17,12 @@ from mlops_pipelines.spec import Promotion as PromotionSpec
 from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlops_pipelines.home import PipelineHome
 
-WATCH = Watch.model_validate({"over": "10d", "worse_by": 0.0, "min_days": 2})
+WATCH = Watch.model_validate({"over": "10d", "worse_by": 0.0, "min_days": 2, "confidence": 0.9})
 
 
 def days(*differences: float, rows: int = 100) -> list[DayLoss]:
@@ -39,7 +40,7 @@ def judged(found: list[DayLoss], watch: Watch = WATCH) -> watching.Watched:
 def test_a_champion_that_is_surely_worse_is_found() -> None:
     found = judged(days(0.05, 0.06, 0.04, 0.05))
     assert found.worse
-    assert "at least +0.04" in found.sentence
+    assert "with 90% confidence at least +0.04" in found.sentence
 
 
 def test_one_that_may_be_worse_is_left_alone() -> None:
@@ -67,10 +68,24 @@ def test_a_champion_that_is_worse_still_is_found_if_the_better_one_is(
         assert judged(days(*(one + more for one in differences)), watch).worse
 
 
-def test_of_equals_few_are_rolled_back() -> None:
-    chance = np.random.default_rng(5)
-    found = [judged(days(*chance.normal(0, 0.02, 10))).worse for _ in range(300)]
-    assert sum(found) <= 12  # 1 % each
+@pytest.mark.proof
+@pytest.mark.parametrize("matured", [2, 3, 5, 10])
+def test_of_equals_few_are_rolled_back(
+    matured: int, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    """As few as the confidence says at one look, and not many more at one a day."""
+    trials = 4000 if full else 200
+    chance = np.random.default_rng(matured)
+    watch = Watch(min_days=2)
+    every = [days(*chance.normal(0, 0.02, matured)) for _ in range(trials)]
+    once = sum(judged(one, watch).worse for one in every)
+    sample_size("watches of equals", trials)
+    allowed = 0.01 * trials + 4 * (0.01 * trials) ** 0.5
+    assert once <= allowed
+    if matured == 10:
+        looks = [[one[:many] for many in range(3, matured + 1)] for one in every[: trials // 2]]
+        daily = sum(any(judged(part, watch).worse for part in one) for one in looks)
+        assert daily <= 2.5 * allowed
 
 
 # --- on a home
