@@ -81,7 +81,8 @@ def test_a_table_has_its_columns(repository: dg.RepositoryDefinition, asset: str
 def test_every_declared_gate_is_a_check_that_does_not_block(repository: dg.RepositoryDefinition) -> None:
     keys = repository.asset_graph.asset_check_keys
     gates = {key.name for key in keys if key.asset_key.path[-1] == "evaluation_report"}
-    assert gates == {"gate_data", "gate_skill", "gate_champion", "gate_leak", "gate_size"}
+    names = ("data", "skill", "champion", "leak", "robustness", "agreement", "size")
+    assert gates == {f"gate_{name}" for name in names}
     assert not any(repository.asset_graph.get_check_spec(key).blocking for key in keys)
 
 

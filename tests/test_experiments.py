@@ -106,7 +106,7 @@ def test_an_experiment_is_judged_beside_the_champion_and_moves_nothing(place: Pi
     assert made["metrics"]["log_loss"]["lower"] < made["metrics"]["log_loss"]["upper"]
     assert made["comparison"]["version"] == "1"
     assert {one["gate"]: one["outcome"] for one in made["verdicts"]} == dict.fromkeys(
-        ("data", "skill", "champion", "leak", "size"), "pass"
+        ("data", "skill", "champion", "leak", "robustness", "agreement", "size"), "pass"
     )
     model = place.home.registry.load(place.name, "2")
     assert model.refit.hash == made["model_hash"]
@@ -311,7 +311,7 @@ def test_an_experiment_and_a_champion_are_held_side_by_side(beside: PipelineHome
     assert (found["first"]["verdicts_given"], found["second"]["verdicts_given"]) == (False, True)
     gates = [one["gate"] for one in found["second"]["verdicts"]]
     assert gates == [one["gate"] for one in found["first"]["verdicts"]] == [
-        "data", "skill", "champion", "leak", "size"
+        "data", "skill", "champion", "leak", "robustness", "agreement", "size"
     ]  # fmt: skip
     # The twin of the experiment has seen more days than that of the champion: one is left.
     assert len(found["paired"]["days"]) == found["first"]["holdout"]["rows"] / found["paired"]["rows"] == 1

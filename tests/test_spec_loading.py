@@ -640,7 +640,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
     "a watch of more days than it has": (
         "  replay:",
         "  promotion: {watch: {over: 2d}}\n  replay:",
-        "watch:",
+        "watch: {over",
         "promotion.watch.min_days",
         ["3 days are more than the watch has", "2d"],
     ),

@@ -6,7 +6,14 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
-from mlops_pipelines.spec import DriftTrigger, LabelsTrigger, PipelineSpec
+from mlops_pipelines.spec import (
+    AgreementGate,
+    DriftTrigger,
+    LabelsTrigger,
+    LeakGate,
+    PipelineSpec,
+    RobustnessGate,
+)
 from mlops_pipelines.spec_loading import LoadedSpec, load_pipeline
 
 NAME = "small_flights"
@@ -32,9 +39,10 @@ def loaded(name: str = NAME) -> LoadedSpec:
                 "calibration": None,
                 "slices": None,
                 "latency": None,
-                "robustness": None,
-                "agreement": None,
-                "leak": spec.gates.leak and spec.gates.leak.model_copy(update={"at_most": 0.5}),
+                # Twenty trees on a few days lean on few features, and each on others.
+                "leak": LeakGate(at_most=1.0),
+                "robustness": RobustnessGate(drop=1.0),
+                "agreement": AgreementGate(at_least=-1.0),
                 "champion": spec.gates.champion
                 and spec.gates.champion.model_copy(update={"not_worse_by": 1.0, "min_days": 1}),
             }
