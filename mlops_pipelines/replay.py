@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections import OrderedDict
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,6 +35,7 @@ from dagster._utils.log import create_console_logger
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import QueuePool
 
 from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError, UserError
@@ -414,24 +416,41 @@ def _without_fsync(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _engines_kept() -> Iterator[None]:
-    """Let Dagster's SQLite storages use one engine a database, instead of one a statement.
+    """Let Dagster's SQLite storages use one engine and connection a database, instead of one a statement.
 
-    A new engine compiles its statements anew: more than half of what an event costs. The engines pool no
-    connections, so none outlives its use.
+    A new engine compiles its statements anew: more than half of what an event costs. And a new connection
+    reads the schema, and writes the log back when it is closed.
     """
-    kept: dict[str, Engine] = {}
+    kept: OrderedDict[str, _KeptEngine] = OrderedDict()
 
     def engine(url: str, **options: Any) -> Engine:
         if url not in kept:
             if len(kept) == MOST_ENGINES:  # every run has a database of its own
-                kept.clear()
-            kept[url] = create_engine(url, **options)
+                _, idle = kept.popitem(last=False)
+                idle.close()
+            made = create_engine(url, **options | {"poolclass": QueuePool})
+            kept[url] = _KeptEngine(made.pool, made.dialect, made.url)
+        kept.move_to_end(url)
         return kept[url]
 
     with ExitStack() as stack:
         for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
             stack.enter_context(_replaced(module, "create_engine", engine))
-        yield
+        try:
+            yield
+        finally:
+            for one in kept.values():
+                one.close()
+
+
+class _KeptEngine(Engine):
+    """Keeps its connections when Dagster disposes of it, as it does after each statement."""
+
+    def dispose(self, close: bool = True) -> None:
+        pass
+
+    def close(self) -> None:
+        super().dispose()
 
 
 @contextmanager
