@@ -74,6 +74,8 @@ class Reproducer:
     def __init__(self) -> None:
         self._made: dict[tuple[object, ...], Link] = {}
         self._models: dict[tuple[str, str], tuple[list[Link], TrainedModel | None]] = {}
+        # By table, facts and day: windows of several predictions share most days.
+        self._tiles: dict[tuple[str, str, str, str], str] = {}
 
     def links(self, found: Predicted) -> Iterator[Link]:
         """Each link of a prediction, from the landed rows to the decision; the first that differs ends it."""
@@ -92,7 +94,8 @@ class Reproducer:
             yield self._once(f"facts of {of}", found, partial(_facts, view=view), *made_of, *days)
             if view.windowed:
                 days = _days_before(found, view.longest_window)
-                yield self._once(f"tiles of {of}", found, partial(_tiles, view=view), *made_of, *days)
+                make = partial(_tiles, view=view, rebuilt=self._tiles)
+                yield self._once(f"tiles of {of}", found, make, *made_of, *days)
         at = row["examples_version"]
         yield self._once("examples", found, _vectors, found.features.version, found.day, at)
         yield _tried("vector", partial(_vector, found))
@@ -220,8 +223,13 @@ def _facts(found: Predicted, name: str, view: CompiledView) -> Link:
     return Link(name, True, recorded, recorded)
 
 
-def _tiles(found: Predicted, name: str, view: CompiledView) -> Link:
-    """The tiles of a view's longest window, from the facts that each was made of."""
+def _tiles(
+    found: Predicted, name: str, view: CompiledView, rebuilt: dict[tuple[str, str, str, str], str]
+) -> Link:
+    """The tiles of a view's longest window, from the facts that each was made of.
+
+    rebuilt: hashes of those made already; the others are added.
+    """
     lake, versions = found.place.lake.of(view.pipeline), versions_at(view.pipeline, found.made_of)
     table, order = tile_table(view), ["hour", *view.keys]
     version = versions.get(table)
@@ -232,19 +240,24 @@ def _tiles(found: Predicted, name: str, view: CompiledView) -> Link:
     if not stored.same:
         return stored
     commits = lake.written_by(table, days, version=version)
-    rebuilt: dict[str, str] = {}
+    keys = {
+        day: (str(lake.root), table, json.dumps(commit.provenance, sort_keys=True), day)
+        for day, commit in commits.items()
+    }
     by_facts: dict[str, list[str]] = {}
-    for day, commit in commits.items():
-        by_facts.setdefault(json.dumps(commit.provenance, sort_keys=True), []).append(day)
+    for day, (*_, made_of, _) in keys.items():
+        if keys[day] not in rebuilt:
+            by_facts.setdefault(made_of, []).append(day)
     for made_of, of_days in by_facts.items():
         tiles = compute_tiles(view.at_owner, lake, of_days, json.loads(made_of))
         parts = parts_by_day(tiles.sort_by([("day", "ascending")])) if tiles.num_rows else {}
         for day in of_days:
-            rebuilt[day] = content_hash(parts.get(day, tiles.slice(0, 0)), sort_by=order)
+            rebuilt[keys[day]] = content_hash(parts.get(day, tiles.slice(0, 0)), sort_by=order)
     recorded = {day: commit.hashes[day] for day, commit in commits.items()}
-    wrong = [day for day in recorded if recorded[day] != rebuilt[day]]
+    made = {day: rebuilt[keys[day]] for day in sorted(recorded)}
+    wrong = [day for day in recorded if recorded[day] != made[day]]
     why = f"{len(wrong)} days are not what their facts give, first {wrong[0]}" if wrong else None
-    return Link(name, not wrong, hash_of(recorded), hash_of(dict(sorted(rebuilt.items()))), why)
+    return Link(name, not wrong, hash_of(recorded), hash_of(made), why)
 
 
 def _days_before(found: Predicted, reach: timedelta) -> list[str]:
