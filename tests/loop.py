@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +28,6 @@ from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import pyarrow as pa
     from click.testing import Result
@@ -41,9 +43,17 @@ def small_home(path: Path) -> PipelineHome:
     place = Home.create(path).pipeline(loaded())
     place.prepare()
     move(place, FIRST)
-    # The registry's tables take seconds to make: copies of this home find them there.
+    shutil.copytree(Path(_new_registry().name) / "mlflow", path / "mlflow", dirs_exist_ok=True)
     assert place.home.registry.alias(place.name, "champion") is None
     return place
+
+
+@cache
+def _new_registry() -> TemporaryDirectory[str]:
+    """A home with the tables of an empty registry, which take seconds to make: once a process."""
+    folder = TemporaryDirectory()
+    assert Home.create(Path(folder.name)).registry.alias("none", "champion") is None
+    return folder
 
 
 def copy_of(home: Path, to: Path) -> PipelineHome:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Imported once by the server that replays are forked from: seconds that every replay would pay.
-HEAVY = ["dagster", "deltalake", "duckdb", "evidently.presets", "feast", "great_expectations", "lightgbm",
-         "mlflow", "sklearn.metrics", "mlops_pipelines.replay",
-         "tests.small_flights.definitions"]  # fmt: skip
+HEAVY = ["dagster", "deltalake", "duckdb", "dvc.api", "dvc.repo", "dvc.scm", "evidently.presets", "feast",
+         "great_expectations", "lightgbm", "markdown_it", "matplotlib.backends.backend_agg", "mlflow",
+         "mlflow.lightgbm", "mlflow.store.model_registry.sqlalchemy_store",
+         "mlflow.store.tracking.sqlalchemy_store", "networkx", "pygit2", "sklearn.metrics",
+         "mlops_pipelines.replay", "tests.small_flights.definitions"]  # fmt: skip
 # By table: the order of its rows, and its columns of provenance.
 TABLES: dict[str, tuple[list[str], list[str]]] = {
     "events": (["event_id"], ["file_digest", "file_row"]),
