@@ -174,23 +174,34 @@ class At(PipelineHome):
         return FixedClock(self.at)
 
 
-def open_stores(kind: type[FeatureStore], folder: Path, project: str, url: str) -> dict[str, FeatureStore]:
-    """A store in files and one on a Redis server, of the same views."""
-    return {"sqlite": kind(folder / "files", project), "redis": kind(folder / "redis", project, url)}
+@dataclass(frozen=True)
+class Where:
+    """Stores in files and on a Redis server, of the same views."""
+
+    kind: type[FeatureStore]
+    folder: Path
+    project: str
+    url: str
+
+    def open(self) -> dict[str, FeatureStore]:
+        return {
+            "sqlite": self.kind(self.folder / "files", self.project),
+            "redis": self.kind(self.folder / "redis", self.project, self.url),
+        }
 
 
 class SlowWriter:
     """A process that writes what was computed an hour ago."""
 
-    def __init__(self, kind: type[FeatureStore], folder: Path, project: str, url: str) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_write_slowly, args=(theirs, kind, folder, project, url))
+        self._process = context.Process(target=_write_slowly, args=(theirs,))
         self._process.start()
         theirs.close()  # so that a writer that died is not waited for
 
-    def begin(self, writes: Sequence[Write]) -> None:
-        self._ours.send(writes)
+    def begin(self, where: Where, writes: Sequence[Write]) -> None:
+        self._ours.send((where, writes))
 
     def finish(self) -> int:
         """Keys written, over all stores."""
@@ -202,9 +213,11 @@ class SlowWriter:
         self._process.join()
 
 
-def _write_slowly(asked: Connection, kind: type[FeatureStore], folder: Path, project: str, url: str) -> None:
-    stores = open_stores(kind, folder, project, url)
-    while (writes := asked.recv()) is not None:
+def _write_slowly(asked: Connection) -> None:
+    opened: dict[Where, dict[str, FeatureStore]] = {}
+    while (given := asked.recv()) is not None:
+        where, writes = given
+        stores = opened.get(where) or opened.setdefault(where, where.open())
         asked.send(sum(store.write_online(*write) for write in writes for store in stores.values()))
 
 
@@ -239,30 +252,31 @@ def views_of(place: PipelineHome) -> Sequence[CompiledView]:
     return compile_views(place.spec, place.contract)
 
 
-def live(folder: Path, url: str, hours: int, one_in: int, kind: type[FeatureStore] = FeatureStore) -> Lived:
+def live(
+    folder: Path,
+    url: str,
+    slow: SlowWriter,
+    hours: int,
+    one_in: int,
+    *,
+    kind: type[FeatureStore] = FeatureStore,
+) -> Lived:
     """A new home whose clock is moved hour by hour, and writers that come too late. Examples come last."""
     place = Home.create(folder / "home").pipeline(load_pipeline("flight_delays"))
     place.prepare()
     end = FIRST + hours * HOUR
-    feasts = folder / "feasts"
-    writers = Writers(
-        Together(open_stores(kind, feasts, place.name, url)),
-        Together(open_stores(kind, feasts, place.name, url)),
-        SlowWriter(kind, feasts, place.name, url),
-    )
+    where = Where(kind, folder / "feasts", place.name, url)
+    writers = Writers(where, Together(where.open()), Together(where.open()), slow)
     stores = writers.usual.stores
     lived = Lived(place, Producers(end, one_in), stores, {name: [] for name in stores})
     full_hours = [FIRST + n * HOUR for n in range(FIRST_FLIGHT, hours)]
     moments = sorted([*full_hours, *(hour + HOUR / 2 for hour in full_hours[::AGAIN])])
     since = FIRST - HOUR
-    try:
-        for now, until in pairwise([*moments, end]):
-            arrive(lived, since, now)
-            writers.write(lived, now)
-            read(lived, now, until)
-            since = now
-    finally:
-        writers.slow.end()
+    for now, until in pairwise([*moments, end]):
+        arrive(lived, since, now)
+        writers.write(lived, now)
+        read(lived, now, until)
+        since = now
     arrive(lived, since, end)
     scoring.make_tiles(with_store(place, writers.usual), [])
     scoring.make_examples(place, place.lake.days("events"))
@@ -290,6 +304,7 @@ def with_store(place: PipelineHome, store: Together, at: datetime | None = None)
 class Writers:
     """The run that comes every hour, one whose clock is behind, and one that writes an hour later."""
 
+    where: Where
     usual: Together
     behind: Together
     slow: SlowWriter
@@ -302,12 +317,12 @@ class Writers:
         lived.hours += now == hour
         lived.raced += at_once
         if at_once:
-            self.slow.begin(earlier)
+            self.slow.begin(self.where, earlier)
         scoring.make_tiles(with_store(lived.place, self.usual), [])
         if at_once:
             self.slow.finish()
         if earlier:
-            self.slow.begin(earlier)
+            self.slow.begin(self.where, earlier)
             self.slow.finish()
             lived.stale += len(earlier)
             if number % BEHIND == 0:
@@ -441,16 +456,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def month(full: bool, server: str, tmp_path_factory: pytest.TempPathFactory) -> Lived:
-    """January, hour by hour; in the fast suite two days of it with one aircraft in six."""
-    folder, url = tmp_path_factory.mktemp("month"), f"{server}/0"
-    return live(folder, url, 31 * 24, 1) if full else live(folder, url, 2 * 24, 6)
+def slow() -> Iterator[SlowWriter]:
+    """One for all: it takes its seconds to begin."""
+    writer = SlowWriter()
+    yield writer
+    writer.end()
 
 
 @pytest.fixture(scope="module")
-def unguarded(server: str, tmp_path_factory: pytest.TempPathFactory) -> Lived:
+def month(full: bool, server: str, slow: SlowWriter, tmp_path_factory: pytest.TempPathFactory) -> Lived:
+    """January, hour by hour; in the fast suite two days of it with one aircraft in six."""
+    folder, url = tmp_path_factory.mktemp("month"), f"{server}/0"
+    return live(folder, url, slow, 31 * 24, 1) if full else live(folder, url, slow, 2 * 24, 6)
+
+
+@pytest.fixture(scope="module")
+def unguarded(server: str, slow: SlowWriter, tmp_path_factory: pytest.TempPathFactory) -> Lived:
     """A day of stores whose writers have no guard."""
-    return live(tmp_path_factory.mktemp("unguarded"), f"{server}/1", 24, 6, Unguarded)
+    return live(tmp_path_factory.mktemp("unguarded"), f"{server}/1", slow, 24, 6, kind=Unguarded)
 
 
 @pytest.mark.proof
@@ -493,7 +516,7 @@ def test_rows_that_a_mended_contract_lets_in_arrive_at_the_same_moment(
     loaded = load_pipeline("flight_delays")
     now = FIRST + 20 * HOUR + HOUR / 3
     stores = Together(
-        {store: open_stores(FeatureStore, tmp_path / "feasts", loaded.spec.name, f"{server}/2")[store]}
+        {store: Where(FeatureStore, tmp_path / "feasts", loaded.spec.name, f"{server}/2").open()[store]}
     )
     home = Home.create(tmp_path / "home")
     place = home.pipeline(strict(loaded))
