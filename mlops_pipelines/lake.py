@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from itertools import accumulate, groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -30,7 +31,6 @@ from mlops_pipelines.errors import TerminalError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
     import pyarrow as pa
@@ -55,6 +55,9 @@ _LONGEST_PAUSE = 2.0
 _CHECKPOINT_EVERY = 50
 # Pinned versions that a run goes on reading; a snapshot is a list of file names, a few hundred KB at most.
 _SNAPSHOTS_KEPT = 8
+# Bytes of a file whose rows are kept once they were read, and of all such rows.
+_SMALL = 2**19
+_RECENT_BYTES = 2**26
 
 
 def text_from(column: str, lowest: str, highest: str | None = None) -> Where:
@@ -636,22 +639,15 @@ class _Snapshot:
         where: Where | None = None,
     ) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.dataset as pads
-        from pyarrow.fs import LocalFileSystem
 
         names = self.schema.names if columns is None else list(columns)
         self._require(names)
         files = self.select(days, where)
-        dataset = pads.FileSystemDataset.from_paths(
-            [f.path for f in files],
-            schema=self.schema,
-            format=pads.ParquetFileFormat(),
-            filesystem=LocalFileSystem(),
-            partitions=[pads.field("day") == f.day for f in files],
-        )
-        keep = self._filter(where)
         try:
-            return dataset.to_table(columns=names, filter=keep)
+            found = self._kept(files, list(dict.fromkeys([*names, *([where[0]] if where else [])])))
+            if found is None:
+                return self._read(files, names, self._filter(where))
+            return found if where is None else self._chosen(found, where).select(names)
         except FileNotFoundError as error:
             raise TerminalError(
                 f"Files of version {self.version} of the table {self.name} are gone.",
@@ -664,6 +660,42 @@ class _Snapshot:
                 expected="the bytes that were written, on a disk that this user may read",
                 remedy="mlops restore, from a backup that has them",
             ) from error
+
+    def _kept(self, files: Sequence[_File], names: Sequence[str]) -> pa.Table | None:
+        """The rows of the files; those that were read lately are not read again. None where one is large."""
+        import pyarrow as pa
+
+        seen = [Path(file.path).stat() for file in files]
+        if not seen or not names or max(one.st_size for one in seen) > _SMALL:
+            return None
+        keys = [(f.path, one.st_mtime_ns, one.st_size, *names) for f, one in zip(files, seen, strict=True)]
+        found = _recent.found(keys)
+        new = [file for file, key in zip(files, keys, strict=True) if key not in found]
+        if new:
+            read = self._read(new, names)
+            counts = self.statistics["num_records"].take([file.index for file in new]).to_pylist()
+            if sum(counts) != read.num_rows:
+                return None  # not what was written
+            starts = accumulate(counts, initial=0)
+            parts = [read.slice(start, count) for start, count in zip(starts, counts, strict=False)]
+            missing = (key for key in keys if key not in found)
+            found |= _recent.keep(dict(zip(missing, parts, strict=True)))
+        return pa.concat_tables([found[key] for key in keys])
+
+    def _read(
+        self, files: Sequence[_File], names: Sequence[str], keep: pads.Expression | None = None
+    ) -> pa.Table:
+        import pyarrow.dataset as pads
+        from pyarrow.fs import LocalFileSystem
+
+        dataset = pads.FileSystemDataset.from_paths(
+            [f.path for f in files],
+            schema=self.schema,
+            format=pads.ParquetFileFormat(),
+            filesystem=LocalFileSystem(),
+            partitions=[pads.field("day") == f.day for f in files],
+        )
+        return dataset.to_table(columns=list(names), filter=keep)
 
     def _require(self, names: Sequence[str]) -> None:
         unknown = [n for n in names if n not in self.schema.names]
@@ -698,6 +730,18 @@ class _Snapshot:
             keep &= pads.field(column) < hi
         return keep
 
+    def _chosen(self, rows: pa.Table, where: Where) -> pa.Table:
+        """As `_filter`, of rows that have been read."""
+        import pyarrow.compute as pc
+
+        column, lo, hi = self._bounds(where)
+        keep = rows[column].is_valid()
+        if lo is not None:
+            keep = pc.and_(keep, pc.greater_equal(rows[column], lo))
+        if hi is not None:
+            keep = pc.and_(keep, pc.less(rows[column], hi))
+        return rows.filter(keep)
+
     def _may_qualify(self, where: Where) -> list[bool]:
         """For each row of the statistics whether the file can hold a row with lo <= column < hi.
 
@@ -719,6 +763,42 @@ class _Snapshot:
             lowest = self.statistics[f"min.{column}"].cast(hi.type)
             possible = pc.and_(possible, pc.fill_null(pc.less(lowest, hi), True))
         return list(possible.to_pylist())
+
+
+class _Recent:
+    """Rows of small files that were read last.
+
+    A file is never changed, and to open it takes as long as to read thousands of rows: a run that reads some
+    weeks, or an online store that is written every hour, reads the same ones again.
+    """
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[tuple[object, ...], pa.Table] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def found(self, keys: Sequence[tuple[object, ...]]) -> dict[tuple[object, ...], pa.Table]:
+        """Those that are there, by key: a file, what tells it from another one in its place, and columns."""
+        with self._lock:
+            found = {key: self._rows[key] for key in keys if key in self._rows}
+            for key in found:
+                self._rows.move_to_end(key)
+        return found
+
+    def keep(self, rows: Mapping[tuple[object, ...], pa.Table]) -> Mapping[tuple[object, ...], pa.Table]:
+        """Keeps them, and gives them back."""
+        with self._lock:
+            for key, table in rows.items():
+                if key not in self._rows:
+                    self._rows[key] = table
+                    self._bytes += table.nbytes
+            while self._bytes > _RECENT_BYTES:
+                _, oldest = self._rows.popitem(last=False)
+                self._bytes -= oldest.nbytes
+        return rows
+
+
+_recent = _Recent()
 
 
 @dataclass
