@@ -668,7 +668,11 @@ class _Snapshot:
         seen = [Path(file.path).stat() for file in files]
         if not seen or not names or max(one.st_size for one in seen) > _SMALL:
             return None
-        keys = [(f.path, one.st_mtime_ns, one.st_size, *names) for f, one in zip(files, seen, strict=True)]
+        # The time of a change cannot be set back, unlike that of the last write.
+        keys = [
+            (f.path, one.st_ino, one.st_ctime_ns, one.st_size, *names)
+            for f, one in zip(files, seen, strict=True)
+        ]
         found = _recent.found(keys)
         new = [file for file, key in zip(files, keys, strict=True) if key not in found]
         if new:
@@ -679,7 +683,11 @@ class _Snapshot:
             starts = accumulate(counts, initial=0)
             parts = [read.slice(start, count) for start, count in zip(starts, counts, strict=False)]
             missing = (key for key in keys if key not in found)
-            found |= _recent.keep(dict(zip(missing, parts, strict=True)))
+            made = dict(zip(missing, parts, strict=True))
+            # A part holds on to all that was read with it.
+            if read.nbytes <= _RECENT_BYTES // 4:
+                _recent.keep(made)
+            found |= made
         return pa.concat_tables([found[key] for key in keys])
 
     def _read(
@@ -785,8 +793,8 @@ class _Recent:
                 self._rows.move_to_end(key)
         return found
 
-    def keep(self, rows: Mapping[tuple[object, ...], pa.Table]) -> Mapping[tuple[object, ...], pa.Table]:
-        """Keeps them, and gives them back."""
+    def keep(self, rows: Mapping[tuple[object, ...], pa.Table]) -> None:
+        """Keeps them, and lets go of those that were not read for longest."""
         with self._lock:
             for key, table in rows.items():
                 if key not in self._rows:
@@ -795,7 +803,6 @@ class _Recent:
             while self._bytes > _RECENT_BYTES:
                 _, oldest = self._rows.popitem(last=False)
                 self._bytes -= oldest.nbytes
-        return rows
 
 
 _recent = _Recent()

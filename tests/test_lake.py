@@ -129,6 +129,19 @@ def test_other_delta_readers_and_duckdb_see_the_same_rows(lake: Lake) -> None:
     assert found == [(A, 1, None), (A, 2, None), (B, 3, 1.5)]
 
 
+def test_a_file_that_was_altered_behind_the_lakes_back_is_read_again(lake: Lake) -> None:
+    """Though its rows were read a moment ago, and size and time of the last write are as they were."""
+    lake.replace("numbers", rows("2024-01-01", range(1000)), days=["2024-01-01"], sort_by=["n"])
+    assert lake.read("numbers").num_rows == 1000
+    [path] = (lake.root / "numbers").rglob("*.parquet")
+    seen, content = path.stat(), bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    with pytest.raises(TerminalError, match="mlops restore"):
+        lake.read("numbers")
+
+
 def test_a_missing_table_says_so(lake: Lake) -> None:
     assert not lake.exists("t")
     assert lake.version("t") is None
