@@ -27,6 +27,8 @@ Kind = Literal[
 NOTHING = "0" * 64
 # Kinds that make a champion.
 CROWNING = ("promotion", "rollback", "adoption")
+# Who decides where nobody has to be asked.
+GATES = "its gates"
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,29 @@ def faults(
     records: by number. promotions: in order; each must stand in the chain, and no other. heads: what is
     remembered of the chain elsewhere.
     """
-    contents = {one.number: _parsed(one) for one in records}
+    contents = {one.number: parsed(one) for one in records}
     found = [
         *_links(records, contents, keys),
         *_champions(len(records), contents, promotions),
+        *_other_verdicts(contents),
         *_remembered(records, heads),
     ]
     return sorted(found, key=lambda fault: fault.number)
 
 
-def _parsed(one: Record) -> Mapping[str, Any]:
+def failed_gates(content: Mapping[str, Any]) -> list[str]:
+    """Gates that the model a record is about has failed."""
+    return [one["gate"] for one in content.get("verdicts", ()) if one["outcome"] == "fail"]
+
+
+def judged_in(content: Mapping[str, Any]) -> str | None:
+    """The retrain whose gates have decided by this record, the only one that they decide by; None if it is of
+    another kind."""
+    by_gates = content.get("by") == GATES and content.get("kind") in ("promotion", "rejection", "wait")
+    return str(content["retrain_id"]) if by_gates else None
+
+
+def parsed(one: Record) -> Mapping[str, Any]:
     """What a record says; nothing if it cannot be read, which is told as a fault of it."""
     try:
         content: Any = one.content
@@ -109,7 +124,7 @@ def _links(
         if one.number != position:
             yield Fault(position, f"record {position} is missing")
             return
-        fault = _content_fault(one, contents[one.number], previous) or _signature_fault(one, keys)
+        fault = _content_fault(one, contents[one.number], previous) or signature_fault(one, keys)
         if fault:
             yield Fault(position, f"record {position} {fault}")
             return
@@ -126,7 +141,8 @@ def _content_fault(one: Record, content: Mapping[str, Any], previous: str) -> st
     return None
 
 
-def _signature_fault(one: Record, keys: Keys) -> str | None:
+def signature_fault(one: Record, keys: Keys) -> str | None:
+    """What is wrong with a record's signature; None if it is one of what the record says."""
     try:
         keys.verify("it", one.body.encode(), {"key": one.key, "value": one.signature})
     except TerminalError as error:
@@ -151,6 +167,21 @@ def _champions(
             yield Fault(number, f"champion number {promotion.sequence} is not the one of record {number}")
     for sequence, (number, _) in crowned.items():
         yield Fault(number, f"champion number {sequence} of record {number} is not in the ledger")
+
+
+def _other_verdicts(contents: Mapping[int, Mapping[str, Any]]) -> Iterator[Fault]:
+    """A model is judged once: who becomes champion does so on the verdicts that were recorded before."""
+    judged: dict[tuple[Any, ...], tuple[int, Any]] = {}
+    for number, content in sorted(contents.items()):
+        if "model_hash" not in content:
+            continue
+        of, verdicts = content["model_hash"], content.get("verdicts")
+        # Of one retrain, or of one version: each names the candidate.
+        for name in ("retrain_id", "mlflow_version"):
+            first, before = judged.setdefault((of, name, content.get(name)), (number, verdicts))
+            if content.get("kind") in CROWNING and verdicts != before:
+                yield Fault(number, f"record {number} has other verdicts on model {of} than record {first}")
+                break
 
 
 def _said(of: Mapping[str, Any]) -> tuple[Any, ...]:

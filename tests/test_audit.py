@@ -145,6 +145,31 @@ def test_a_champion_that_nothing_recorded_is_found(ledger: Ledger, tmp_path: Pat
     assert found(ledger, tmp_path) == ["champion number 3 of record 4 is not in the ledger"]
 
 
+@pytest.mark.parametrize(
+    "change", ["UPDATE verdicts SET outcome = 'pass'", "DELETE FROM verdicts"], ids=["altered", "removed"]
+)
+def test_a_rejected_version_is_not_adopted_once_its_verdicts_were_altered(
+    ledger: Ledger, tmp_path: Path, change: str
+) -> None:
+    altered(ledger, f"{change} WHERE model_hash = 'hash-3'")
+    adopt = {"expected_sequence": 3, "version": "3", "model_hash": "hash-3", "by": "ann", "reason": "fine"}
+    with pytest.raises(TerminalError, match="failed skill, as record 3 says"):
+        ledger.adopt(P, at=at(6), **adopt)
+    altered(ledger, "UPDATE records SET body = replace(body, '\"fail\"', '\"pass\"') WHERE number = 3")
+    with pytest.raises(TerminalError, match="Record 3 of flights does not bear its signature"):
+        ledger.adopt(P, at=at(6), **adopt)
+    assert len(ledger.promotions(P)) == 3
+    assert found(ledger, tmp_path) == ["record 3 is not what its hash says"]
+
+
+def test_a_champion_whose_verdicts_are_not_those_of_before_is_found(tmp_path: Path, ledger: Ledger) -> None:
+    first, second = ledger.records(P)[2], ledger.records(P)[3]
+    facts = {**second.content, **{name: first.content[name] for name in ("retrain_id", "model_hash")}}
+    made = record(P, 4, second.content["previous"], "promotion", facts, Keys(tmp_path / "keys"))
+    told = faults([*ledger.records(P)[:3], made], [], Keys(tmp_path / "keys"))
+    assert "record 4 has other verdicts on model hash-3 than record 3" in [fault.what for fault in told]
+
+
 def test_what_is_no_json_is_found(ledger: Ledger, tmp_path: Path) -> None:
     altered(ledger, "UPDATE records SET body = 'x' WHERE number = 2")
     assert found(ledger, tmp_path)[0] == "record 2 is not what its hash says"

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from mlops_pipelines.audit import GATES
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.ledger.promotions import (
     Promotions,
     champion_of,
     check_not_frozen,
-    check_proven,
     check_sequence,
     waiting_of,
 )
-from mlops_pipelines.ledger.retrains import GATES, authority, end, lock, locked_row, promoted_hash
+from mlops_pipelines.ledger.retrains import authority, end, lock, locked_row, promoted_hash
 from mlops_pipelines.ledger.tables import approvals, retrains, waits
 from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
@@ -96,7 +96,7 @@ class Approvals(Promotions):
             row = authority(connection, retrain_id, token)
             if promoted_hash(connection, retrain_id) is not None:
                 raise TerminalError(f"Retrain {retrain_id} has been promoted: nobody has to approve it.")
-            check_proven(connection, row, model_hash)
+            self._check_proven(connection, row, model_hash)
             check_sequence(champion_of(connection, pipeline, None), pipeline, expected_sequence, at)
             values = {
                 "retrain_id": retrain_id,
@@ -150,7 +150,7 @@ class Approvals(Promotions):
             waiting = _waiting(connection, pipeline, version)
             row = locked_row(connection, waiting.retrain_id)
             _check_unaltered(waiting, model_hash)
-            check_proven(connection, row, model_hash)
+            self._check_proven(connection, row, model_hash)
             check_not_frozen(connection, pipeline)
             given = _given(connection, waiting.retrain_id)
             if any(one.by == by for one in given):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
+from mlops_pipelines.audit import GATES, failed_gates
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.ledger.retrains import (
     FIRST,
-    GATES,
     UNFINISHED,
     Retrains,
     authority,
@@ -133,7 +133,7 @@ class Promotions(Retrains):
                 raise TerminalError(f"Retrain {retrain_id} belongs to {row.pipeline}, not to {pipeline}.")
             if standing is not None and standing.model_hash == model_hash:
                 return _promotion(standing)
-            check_proven(connection, row, model_hash)
+            self._check_proven(connection, row, model_hash)
             check_not_frozen(connection, pipeline)
             return self._crown(
                 connection, row, "gates", expected_sequence, mlflow_version,
@@ -160,7 +160,7 @@ class Promotions(Retrains):
             lock(connection, pipeline)
             champion, back_to = _to_go_back_to(connection, pipeline, to, expected_sequence, at)
             row = locked_row(connection, back_to.retrain_id)
-            check_proven(connection, row, back_to.model_hash)
+            self._check_proven(connection, row, back_to.model_hash)
             sentence = f"rolled back to version {back_to.mlflow_version} by {by}: {reason}"
             end(connection, champion.retrain_id, "rolled_back", sentence, at, anew=False)
             end(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at, anew=False)
@@ -201,7 +201,7 @@ class Promotions(Retrains):
                     if row.status == "waiting"
                     else f"mlops status {pipeline}",
                 )
-            check_proven(connection, row, model_hash)
+            self._check_proven(connection, row, model_hash)
             check_not_frozen(connection, pipeline)
             end(connection, row.id, "promoted", f"adopted by {by}: {reason}", at, anew=False)
             return self._crown(
@@ -234,6 +234,30 @@ class Promotions(Retrains):
         """Who froze the champion, and why; None if it is not frozen."""
         with self._reading() as connection:
             return _frozen(connection, pipeline)
+
+    def _check_proven(self, connection: Connection, row: AnyRow, model_hash: str) -> None:
+        """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails it,
+        also none of those that were recorded before.
+        """
+        if row.model_hash != model_hash:
+            raise TerminalError(
+                f"The candidate {model_hash} is not the one retrain {row.id} recorded, {row.model_hash}."
+            )
+        if row.judged_model_hash != model_hash:
+            raise TerminalError(f"The candidate of retrain {row.id} has not been judged by its gates.")
+        failed = [v.gate for v in verdicts_on(connection, row) if v.outcome == "fail"]
+        if failed:
+            raise TerminalError(
+                f"The candidate of retrain {row.id} failed {', '.join(failed)} and cannot be promoted."
+            )
+        for one in self._about(connection, row):
+            if one.content["model_hash"] == model_hash and (failed := failed_gates(one.content)):
+                raise TerminalError(
+                    f"The candidate of retrain {row.id} failed {', '.join(failed)}, as record {one.number} "
+                    "says, and cannot be promoted.",
+                    expected="the verdicts of the ledger as they were recorded",
+                    remedy=f"mlops promotions {row.pipeline} --verify",
+                )
 
     def _crown(
         self,
@@ -310,21 +334,6 @@ class Promotions(Retrains):
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:
             return champion_of(connection, pipeline, at)
-
-
-def check_proven(connection: Connection, row: AnyRow, model_hash: str) -> None:
-    """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails it."""
-    if row.model_hash != model_hash:
-        raise TerminalError(
-            f"The candidate {model_hash} is not the one retrain {row.id} recorded, {row.model_hash}."
-        )
-    if row.judged_model_hash != model_hash:
-        raise TerminalError(f"The candidate of retrain {row.id} has not been judged by its gates.")
-    failed = [v.gate for v in verdicts_on(connection, row) if v.outcome == "fail"]
-    if failed:
-        raise TerminalError(
-            f"The candidate of retrain {row.id} failed {', '.join(failed)} and cannot be promoted."
-        )
 
 
 def check_not_frozen(connection: Connection, pipeline: str) -> None:

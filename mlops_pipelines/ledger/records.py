@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mlops_pipelines.audit import NOTHING, Kind, Record, record
+from mlops_pipelines.audit import NOTHING, Kind, Record, judged_in, parsed, record, signature_fault
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
 from mlops_pipelines.ledger.tables import records
@@ -53,15 +53,45 @@ class Records(Store):
 
     def records_backwards(self, pipeline: str) -> Iterator[Record]:
         """All records of a pipeline, the newest first; read as far as somebody asks for them."""
-        query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number.desc())
-        page = query.limit(_PAGE)
+        found: list[Record] = []
         while True:
             with self._reading() as connection:
-                found = [_record(row) for row in connection.execute(page)]
+                found = _page(connection, pipeline, found)
             yield from found
             if len(found) < _PAGE:
                 return
-            page = query.where(records.c.number < found[-1].number).limit(_PAGE)
+
+    def _about(self, connection: Connection, retrain: AnyRow) -> Iterator[Record]:
+        """The records of a retrain's candidate, the newest first. Raises TerminalError for one that does not
+        bear its signature.
+
+        Read back to where its gates have decided, or those of an earlier retrain: of two retrains the gates
+        of the earlier one decide first.
+        """
+        found: list[Record] = []
+        while True:
+            found = _page(connection, retrain.pipeline, found)
+            for one in found:
+                content = parsed(one)
+                decided = judged_in(content)
+                last = decided is not None and _number(decided) <= _number(retrain.id)
+                mine = content.get("retrain_id") == retrain.id
+                if mine or last:
+                    self._check_signed(one)
+                if mine:
+                    yield one
+                if last:
+                    return
+            if len(found) < _PAGE:
+                return
+
+    def _check_signed(self, one: Record) -> None:
+        if self._keys is not None and (fault := signature_fault(one, self._keys)):
+            raise TerminalError(
+                f"Record {one.number} of {one.pipeline} {fault}",
+                expected="records as they were written",
+                remedy=f"mlops promotions {one.pipeline} --verify",
+            )
 
     def record(self, pipeline: str, number: int) -> Record | None:
         """The record with this number; None if there is none."""
@@ -99,6 +129,19 @@ class Records(Store):
         made = record(pipeline, number, previous, kind, said, self._keys)
         connection.execute(records.insert().values(**vars(made)))
         return made
+
+
+def _page(connection: Connection, pipeline: str, after: list[Record]) -> list[Record]:
+    """The newest records of a pipeline, or those before a page of them; the newest first."""
+    query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number.desc())
+    if after:
+        query = query.where(records.c.number < after[-1].number)
+    return [_record(row) for row in connection.execute(query.limit(_PAGE))]
+
+
+def _number(retrain_id: str) -> int:
+    """How many retrains of its pipeline were admitted up to this one."""
+    return int(retrain_id.rpartition("-")[2])
 
 
 def _record(row: AnyRow) -> Record:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from mlops_pipelines import policy as policies
+from mlops_pipelines.audit import GATES
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.records import Records
 from mlops_pipelines.ledger.store import insert_new
@@ -46,8 +47,6 @@ FAILURES = ("failed", "rejected", "rolled_back")
 TRIED = ("promoted", "rejected", "nothing", "waiting", "expired", "rolled_back")
 # A run that is lost three times over is more likely the cause than the victim.
 MAX_LOSSES = 3
-# Who decides where nobody has to be asked.
-GATES = "its gates"
 
 
 class StaleTokenError(TerminalError):
