@@ -163,7 +163,7 @@ def _champions(
         number, content = crowned.pop(promotion.sequence, (last + 1, None))
         if content is None:
             yield Fault(number, f"champion number {promotion.sequence} has no record")
-        elif _said(content) != _said(vars(promotion) | {"at": promotion.at.isoformat()}):
+        elif any(content.get(name) != said for name, said in _said(promotion).items()):
             yield Fault(number, f"champion number {promotion.sequence} is not the one of record {number}")
     for sequence, (number, _) in crowned.items():
         yield Fault(number, f"champion number {sequence} of record {number} is not in the ledger")
@@ -184,8 +184,18 @@ def _other_verdicts(contents: Mapping[int, Mapping[str, Any]]) -> Iterator[Fault
                 break
 
 
-def _said(of: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(of.get(name) for name in ("mlflow_version", "model_hash", "retrain_id", "at", "by"))
+def _said(promotion: Promotion) -> dict[str, Any]:
+    """What the record of a promotion says of it."""
+    return {
+        "mlflow_version": promotion.mlflow_version,
+        "model_hash": promotion.model_hash,
+        "retrain_id": promotion.retrain_id,
+        "at": promotion.at.isoformat(),
+        "replaced": promotion.previous,
+        "authority": promotion.kind,
+        "by": promotion.by,
+        "why": promotion.reason,
+    }
 
 
 def _remembered(records: Sequence[Record], heads: Iterable[Head]) -> Iterator[Fault]:

@@ -109,7 +109,8 @@ def test_two_swapped_records_are_found(ledger: Ledger, tmp_path: Path) -> None:
 
 def rewritten(ledger: Ledger, keys: Keys) -> None:
     """The whole chain anew, consistently, with another reason for its second promotion."""
-    previous, statements = "0" * 64, []
+    previous = "0" * 64
+    statements = ["UPDATE promotions SET reason = 'another reason' WHERE sequence = 2"]
     for one in ledger.records(P):
         facts: dict[str, Any] = dict(one.content)
         if one.number == 2:
@@ -168,6 +169,21 @@ def test_a_champion_whose_verdicts_are_not_those_of_before_is_found(tmp_path: Pa
     made = record(P, 4, second.content["previous"], "promotion", facts, Keys(tmp_path / "keys"))
     told = faults([*ledger.records(P)[:3], made], [], Keys(tmp_path / "keys"))
     assert "record 4 has other verdicts on model hash-3 than record 3" in [fault.what for fault in told]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "mlflow_version = '3'", "model_hash = 'hash-3'", "retrain_id = 'flights-00003'", "previous = '1'",
+        "kind = 'adoption'", "reason = 'another'", "by = 'ann'", "at = '2013-03-02 00:00:00.000000'",
+    ],
+    ids=lambda change: change.partition(" ")[0],
+)  # fmt: skip
+def test_a_champion_of_which_a_column_was_altered_is_found(
+    ledger: Ledger, tmp_path: Path, change: str
+) -> None:
+    altered(ledger, f"UPDATE promotions SET {change} WHERE sequence = 3")  # noqa: S608 - from the list above
+    assert found(ledger, tmp_path) == ["champion number 3 is not the one of record 4"]
 
 
 def test_what_is_no_json_is_found(ledger: Ledger, tmp_path: Path) -> None:

@@ -236,8 +236,8 @@ class Promotions(Retrains):
             return _frozen(connection, pipeline)
 
     def _check_proven(self, connection: Connection, row: AnyRow, model_hash: str) -> None:
-        """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails it,
-        also none of those that were recorded before.
+        """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails
+        it, also none of those that were recorded before.
         """
         if row.model_hash != model_hash:
             raise TerminalError(
