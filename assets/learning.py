@@ -138,7 +138,9 @@ def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
     checks = [
         # Not blocking: a fail is an outcome, which `champion` reads in the ledger.
         dg.AssetCheckSpec(
-            f"gate_{gate}", asset=spec.key, description=f"Gate `{gate}` of the pipeline's YAML."
+            f"gate_{gate}",
+            asset=spec.key,
+            description=f"{type(gates).model_fields[gate].description} (gates.{gate} of the YAML)",
         )
         for gate in retraining.declared_gates(gates)
     ]

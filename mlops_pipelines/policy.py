@@ -106,7 +106,7 @@ def decide(pending: Sequence[PendingTrigger], state: State, policy: Policy, now:
     if not pending and state.lost is None and state.in_flight is None:
         return Hold("nothing_pending", None, "nothing to do: no trigger is pending")
     if state.paused:
-        return Hold("paused", None, "held: retraining is paused; `mlops resume` lets it go on")
+        return Hold("paused", None, "held: retraining is paused")
     decision = _decide_in_act_mode(pending, state, policy, now)
     if policy.mode == "observe":
         sentence = f"held: policy.mode is observe, so nothing starts; in mode act: {decision.sentence}"

@@ -82,7 +82,7 @@ def adopt(place: PipelineHome, version: str, *, by: str, reason: str) -> Promoti
         raise UserError(
             f"One person alone decides on no model of {place.name} (promotion.four_eyes).",
             expected="a candidate that two people approve",
-            remedy=f"mlops retrain {place.name} --reason WHY",
+            remedy=f"mlops status {place.name}",
         )
     expected, model_hash = _sequence(place), _checked(place, version)
     return _decided(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,13 +23,20 @@ from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec_loading import load_pipeline
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from click.testing import Result
 
 
 def mlops(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
+
+
+def test_every_command_that_a_message_names_is_there() -> None:
+    root = Path(__file__).parents[1]
+    texts = [path.read_text() for folder in ("mlops_pipelines", "assets", "sensors")
+             for path in (root / folder).rglob("*.py")]  # fmt: skip
+    named = {name for text in texts for name in re.findall(r'(?:remedy=f?"|`)mlops ([a-z]+)', text)}
+    assert len(named) > 10
+    assert named <= set(main.commands)
 
 
 def refused(result: Result) -> str:

@@ -375,7 +375,7 @@ def _to_go_back_to(
             raise UserError(
                 f"Version {champion.mlflow_version} is the first champion of {pipeline}: there is none to "
                 "go back to.",
-                remedy=f"mlops retrain {pipeline} --reason WHY",
+                remedy=f"mlops status {pipeline}",
             )
     if to == champion.mlflow_version:
         raise UserError(f"Version {to} is the champion of {pipeline} already.")
