@@ -7,6 +7,7 @@ has put among HOME/keys/identities.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.errors import UserError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AUDIENCE = "mlops_pipelines"
+_BY = " (token by "
 _HELP = "docs/promotion.md says how a token is made, and where its public key belongs"
 
 
@@ -26,6 +28,13 @@ def who_acts(identities: Path, token: str | None) -> str:
     Raises UserError for a token that is expired, is meant for others, or is signed by nobody known.
     """
     return _bearer(identities, token) if token else _user()
+
+
+def way_of(identity: str) -> str:
+    """How somebody was authenticated: by the operating system, or by which provider of tokens."""
+    if re.search(r"\buser \d+ of the operating system\)?$", identity):
+        return "the operating system"
+    return f"tokens by {identity.rpartition(_BY)[2].removesuffix(')')}" if _BY in identity else ""
 
 
 def _user() -> str:
@@ -60,7 +69,7 @@ def _bearer(identities: Path, token: str) -> str:
             ) from error
         except (ValueError, UnicodeDecodeError, jwt.InvalidKeyError) as error:
             raise UserError(f"{path} is no Ed25519 public key (PEM).", remedy=_HELP) from error
-        return f"{claims['sub']} (token by {path.stem})"
+        return f"{claims['sub']}{_BY}{path.stem})"
     known = ", ".join(path.stem for path in keys) or "nobody"
     raise UserError(
         "The identity token is signed by nobody who is known here.",

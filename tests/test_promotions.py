@@ -8,13 +8,15 @@ import pytest
 
 from mlops_pipelines.audit import faults
 from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.ledger import FrozenError, PromotionConflictError, StaleTokenError, Wait
+from mlops_pipelines.ledger import FrozenError, PromotionConflictError, StaleTokenError, Wait, tables
 from mlops_pipelines.signing import Keys
 from tests.candidates import DAY, P, asked, at, judged, new_ledger, promoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import sqlalchemy as sa
 
     from mlops_pipelines.ledger import Ledger, Promotion
 
@@ -131,6 +133,75 @@ def test_four_eyes_are_two_people(ledger: Ledger) -> None:
     assert made.by == "ann, bob"
 
 
+USER, TOKEN = "ann (user 1000 of the operating system)", "ann (token by corp)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (USER, TOKEN),
+        (TOKEN, USER),
+        (TOKEN, "ann (token by another)"),
+        ("user 1000 of the operating system", TOKEN),
+        (USER, "user 7 of the operating system (token by corp)"),
+    ],
+)
+def test_four_eyes_are_not_one_person_who_comes_in_two_ways(ledger: Ledger, first: str, second: str) -> None:
+    asked(ledger, "1", needed=2)
+    approve(ledger, "1", by=first)
+    with pytest.raises(UserError, match="may be one person"):
+        approve(ledger, "1", by=second)
+    assert ledger.champion(P) is None
+    approve(ledger, "1", by=first.replace("ann", "bob").replace("1000", "1001"))
+    assert ledger.champion(P)
+
+
+def altered(ledger: Ledger, table: sa.Table, **values: object) -> None:
+    """What somebody with the database's password does to all rows."""
+    with ledger._engine.begin() as connection:
+        connection.execute(table.update().values(**values))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"approvals": 1}, {"sequence": 7}, {"expires_at": at(99)}, {"about": {"commit": None}}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_wait_that_was_altered_lets_nothing_serve(ledger: Ledger, change: dict[str, Any]) -> None:
+    asked(ledger, "1", needed=2)
+    altered(ledger, tables.waits, **change)
+    with pytest.raises(TerminalError, match="is not the one of record 1"):
+        approve(ledger, "1")
+    assert ledger.champion(P) is None
+    ledger.reject(P, "1", by="bob", reason="altered", at=at(6))
+    assert kinds(ledger) == ["wait", "rejection"]
+
+
+def test_a_wait_ends_when_its_record_says_so(ledger: Ledger) -> None:
+    asked(ledger, "1")
+    altered(ledger, tables.waits, expires_at=at(99))
+    assert ledger.expire_waits(P, at(8)) == ["1"]
+
+
+def test_an_approval_that_nobody_gave_is_none(ledger: Ledger) -> None:
+    retrain = asked(ledger, "1", needed=2)
+    with ledger._engine.begin() as connection:
+        forged = {"retrain_id": retrain.id, "by": "bob", "at": at(2), "reason": "fine"}
+        connection.execute(tables.approvals.insert().values(**forged))
+    with pytest.raises(TerminalError, match=r"approvals of version 1 .* not those of its records"):
+        approve(ledger, "1")
+    assert ledger.champion(P) is None
+
+
+def test_what_was_rejected_does_not_wait_again(ledger: Ledger) -> None:
+    asked(ledger, "1")
+    ledger.reject(P, "1", by="bob", reason="no", at=at(2))
+    altered(ledger, tables.retrains, status="waiting")
+    with pytest.raises(TerminalError, match="does not wait any more, as record 2 says"):
+        approve(ledger, "1")
+    assert ledger.champion(P) is None
+
+
 def test_a_candidate_that_failed_a_gate_cannot_even_wait(ledger: Ledger) -> None:
     with pytest.raises(TerminalError, match="failed skill"):
         asked(ledger, "1", outcome="fail")
@@ -204,6 +275,15 @@ def test_a_champion_is_rolled_back_while_its_run_still_goes_on(ledger: Ledger) -
     assert (ended.status, ended.finished_at) == ("rolled_back", at(5))
     with pytest.raises(StaleTokenError):
         ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason="it passed", at=at(5))
+
+
+def test_what_has_failed_a_gate_does_not_come_back(ledger: Ledger) -> None:
+    promoted(ledger, "1")
+    promoted(ledger, "2")
+    altered(ledger, tables.verdicts, outcome="fail")
+    with pytest.raises(TerminalError, match="failed skill and cannot be promoted"):
+        roll_back(ledger)
+    assert len(ledger.promotions(P)) == 2
 
 
 def test_one_rollback_after_another_goes_further_back(ledger: Ledger) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from mlops_pipelines.audit import GATES
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.identity import way_of
 from mlops_pipelines.ledger.promotions import (
     Promotions,
     champion_of,
@@ -22,8 +24,7 @@ from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.engine import Connection
 
@@ -129,10 +130,13 @@ class Approvals(Promotions):
         """End what waited too long; their MLflow versions. at: the home's clock, UTC."""
         with self._writing() as connection:
             lock(connection, pipeline)
-            late = [row for row in connection.execute(waiting_of(pipeline)).all() if row.expires_at <= at]
-            for row in late:
-                self._expire(connection, row, f"nobody decided until {format_moment(row.expires_at)}", at)
-            return [row.mlflow_version for row in late]
+            late = []
+            for row in connection.execute(waiting_of(pipeline)).all():
+                until = self._until(connection, row)
+                if until <= at:
+                    self._expire(connection, row, f"nobody decided until {format_moment(until)}", at)
+                    late.append(row.mlflow_version)
+            return late
 
     def approve(
         self, pipeline: str, version: str, *, model_hash: str, by: str, reason: str, at: datetime
@@ -141,8 +145,9 @@ class Approvals(Promotions):
 
         model_hash: of what the registry has under this version, as the caller has checked. by: the
         authenticated identity.
-        Raises UserError if the version does not wait, has expired, or this person has approved it already;
-        FrozenError; PromotionConflictError; TerminalError if the model is not the one that was judged.
+        Raises UserError if the version does not wait, has expired, or this person has approved it already,
+        or may have in another way; FrozenError; PromotionConflictError; TerminalError if the model is not the
+        one that was judged, or what waits is not what was recorded.
         """
         self.expire_waits(pipeline, at)
         with self._writing() as connection:
@@ -151,6 +156,7 @@ class Approvals(Promotions):
             row = locked_row(connection, waiting.retrain_id)
             _check_unaltered(waiting, model_hash)
             self._check_proven(connection, row, model_hash)
+            self._check_recorded(connection, waiting, row)
             check_not_frozen(connection, pipeline)
             given = _given(connection, waiting.retrain_id)
             if any(one.by == by for one in given):
@@ -159,6 +165,7 @@ class Approvals(Promotions):
                     expected=f"{waiting.approvals} different people",
                     remedy=f"let another person say: mlops approve {pipeline} {version} --reason WHY",
                 )
+            _check_same_way(waiting, given, by)
             connection.execute(
                 approvals.insert().values(retrain_id=waiting.retrain_id, by=by, at=at, reason=reason)
             )
@@ -184,6 +191,74 @@ class Approvals(Promotions):
             facts = candidate_facts(connection, row)
             self._append(connection, pipeline, "rejection", facts, by=by, why=reason, at=at)
             end(connection, row.id, "rejected", f"rejected by {by}: {reason}", at)
+
+    def _until(self, connection: Connection, waiting: AnyRow) -> datetime:
+        """When a wait ends, as its record says."""
+        try:
+            for one in self._about(connection, locked_row(connection, waiting.retrain_id)):
+                if one.content["kind"] == "wait":
+                    return datetime.fromisoformat(one.content["expires_at"])
+        except TerminalError:
+            # Its records were altered: nobody can approve it, but it can be rejected, and it ends.
+            pass
+        until: datetime = waiting.expires_at
+        return until
+
+    def _check_recorded(self, connection: Connection, waiting: AnyRow, row: AnyRow) -> None:
+        """Raises TerminalError unless a wait, and who has approved it, are as the signed records say."""
+        version, wait, number, given = waiting.mlflow_version, None, None, set()
+        for one in self._about(connection, row):
+            said = one.content
+            if said["kind"] == "wait":
+                wait, number = said, one.number
+            elif said["kind"] == "approval":
+                given.add((said["by"], said["at"], said["why"]))
+            else:
+                raise _altered(
+                    waiting, f"Version {version} does not wait any more, as record {one.number} says"
+                )
+        expected = {
+            **waiting.about,
+            "mlflow_version": version,
+            "model_hash": waiting.model_hash,
+            "compared_with": waiting.sequence,
+            "approvals": waiting.approvals,
+        }
+        if (
+            wait is None
+            or {name: wait.get(name) for name in expected} != expected
+            or datetime.fromisoformat(wait["expires_at"]) != waiting.expires_at
+        ):
+            raise _altered(
+                waiting,
+                f"The ledger's wait of version {version} is not the one of record {number}"
+                if number
+                else f"The ledger's wait of version {version} has no record",
+            )
+        if {(one.by, one.at.isoformat(), one.reason) for one in _given(connection, row.id)} != given:
+            raise _altered(
+                waiting, f"The approvals of version {version} in the ledger are not those of its records"
+            )
+
+
+def _altered(waiting: AnyRow, what: str) -> TerminalError:
+    return TerminalError(
+        f"{what}.",
+        expected="a ledger that nobody has altered",
+        remedy=f"mlops promotions {waiting.pipeline} --verify; "
+        f"mlops reject {waiting.pipeline} {waiting.mlflow_version} --reason WHY",
+    )
+
+
+def _check_same_way(waiting: AnyRow, given: Sequence[Approval], by: str) -> None:
+    """Raises UserError where somebody who approves may be one who has, authenticated in another way."""
+    if waiting.approvals > 1 and given and way_of(given[0].by) != way_of(by):
+        raise UserError(
+            f"{by} and {given[0].by} may be one person: they are known in different ways.",
+            expected=f"approvals that come in one way, as the first did ({way_of(given[0].by) or 'unknown'})",
+            remedy="let another person approve in that way (MLOPS_IDENTITY_TOKEN), or mlops reject "
+            f"{waiting.pipeline} {waiting.mlflow_version} --reason WHY",
+        )
 
 
 def _waiting(connection: Connection, pipeline: str, version: str) -> AnyRow:
