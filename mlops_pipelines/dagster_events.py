@@ -12,6 +12,7 @@ import dagster as dg
 
 from mlops_pipelines import promoting
 from mlops_pipelines.audit import CROWNING, Head
+from mlops_pipelines.errors import TerminalError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +53,23 @@ def tell(place: PipelineHome, instance: dg.DagsterInstance | None = None) -> Non
             told_to.report_runless_asset_event(
                 dg.AssetCheckEvaluation(key, CHECK_APPROVED, **approved(place))
             )
+
+
+def catch_up(place: PipelineHome, instance: dg.DagsterInstance) -> str | None:
+    """Make registry and Dagster say what was decided by somebody who did not live to; what hinders it, or
+    None. Costs one look where nobody was.
+
+    instance: of the sensor that looks.
+    """
+    if not _untold(place.home, place.name, instance, dg.AssetKey([place.name, "champion"])):
+        return None
+    try:
+        promoting.heal(place.home, place.name)
+    except (TransientError, TerminalError) as error:
+        # Dagster is told last: the next tick looks again.
+        return f"The registry does not say yet what was decided. {error}"
+    tell(place, instance)
+    return None
 
 
 class Approved(TypedDict):

@@ -102,13 +102,14 @@ def freeze(place: PipelineHome, on: bool, *, by: str, reason: str) -> bool:
 
 
 def expire_waits(place: PipelineHome) -> list[str]:
-    """End what waited too long for people; the versions. Costs one look where nothing did."""
+    """End what waited too long for people; the versions. Costs one look where nothing did.
+
+    What the registry remembers of it is the caller's.
+    """
     now = place.clock.now()
     if all(now < one.expires_at for one in place.ledger.waiting(place.name)):
         return []
-    ended = place.ledger.expire_waits(place.name, now)
-    heal(place.home, place.name)
-    return ended
+    return place.ledger.expire_waits(place.name, now)
 
 
 def sentence_of(wait: Wait) -> str:

@@ -20,14 +20,15 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=15,
         description="Asks for a retrain run when the policy would admit one; ends what waited too long for "
-        "approval.",
+        "approval, and makes the registry say what was decided.",
     )
     def retraining(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
         if ended := promoting.expire_waits(place):
             context.log.info(f"Nobody decided on version {', '.join(ended)} in time.")
-            dagster_events.tell(place, context.instance)
+        if hindered := dagster_events.catch_up(place, context.instance):
+            context.log.warning(hindered)
         library.append_bootstrap_trigger(place, now)
         held_by = library.run_in_flight(place)
         if held_by is not None and _run_is_over(context.instance, held_by):

@@ -281,6 +281,56 @@ def test_what_a_person_decides_shows_in_the_check_at_once(place: PipelineHome) -
         assert shown(place, instance) == (True, "No candidate waits.")
 
 
+def decided(place: PipelineHome) -> None:
+    """What a command leaves that is killed as soon as the ledger has decided."""
+    place.ledger.roll_back(P, expected_sequence=2, by="ann", reason="worse", at=place.clock.now())
+
+
+def test_a_command_that_was_killed_is_mended_by_the_next_tick(place: PipelineHome) -> None:
+    decided(place)
+    assert aliases(place.home, P) == {"champion": "2", "previous": "1"}
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        tick(place, instance)
+        assert aliases(place.home, P) == {"champion": "1", "previous": "2"}
+        last = place.ledger.records(P)[-1]
+        for heads in (dagster_events.heads(place.home, P), promoting.heads_in_mlflow(place.home, P)):
+            assert (last.number, last.hash) in {(head.number, head.hash) for head in heads}
+
+
+def test_a_tick_after_which_nothing_was_decided_leaves_the_registry_alone(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        monkeypatch.setattr(promoting, "heal", None)
+        tick(place, instance)
+
+
+def test_a_tick_without_mlflow_goes_on_and_the_next_one_mends(place: PipelineHome) -> None:
+    decided(place)
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        with away(place, 0) as client:
+            assert tick(place, instance).skip_message
+            client.comes_back()
+        assert aliases(place.home, P) == {"champion": "2", "previous": "1"}
+        tick(place, instance)
+    assert aliases(place.home, P) == {"champion": "1", "previous": "2"}
+
+
+def test_what_is_decided_while_the_registry_is_healed_is_healed_as_well(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_alias, others = Registry.set_alias, [decided]
+
+    def slowly(registry: Registry, pipeline: str, alias: str, version: str) -> None:
+        while others:
+            others.pop()(place)
+        set_alias(registry, pipeline, alias, version)
+
+    monkeypatch.setattr(Registry, "set_alias", slowly)
+    promoting.heal(place.home, P)
+    assert aliases(place.home, P) == {"champion": "1", "previous": "2"}
+
+
 # --- MLflow is away
 
 
