@@ -215,7 +215,7 @@ def _sources(place: PipelineHome, tiles: str) -> dict[int, dict[Table, int | Non
 def _models(place: PipelineHome) -> Iterator[Model]:
     ledger, now = place.ledger, place.clock.now()
     retrains = {one.id: one for one in ledger.retrains(place.name)}
-    serves: dict[str, str] = {}
+    serves = {one.mlflow_version: "people decide on it" for one in ledger.waiting(place.name)}
     promotions = ledger.promotions(place.name)
     for at, promotion in enumerate(promotions):
         until = promotions[at + 1].at if at + 1 < len(promotions) else now

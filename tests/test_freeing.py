@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
-from mlops_pipelines import freeing
+from mlops_pipelines import freeing, promoting
 from mlops_pipelines.cli import main
 from mlops_pipelines.comparison import version_of
 from mlops_pipelines.datasets import DatasetRegistry
@@ -29,7 +29,7 @@ from mlops_pipelines.ledger import Ledger
 from mlops_pipelines.model_versions import StoredVersions
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.retraining import model_of
-from mlops_pipelines.spec import Gates, Retention
+from mlops_pipelines.spec import Gates, Promotion, Retention
 from mlops_pipelines.trace import find_prediction
 from tests import shared_views
 from tests.loop import advance, at, check_reproduced, copy_of, land, retrain, serve, small_home, varied
@@ -152,6 +152,22 @@ def test_what_is_kept_can_be_made_again_after_the_rest_was_freed(place: Pipeline
     again = freeing.plan_for(place)
     assert not any(one.kept is None for one in again.judged)
     assert again.cut == {}
+
+
+def test_what_people_have_not_decided_on_yet_is_kept_with_its_training_set(place: PipelineHome) -> None:
+    place = varied(place, gates=Gates(), promotion=Promotion(approval="human", expires=9 * DAY))
+    assert retrain(place, "asks").waits
+    [wait] = place.ledger.waiting(place.name)
+    dataset = place.ledger.retrain(wait.retrain_id).dataset_version
+    advance(place, at(13))
+    plan = freeing.free(place)
+    assert (wait.mlflow_version in plan.freed("models"), dataset in plan.freed("training sets")) == (
+        False,
+        False,
+    )
+    promoting.approve(place, wait.mlflow_version, by="ann", reason="looked at")
+    assert place.home.registry.load(place.name, wait.mlflow_version)
+    check_kept(place)
 
 
 def test_what_is_asked_for_later_was_freed_and_when(place: PipelineHome) -> None:
