@@ -780,11 +780,12 @@ def _compared_with(place: PipelineHome, retrain: Retrain) -> int:
     comparison = report_of(place, retrain).comparison
     if comparison is None:
         return 0
-    return next(
-        one.sequence
-        for one in reversed(place.ledger.promotions(place.name))
-        if one.mlflow_version == comparison.version
-    )
+    stood = place.ledger.promotion_of(place.name, version=comparison.version)
+    if stood is None:
+        raise TerminalError(
+            f"Retrain {retrain.id} was compared with version {comparison.version}, which never was champion."
+        )
+    return stood.sequence
 
 
 def _card(place: PipelineHome, retrain: Retrain) -> str:

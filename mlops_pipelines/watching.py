@@ -84,8 +84,8 @@ def watched(place: PipelineHome) -> tuple[Promotion, Promotion] | None:
         return None
     if place.clock.now() > champion.at + watch.over + place.spec.labels.matures_after:
         return None
-    before = [one for one in place.ledger.promotions(place.name) if one.mlflow_version == champion.previous]
-    return champion, before[-1]
+    before = place.ledger.promotion_of(place.name, version=champion.previous)
+    return (champion, before) if before else None
 
 
 def shadow(place: PipelineHome) -> int:

@@ -277,6 +277,15 @@ def test_a_champion_is_rolled_back_while_its_run_still_goes_on(ledger: Ledger) -
         ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason="it passed", at=at(5))
 
 
+def test_the_latest_promotion_of_a_version_is_the_one_by_which_it_came_back(ledger: Ledger) -> None:
+    promoted(ledger, "1")
+    second = promoted(ledger, "2")
+    back = roll_back(ledger)
+    assert ledger.promotion_of(P, version="1") == ledger.promotion_of(P, model_hash="hash-1") == back
+    assert ledger.promotion_of(P, version="2") == second
+    assert ledger.promotion_of(P, version="3") is None
+
+
 def test_what_has_failed_a_gate_does_not_come_back(ledger: Ledger) -> None:
     promoted(ledger, "1")
     promoted(ledger, "2")

@@ -325,6 +325,19 @@ class Promotions(Retrains):
         with self._reading() as connection:
             return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 
+    def promotion_of(
+        self, pipeline: str, *, version: str | None = None, model_hash: str | None = None
+    ) -> Promotion | None:
+        """The latest promotion of a version, or of a model; None if it never was champion."""
+        query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
+        if version is not None:
+            query = query.where(promotions.c.mlflow_version == version)
+        if model_hash is not None:
+            query = query.where(promotions.c.model_hash == model_hash)
+        with self._reading() as connection:
+            row = connection.execute(query.order_by(promotions.c.sequence.desc()).limit(1)).one_or_none()
+            return None if row is None else _promotion(row)
+
     def decided(self) -> list[str]:
         """Pipelines that have had a retrain, or whose champion a person has frozen."""
         with self._reading() as connection:

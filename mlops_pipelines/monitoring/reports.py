@@ -405,15 +405,13 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
     scored = lake.read("predictions", days=[day], columns=["event_id", "model_hash", score])
     if scored.num_rows == 0:
         return None
-    champion = _promotion_of(place, scored["model_hash"][-1].as_py())
+    champion = place.ledger.promotion_of(place.name, model_hash=scored["model_hash"][-1].as_py())
+    if champion is None:
+        raise TerminalError(f"The model that scored {day} never was champion of {place.name}.")
     examples = lake.read(set_of(place, champion).examples, days=[day])
     reference = Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
     by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
     return champion, drifting.drift_of(reference, examples, trigger, by_it[score])
-
-
-def _promotion_of(place: PipelineHome, model_hash: str) -> Promotion:
-    return next(p for p in reversed(place.ledger.promotions(place.name)) if p.model_hash == model_hash)
 
 
 def _drift_rows(day: str, champion: Promotion, report: DriftReport) -> list[dict[str, Any]]:
