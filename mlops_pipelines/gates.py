@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_pipelines.explanation import heaviest
 from mlops_pipelines.fairness import worst
@@ -17,7 +17,7 @@ from mlops_pipelines.metrics import interval, resampled_days
 from mlops_pipelines.outcomes import BASELINE, IN_UNITS, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
     from mlops_pipelines.spec import (
@@ -56,30 +56,8 @@ class Verdict:
 
 def judge(report: EvaluationReport, gates: Gates) -> list[Verdict]:
     """One verdict a declared gate, in the order of the specification."""
-    verdicts = []
-    if gates.data:
-        verdicts.append(_data(report, gates.data))
-    if gates.skill:
-        verdicts.append(_skill(report, gates.skill))
-    if gates.champion:
-        verdicts.append(_champion(report, gates.champion))
-    if gates.calibration:
-        verdicts.append(_calibration(report, gates.calibration))
-    if gates.slices:
-        verdicts.append(_slices(report, gates.slices))
-    if gates.fairness:
-        verdicts.append(_fairness(report, gates.fairness))
-    if gates.leak:
-        verdicts.append(_leak(report, gates.leak))
-    if gates.robustness:
-        verdicts.append(_robustness(report, gates.robustness))
-    if gates.agreement:
-        verdicts.append(_agreement(report, gates.agreement))
-    if gates.latency:
-        verdicts.append(_latency(report, gates.latency))
-    if gates.size:
-        verdicts.append(_size(report, gates.size))
-    return verdicts
+    declared = {name: getattr(gates, name) for name in type(gates).model_fields}
+    return [_JUDGES[name](report, gate) for name, gate in declared.items() if gate is not None]
 
 
 def passed(verdicts: Iterable[Verdict]) -> bool:
@@ -348,3 +326,19 @@ def _outcome(holds: bool) -> Outcome:
 
 def _bounds(lower: float | None, upper: float | None) -> tuple[float, float] | None:
     return None if lower is None or upper is None else (lower, upper)
+
+
+# By field of `Gates`: one that is declared and not here raises KeyError, and never goes unjudged.
+_JUDGES: Mapping[str, Callable[[EvaluationReport, Any], Verdict]] = {
+    "data": _data,
+    "skill": _skill,
+    "champion": _champion,
+    "calibration": _calibration,
+    "slices": _slices,
+    "fairness": _fairness,
+    "leak": _leak,
+    "robustness": _robustness,
+    "agreement": _agreement,
+    "latency": _latency,
+    "size": _size,
+}

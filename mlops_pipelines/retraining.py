@@ -508,12 +508,15 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     retrain = carried_by(place, run_id)
     registered = _registered(place, retrain, run_id)
     # What was measured once, such as the latency, is not measured again by a run that takes over.
-    kept = place.home.registry.evaluation(registered.run_id)
-    report = kept or _measured(place, registered)
+    report = place.home.registry.evaluation(registered.run_id)
+    measured = None
+    if report is None:
+        measured = _candidate(place, registered.version)
+        report = _measured(place, registered, measured)
     verdicts = judge(report, place.spec.gates)
     drawn = pictures(report)
-    if kept is None:
-        page = _evaluation_page(place, registered, report=report, verdicts=verdicts, drawn=drawn)
+    if measured is not None:
+        page = _evaluation_page(place, registered, measured, report=report, verdicts=verdicts, drawn=drawn)
         place.home.registry.log_evaluation(registered.run_id, report, drawn, page)
     card = ""
     if retrain is not None:
@@ -539,11 +542,10 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
     )
 
 
-def _measured(place: PipelineHome, registered: Registered) -> EvaluationReport:
+def _measured(place: PipelineHome, registered: Registered, candidate: Candidate) -> EvaluationReport:
     """The candidate on its holdout, beside the champion."""
     from mlops_pipelines.evaluation import evaluate as measure
 
-    candidate = _candidate(place, registered.version)
     return measure(
         candidate,
         _incumbent(place, candidate.holdout),
@@ -559,6 +561,7 @@ def _measured(place: PipelineHome, registered: Registered) -> EvaluationReport:
 def _evaluation_page(
     place: PipelineHome,
     registered: Registered,
+    candidate: Candidate,
     *,
     report: EvaluationReport,
     verdicts: Sequence[Verdict],
@@ -573,7 +576,6 @@ def _evaluation_page(
     given = [[one.gate, one.outcome.replace("_", " "), one.sentence] for one in verdicts]
     table = markdown.table(["gate", "verdict", "why"], given) if given else "No gate is declared."
     text = f"# {title}\n\n{_summary(verdicts)}\n\n## Gates\n\n{table}\n\n{as_markdown(report)}"
-    candidate = _candidate(place, registered.version)
     holdout, twin = candidate.holdout, candidate.twin
     name, theirs = of_scores(
         holdout["label"].to_pylist(), twin.predict(holdout), twin.outcome, place.spec.decision.at_least

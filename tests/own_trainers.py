@@ -53,21 +53,15 @@ class Logistic:
 class Rereading:
     """LightGBM's, as good as any, but read anew from its text at each call, and checked."""
 
-    def train(
-        self,
-        matrix: Floats,
-        labels: Floats,
-        *,
-        features: Sequence[FeatureColumn],
-        params: Mapping[str, str | int | float | bool],
-        seed: int,
-        threads: int,
-    ) -> str:
+    def train(self, matrix: Floats, labels: Floats, **given: Any) -> str:
         import lightgbm
 
-        settings = {**params, "objective": "binary", "seed": seed, "num_threads": threads, "verbosity": -1}
+        settings = {
+            **given["params"], "objective": "binary", "seed": given["seed"],
+            "num_threads": given["threads"], "verbosity": -1,
+        }  # fmt: skip
         trees = int(settings.pop("n_estimators"))
-        categories = [at for at, one in enumerate(features) if one.kind == "category"]
+        categories = [at for at, one in enumerate(given["features"]) if one.kind == "category"]
         data = lightgbm.Dataset(matrix, labels, categorical_feature=categories, params=settings)
         return str(lightgbm.train(settings, data, num_boost_round=trees).model_to_string())
 
