@@ -119,7 +119,7 @@ def evaluate(
         precision=precision,
         decided=decided(scored, decision, draws) if binary else None,
         fairness=_fairness(
-            gates, sensitive, holdout=holdout, slicing=slicing, scored=scored, decision=decision
+            gates, sensitive, draws, holdout=holdout, slicing=slicing, scored=scored, decision=decision
         )
         if binary
         else None,
@@ -374,6 +374,7 @@ def _slice_values(holdout: pa.Table, slicing: pa.Table | None, column: str) -> N
 def _fairness(
     gates: Gates,
     sensitive: Sequence[str],
+    draws: Floats,
     *,
     holdout: pa.Table,
     slicing: pa.Table | None,
@@ -382,12 +383,16 @@ def _fairness(
 ) -> tuple[Fairness, ...] | None:
     if gates.fairness is None:
         return None
-    flagged = scored.scores >= decision.at_least
+    alike = partial(
+        fairness,
+        labels=scored.labels,
+        decided=scored.scores >= decision.at_least,
+        min_rows=gates.fairness.min_rows,
+        day_of_row=scored.day_of_row,
+        draws=draws,
+    )
     return tuple(
-        fairness(
-            column, _slice_values(holdout, slicing, column), scored.labels, flagged, gates.fairness.min_rows
-        )
-        for column in _fairness_by(gates, sensitive)
+        alike(column, _slice_values(holdout, slicing, column)) for column in _fairness_by(gates, sensitive)
     )
 
 

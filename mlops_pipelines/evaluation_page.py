@@ -202,8 +202,10 @@ def fairness_table(every: Sequence[Fairness]) -> str:
             [
                 one.column,
                 f"{sum(not group.note for group in one.groups)} of {len(one.groups)}",
-                share(one.demographic_parity) or "not judged",
-                share(one.equalized_odds) or "not judged",
+                *(
+                    said(found) if found else "not judged"
+                    for found in (one.demographic_parity, one.equalized_odds)
+                ),
             ]
             for one in every
         ],

@@ -259,13 +259,14 @@ def _fairness(report: EvaluationReport, gate: FairnessGate) -> Verdict:
         sentence = f"By {columns} there are no two groups of {gate.min_rows} rows to compare."
         return Verdict("fairness", "not_applicable", None, None, None, sentence)
     column, measure, difference, bound = found[0]
-    beyond = [f"{name} by {by}" for by, name, value, most in found if value > most]
+    beyond = [f"{name} by {by}" for by, name, one, most in found if one.value > most]
     more = f" Beyond their bounds: {', '.join(beyond)}." if beyond[1:] else ""
     sentence = (
-        f"The {measure} difference by {column} is {difference:.3f}; at most {bound:g} is allowed.{more} "
-        f"Looked at: {columns}."
+        f"The {measure} difference by {column} is {difference.value:.3f}; at most {bound:g} is "
+        f"allowed.{more} Looked at: {columns}."
     )
-    return Verdict("fairness", _outcome(not beyond), difference, bound, None, sentence)
+    bounds = _bounds(difference.lower, difference.upper)
+    return Verdict("fairness", _outcome(not beyond), difference.value, bound, bounds, sentence)
 
 
 def _leak(report: EvaluationReport, gate: LeakGate) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import fairlearn.metrics
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,12 +19,17 @@ from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
 from mlops_pipelines.explanation import by_group, heaviest, ranked, stability
 from mlops_pipelines.fairness import Fairness, Group, fairness
 from mlops_pipelines.gates import judge
+from mlops_pipelines.metrics import Estimate, resampled_days
 from mlops_pipelines.robustness import Robust, Robustness, robustness
 from mlops_pipelines.spec import Decision, Gates
 from mlops_pipelines.training import Candidate, fit_candidate
 from tests.synthetic_examples import FEATURES, examples, training
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from mlops_pipelines.gates import Verdict
 
 
@@ -81,36 +87,79 @@ def test_without_anything_flagged_there_is_no_precision(candidate: Candidate) ->
 A, B = ["a"] * 4, ["b"] * 4
 
 
+def alike(
+    values: Sequence[str] | NDArray[np.str_],
+    labels: NDArray[np.integer],
+    decided: NDArray[np.bool_],
+    day_of_row: NDArray[np.intp] | None = None,
+) -> Fairness:
+    day = np.zeros(len(values), dtype=np.intp) if day_of_row is None else day_of_row
+    draws = resampled_days(int(day.max()) + 1, replicates=200, seed=1)
+    return fairness("sex", np.array(values), labels, decided, 2, day_of_row=day, draws=draws)
+
+
+def differences(found: Fairness) -> tuple[float | None, float | None]:
+    both = (found.demographic_parity, found.equalized_odds)
+    return tuple(one if one is None else one.value for one in both)  # type: ignore[return-value]
+
+
 def test_differences_between_groups_are_counted() -> None:
     labels = np.array([1, 1, 0, 0, 1, 1, 0, 0])
     decided = np.array([True, True, True, False, True, False, False, False])
-    found = fairness("sex", np.array([*A, *B]), labels, decided, min_rows=2)
+    found = alike([*A, *B], labels, decided)
     assert [(group.decided, group.found, group.accused) for group in found.groups] == [
         (0.75, 1.0, 0.5),
         (0.25, 0.5, 0.0),
     ]
-    assert (found.demographic_parity, found.equalized_odds) == (0.5, 0.5)
+    assert differences(found) == (0.5, 0.5)
 
 
 def test_groups_that_are_too_small_are_listed_and_not_compared() -> None:
     labels = np.array([1, 1, 0, 0, 1])
-    found = fairness("sex", np.array([*A, "c"]), labels, np.ones(5, dtype=bool), min_rows=2)
+    found = alike([*A, "c"], labels, np.ones(5, dtype=bool))
     assert [group.note for group in found.groups] == ["", "fewer than 2 rows"]
-    assert (found.demographic_parity, found.equalized_odds) == (None, None)
+    assert differences(found) == (None, None)
 
 
 def test_a_group_without_positives_is_compared_by_what_it_has() -> None:
     labels = np.array([1, 1, 0, 0, 0, 0, 0, 0])
     decided = np.array([True, True, False, False, True, True, True, False])
-    found = fairness("sex", np.array([*A, *B]), labels, decided, min_rows=2)
+    found = alike([*A, *B], labels, decided)
     assert [group.found for group in found.groups] == [1.0, None]
-    assert (found.demographic_parity, found.equalized_odds) == (0.25, 0.75)
-    alone = fairness("sex", np.array([*A, *B]), np.array([1] * 4 + [0] * 4), decided, min_rows=2)
-    assert (alone.demographic_parity, alone.equalized_odds) == (0.25, None)
+    assert differences(found) == (0.25, 0.75)
+    alone = alike([*A, *B], np.array([1] * 4 + [0] * 4), decided)
+    assert differences(alone) == (0.25, None)
+
+
+def test_groups_that_are_treated_alike_do_not_differ() -> None:
+    labels, decided = np.array([1, 0, 1, 0, 1, 0, 1, 0]), np.array([True, False] * 4)
+    found = alike([*A, *B], labels, decided, day_of_row=np.arange(8) // 2 % 2)
+    assert found.demographic_parity == Estimate(0, 0, 0)
+    assert found.equalized_odds == Estimate(0, 0, 0)
+
+
+@given(st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_a_difference_is_fairlearns_and_lies_within_its_interval(groups: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, groups, 400).astype(str)
+    labels = rng.integers(0, 2, 400)
+    decided = rng.random(400) < 0.2 + 0.1 * values.astype(int)
+    found = alike(values, labels, decided, day_of_row=np.arange(400) % 20)
+    known = {"y_true": labels, "y_pred": decided, "sensitive_features": values}
+    assert differences(found) == (
+        fairlearn.metrics.demographic_parity_difference(**known),
+        fairlearn.metrics.equalized_odds_difference(**known),
+    )
+    for one in (found.demographic_parity, found.equalized_odds):
+        assert one is not None
+        assert one.lower is not None
+        assert one.upper is not None
+        assert one.lower < one.value < one.upper
 
 
 def grouped(parity: float | None, odds: float | None, column: str = "sex") -> Fairness:
-    return Fairness(column, (Group("a", 900, 0.5, 0.5, 0.5),), parity, odds)
+    found = [None if one is None else Estimate(one, one - 0.02, one + 0.02) for one in (parity, odds)]
+    return Fairness(column, (Group("a", 900, 0.5, 0.5, 0.5),), *found)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +189,7 @@ def test_the_difference_furthest_beyond_its_bound_decides(
         replace(report, fairness=found), fairness={"demographic_parity": 0.1, "equalized_odds": 0.1}
     )
     assert (given.outcome, said in given.sentence) == (outcome, True), given.sentence
+    assert (given.interval is None) == (given.figure is None)
 
 
 def test_a_measure_without_a_bound_does_not_decide(report: EvaluationReport) -> None:
