@@ -778,8 +778,8 @@ class Retention(Model):
     )
     models: PositiveDuration | None = Field(
         default=None,
-        description="Models, by the end of their retrain. The champion, the one before it, one in flight and "
-        "those of kept predictions stay, with their training sets.",
+        description="Models, by the end of their retrain. The champion, the one before it, one in flight, "
+        "one that waits for people and those of kept predictions stay, with their training sets.",
     )
     datasets: PositiveDuration | None = Field(
         default=None,

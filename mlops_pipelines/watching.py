@@ -77,12 +77,13 @@ def judge(days: Sequence[DayLoss], watch: Watch, *, champion: str, predecessor: 
 def watched(place: PipelineHome) -> tuple[Promotion, Promotion] | None:
     """The champion that is watched, and the promotion of its predecessor; None if none is.
 
-    A champion that came back by a rollback is not watched: it has been watched before.
+    A champion that came back by a rollback is not watched: it has been watched before. The watch ends with
+    the day on which the last of its days matures, so that this one is looked at too.
     """
     watch, champion = place.spec.promotion.watch, place.ledger.champion(place.name)
     if watch is None or champion is None or champion.previous is None or champion.kind == "rollback":
         return None
-    if place.clock.now() > champion.at + watch.over + place.spec.labels.matures_after:
+    if matured_through(place, place.clock.now()) > (champion.at + watch.over).date():
         return None
     before = place.ledger.promotion_of(place.name, version=champion.previous)
     return (champion, before) if before else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from mlops_pipelines import watching
 from mlops_pipelines.evaluation_report import DayLoss
 from mlops_pipelines.spec import Gates, Watch
 from mlops_pipelines.spec import Promotion as PromotionSpec
-from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
+from tests.loop import advance, at, copy_of, mlops, move, retrain, small_home, varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +151,18 @@ def test_two_that_look_at_once_roll_back_once(place: PipelineHome, monkeypatch: 
     assert second
     assert (second.worse, second.rolled_back) == (True, None)
     assert len(place.ledger.promotions(place.name)) == 3
+
+
+def test_the_watch_lasts_until_its_last_day_has_matured(place: PipelineHome) -> None:
+    champion = place.ledger.champion(place.name)
+    assert champion
+    watched_through = (champion.at + WATCH.over).date()
+    matures = datetime.combine(watched_through, time(), UTC) + timedelta(days=1)
+    matures += place.spec.labels.matures_after
+    move(place, matures + timedelta(hours=23))
+    assert watching.watched(place)
+    move(place, matures + timedelta(days=1))
+    assert watching.watched(place) is None
 
 
 def test_after_the_watch_nothing_is_watched(place: PipelineHome) -> None:

@@ -30,7 +30,7 @@ def stream(command: Sequence[str], *, budget: float, log: Path) -> tuple[int, st
     """
     lines = []
     with (
-        log.open("w") as kept,
+        log.open("w", buffering=1) as kept,
         subprocess.Popen(
             command,
             cwd=ROOT,

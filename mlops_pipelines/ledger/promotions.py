@@ -248,7 +248,9 @@ class Promotions(Retrains):
         failed = [v.gate for v in verdicts_on(connection, row) if v.outcome == "fail"]
         if failed:
             raise TerminalError(
-                f"The candidate of retrain {row.id} failed {', '.join(failed)} and cannot be promoted."
+                f"The candidate of retrain {row.id} failed {', '.join(failed)} and cannot be promoted.",
+                expected="a candidate that passed its gates",
+                remedy=f"mlops promotions {row.pipeline}",
             )
         for one in self._about(connection, row):
             if one.content["model_hash"] == model_hash and (failed := failed_gates(one.content)):
