@@ -116,12 +116,14 @@ def home(tmp_path: Path) -> Home:
     return made
 
 
-def replay(home: Home, until: date = NEW_YEAR, source: type[Quiet] = Quiet) -> Replayed:
+def replay(
+    home: Home, until: date = NEW_YEAR, source: type[Quiet] = Quiet, step: timedelta = DAY
+) -> Replayed:
     return drive(
         with_source(source),
         home.path,
         until,
-        DAY,
+        step,
         progress=Unwatched(),
         module="tests.small_flights.definitions",
     )
@@ -205,8 +207,9 @@ def test_accepted_events_are_counted_and_a_refused_file_is_told_once(
 
 def test_what_lands_in_an_old_folder_is_taken_in_before_the_clock_moves_on(home: Home) -> None:
     replay(home, source=Late)
-    assert replay(home, NEW_YEAR + 20 * DAY, source=Late).new_events == 50
-    assert replay(home, NEW_YEAR + 20 * DAY, source=Late).new_events == 0
+    three_weeks_on = NEW_YEAR + 20 * DAY
+    assert replay(home, three_weeks_on, source=Late, step=20 * DAY).new_events == 50
+    assert replay(home, three_weeks_on, source=Late).new_events == 0
     assert home.ledger.pending_files(NAME) == []
 
 
