@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from assets.stage import Stage, library_errors, made, table_preview
 from mlops_pipelines import dagster_events, retraining
@@ -18,6 +19,16 @@ TRAINING_SET_LOGIC = 1
 MODEL_LOGIC = 1
 REPORT_LOGIC = 1
 CHAMPION_LOGIC = 1
+
+
+class EvaluationConfig(dg.Config):
+    """What a run may ask of its evaluation."""
+
+    measure_again: bool = Field(
+        default=False,
+        description="Measure the latency and the load time of this candidate once more; by default they are "
+        "kept as they were measured first.",
+    )
 
 
 def build(stage: Stage) -> list[dg.AssetsDefinition]:
@@ -146,9 +157,13 @@ def _evaluation_report(stage: Stage) -> dg.AssetsDefinition:
     ]
 
     @made(stage, [spec], checks=checks, pool="training")
-    def evaluation_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+    def evaluation_report(
+        context: dg.AssetExecutionContext, config: EvaluationConfig, home: HomeResource
+    ) -> Iterator[Any]:
         with library_errors():
-            made = retraining.evaluate(home.pipeline(loaded), run_id=context.run.run_id)
+            made = retraining.evaluate(
+                home.pipeline(loaded), run_id=context.run.run_id, measure_again=config.measure_again
+            )
         pictures = {}
         if made.pictures:
             from mlops_pipelines.figures import as_markdown

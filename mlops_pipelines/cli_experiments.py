@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.comparison import Side, SideBySide
     from mlops_pipelines.experiments import Experiment
-    from mlops_pipelines.model_card import GivenVerdict
+    from mlops_pipelines.gates import GivenVerdict
 
 # Features of the table of what weighs most.
 _SHOWN = 12

@@ -287,13 +287,12 @@ def _decided(
 
 @contextmanager
 def _told(place: PipelineHome) -> Iterator[None]:
-    """Tells Dagster what was decided, also where the registry could not be made to say so."""
+    """Tells Dagster what was decided. Where the registry could not be made to say so, the next tick of the
+    sensor `retraining` tries again, and tells Dagster then."""
     from mlops_pipelines import dagster_events
 
-    try:
-        yield
-    finally:
-        dagster_events.tell(place)
+    yield
+    dagster_events.tell(place)
 
 
 def _tell_champion(made: Promotion, as_json: bool) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
+    from mlops_pipelines.gates import GivenVerdict
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.model_card import GivenVerdict
     from mlops_pipelines.registry import LoadedModel
 
 ALIASES = ("champion", "previous", "candidate")

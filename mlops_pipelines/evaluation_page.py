@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Rows of a Markdown table; the JSON holds them all.
 SHOWN_ROWS = 12
+# Who signs has to see the groups that were judged.
+SHOWN_GROUPS = 60
 
 
 def pictures(report: EvaluationReport) -> dict[str, bytes]:
@@ -148,15 +150,19 @@ def slice_table(slices: Slices) -> str:
             *([] if g.positives is None else [f"{g.positives / g.rows:.1%}"]),
             said(figure),
         ]
-        for g, figure in judged[:SHOWN_ROWS]
+        for g, figure in judged[:SHOWN_GROUPS]
     ]
     positive = ["positive"] if any(g.positives is not None for g in slices.groups) else []
     head = ["slice, worst first", "rows", *positive, slices.metric]
     table = markdown.table(head, rows) if rows else ""
+    rest = judged[SHOWN_GROUPS:]
+    better = f"{len(rest)} more, none of them below {rest[0][1].value:.4f}." if rest else ""
     unjudged = [g for g in slices.groups if not g.figure]
     names = ", ".join(f"{g.column} = {g.value} ({g.rows}, {g.note})" for g in unjudged[:SHOWN_ROWS])
     more = f" and {len(unjudged) - SHOWN_ROWS} more" if len(unjudged) > SHOWN_ROWS else ""
-    return "\n\n".join(part for part in (table, f"Not judged: {names}{more}." if unjudged else "") if part)
+    return "\n\n".join(
+        part for part in (table, better, f"Not judged: {names}{more}." if unjudged else "") if part
+    )
 
 
 def _beside(paired: Paired | None, metric: str) -> list[str]:
@@ -210,16 +216,18 @@ def fairness_table(every: Sequence[Fairness]) -> str:
             for one in every
         ],
     )
+    every_group = [(one.column, group) for one in every for group in one.groups]
+    ordered = sorted(every_group, key=lambda each: (bool(each[1].note), each[0], -each[1].rows))
     groups = [
         [
-            f"{one.column} = {group.value}", f"{group.rows:,}", share(group.decided), share(group.found),
+            f"{column} = {group.value}", f"{group.rows:,}", share(group.decided), share(group.found),
             share(group.accused), group.note,
         ]
-        for one in every
-        for group in sorted(one.groups, key=lambda group: (bool(group.note), -group.rows))[:SHOWN_ROWS]
+        for column, group in ordered[:SHOWN_GROUPS]
     ]  # fmt: skip
     head = ["group", "rows", "decided as positive", "true positive rate", "false positive rate", "note"]
-    return f"{differences}\n\n{markdown.table(head, groups)}"
+    more = f"\n\n{len(ordered) - SHOWN_GROUPS} more groups." if len(ordered) > SHOWN_GROUPS else ""
+    return f"{differences}\n\n{markdown.table(head, groups)}{more}"
 
 
 def outcomes_sentence(report: EvaluationReport) -> str:
@@ -280,7 +288,7 @@ def _explained_table(every: Sequence[Explained]) -> str:
             f"{one.rows:,}",
             ", ".join(f"{name} {value:.3f}" for name, value in list(one.importance.items())[:3]),
         ]
-        for one in every[:SHOWN_ROWS]
+        for one in every[:SHOWN_GROUPS]
     ]
     return markdown.table(["group", "rows explained", "what weighs most"], rows)
 

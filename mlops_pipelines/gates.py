@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mlops_pipelines.explanation import heaviest
 from mlops_pipelines.fairness import worst
@@ -17,9 +17,10 @@ from mlops_pipelines.metrics import interval, resampled_days
 from mlops_pipelines.outcomes import BASELINE, IN_UNITS, spelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from mlops_pipelines.evaluation_report import Comparison, EvaluationReport
+    from mlops_pipelines.evaluation_report import Comparison, EvaluationReport, Slice
+    from mlops_pipelines.fairness import Group
     from mlops_pipelines.spec import (
         AgreementGate,
         CalibrationGate,
@@ -40,6 +41,23 @@ Outcome = Literal["pass", "fail", "warn", "not_applicable"]
 COMPARISON_REPLICATES = 4_000
 # Of a comparison that finds an equally good candidate wanting more often than not, nothing is to be learned.
 LEAST_POWER = 0.5
+
+
+class GivenVerdict(Protocol):
+    """A verdict, fresh from the gates or read back from the ledger."""
+
+    @property
+    def gate(self) -> str: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def figure(self) -> float | None: ...
+    @property
+    def bound(self) -> float | None: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def sentence(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -155,9 +173,7 @@ def _skill(report: EvaluationReport, gate: SkillGate) -> Verdict:
 def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
     comparison = report.comparison
     if comparison is None:
-        alone = f"the candidate stands against {BASELINE[report.kind]} alone"
-        sentence = f"There is no champion to compare with; {alone}."
-        return Verdict("champion", "not_applicable", None, gate.not_worse_by, None, sentence)
+        return _first(report, gate)
     if not comparison.days:
         return _uncomputable("champion", gate.not_worse_by, f"no row can be compared, {comparison.reason}")
     found = loss_difference(comparison, gate.metric, confidence=gate.confidence, seed=report.seed)
@@ -179,6 +195,20 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
         f"would pass {power:.0%} of the time{weak}."
     )
     return Verdict("champion", outcome, figure, gate.not_worse_by, bounds, sentence)
+
+
+def _first(report: EvaluationReport, gate: ChampionGate) -> Verdict:
+    """Without a champion nothing is compared; but what shows no skill is none either."""
+    metric = {"log_loss": "log_loss_skill", "brier": "brier_skill"}.get(gate.metric, "r2")
+    figure = report.metrics.get(metric)
+    if figure is None:
+        return _uncomputable("champion", 0.0, f"{metric} is undefined on the holdout")
+    sentence = (
+        f"There is no champion to compare with: judged against {BASELINE[report.kind]}. {metric} on the "
+        f"holdout is {figure.value:.4f}; more than 0 is asked for."
+    )
+    outcome: Outcome = "not_applicable" if figure.value > 0 else "fail"
+    return Verdict("champion", outcome, figure.value, 0.0, _bounds(figure.lower, figure.upper), sentence)
 
 
 def _calibration(report: EvaluationReport, gate: CalibrationGate) -> Verdict:
@@ -207,15 +237,8 @@ def _slices(report: EvaluationReport, gate: SlicesGate) -> Verdict:
             "slices", gate.at_least, f"{gate.metric} is undefined for a slice that has enough rows"
         )
     for column in dict.fromkeys(group.column for group in groups):
-        of_column = [group for group in groups if group.column == column]
-        small = sum(group.rows for group in of_column if group.rows < gate.min_rows)
-        share = small / max(sum(group.rows for group in of_column), 1)
-        if share > gate.too_small:
-            sentence = (
-                f"{share:.0%} of the rows lie in slices by {column} of fewer than {gate.min_rows} rows; at "
-                f"most {gate.too_small:.0%} are allowed to go unjudged."
-            )
-            return Verdict("slices", "fail", share, gate.too_small, None, sentence)
+        if found := _unjudged("slices", column, [one for one in groups if one.column == column], gate):
+            return found
     judged = {f"{g.column} = {g.value}": g.figure for g in groups if g.figure}
     if not judged:
         sentence = f"None of {left_out} slices has {gate.min_rows} rows and both outcomes."
@@ -253,10 +276,13 @@ def _fairness(report: EvaluationReport, gate: FairnessGate) -> Verdict:
     if not report.fairness:
         sentence = "No column is marked as sensitive, and none is named."
         return Verdict("fairness", "not_applicable", None, None, None, sentence)
+    for one in report.fairness:
+        if unjudged := _unjudged("fairness", one.column, one.groups, gate):
+            return unjudged
     found = worst(report.fairness, gate)
     columns = ", ".join(one.column for one in report.fairness)
     if not found:
-        sentence = f"By {columns} there are no two groups of {gate.min_rows} rows to compare."
+        sentence = f"By {columns} there are no two groups of {gate.min_rows} rows that a bound is about."
         return Verdict("fairness", "not_applicable", None, None, None, sentence)
     column, measure, difference, bound = found[0]
     beyond = [f"{name} by {by}" for by, name, one, most in found if one.value > most]
@@ -267,6 +293,21 @@ def _fairness(report: EvaluationReport, gate: FairnessGate) -> Verdict:
     )
     bounds = _bounds(difference.lower, difference.upper)
     return Verdict("fairness", _outcome(not beyond), difference.value, bound, bounds, sentence)
+
+
+def _unjudged(
+    name: str, column: str, groups: Sequence[Slice | Group], gate: SlicesGate | FairnessGate
+) -> Verdict | None:
+    """A fail where too many rows lie in groups of a column that are too small to be judged."""
+    small = sum(group.rows for group in groups if group.rows < gate.min_rows)
+    share = small / max(sum(group.rows for group in groups), 1)
+    if share <= gate.too_small:
+        return None
+    sentence = (
+        f"{share:.0%} of the rows lie in groups by {column} of fewer than {gate.min_rows} rows; at most "
+        f"{gate.too_small:.0%} are allowed to go unjudged."
+    )
+    return Verdict(name, "fail", share, gate.too_small, None, sentence)
 
 
 def _leak(report: EvaluationReport, gate: LeakGate) -> Verdict:

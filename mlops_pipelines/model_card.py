@@ -6,7 +6,7 @@ taken from the specification, the evaluation and the verdicts, never written by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mlops_pipelines.evaluation_page import (
     class_table,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlops_pipelines.evaluation_report import EvaluationReport
+    from mlops_pipelines.gates import GivenVerdict
     from mlops_pipelines.spec import FairnessGate, Kind, PipelineSpec
 
 _FEATURES_NAMED = 5
@@ -30,17 +31,6 @@ _KINDS: Mapping[Kind, str] = {
     "number": "regression; the score is a number in the unit of the label",
     "category": "multiclass classification; the score is a probability for each class",
 }
-
-
-class GivenVerdict(Protocol):
-    """A verdict, fresh from the gates or read back from the ledger."""
-
-    @property
-    def gate(self) -> str: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def sentence(self) -> str: ...
 
 
 def model_card(

@@ -62,7 +62,14 @@ def roll_back(
     """
     expected = _sequence(place) if expected_sequence is None else expected_sequence
     back_to = place.ledger.back_to(place.name, to, expected_sequence=expected, at=place.clock.now())
-    _checked(place, back_to.mlflow_version)
+    model_hash = _checked(place, back_to.mlflow_version)
+    if model_hash != back_to.model_hash:
+        raise TerminalError(
+            f"Version {back_to.mlflow_version} of {place.name} hashes to {model_hash[:12]}: it is not the "
+            "champion of then.",
+            expected=f"{back_to.model_hash[:12]}, which was champion number {back_to.sequence}",
+            remedy="mlops restore, from a backup that has it",
+        )
     return _decided(
         place,
         place.ledger.roll_back,
@@ -154,8 +161,7 @@ def heal(home: Home, pipeline: str) -> None:
     # Whoever was slower may have overwritten what is newer: until nothing was decided meanwhile.
     while (versions := _serving(home, pipeline)) != said:
         for alias, version in versions.items():
-            # A version that was freed for its age has no alias.
-            if version is None or not home.registry.has(pipeline, version):
+            if version is None:
                 home.registry.remove_alias(pipeline, alias)
             else:
                 home.registry.set_alias(pipeline, alias, version)
@@ -164,20 +170,26 @@ def heal(home: Home, pipeline: str) -> None:
 
 
 def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
-    """Versions by alias, as the ledger says. Raises TerminalError if the registry lacks the champion."""
-    champion, candidate = home.ledger.champion(pipeline), home.ledger.last_candidate(pipeline)
-    if champion and not home.registry.has(pipeline, champion.mlflow_version):
+    """Versions by alias, as the ledger says; None for one that was freed, or whose number names another model
+    since the registry was put back. Raises TerminalError if that is the champion.
+    """
+    ledger, registry = home.ledger, home.registry
+    champion, candidate = ledger.champion(pipeline), ledger.last_candidate(pipeline)
+    before = champion and champion.previous and ledger.promotion_of(pipeline, version=champion.previous)
+    said = {
+        alias: one.mlflow_version
+        if one and registry.hash_of(pipeline, str(one.mlflow_version)) == one.model_hash
+        else None
+        for alias, one in (("champion", champion), ("previous", before), ("candidate", candidate))
+    }
+    if champion and said["champion"] is None:
         raise TerminalError(
-            f"The registry has no version {champion.mlflow_version} of {pipeline}, which is champion number "
-            f"{champion.sequence}.",
+            f"The registry does not have the model of version {champion.mlflow_version} of {pipeline}, which "
+            f"is champion number {champion.sequence}.",
             expected="the versions that the ledger knows",
             remedy=f"mlops restore, from a backup that has it, or mlops rollback {pipeline} --reason WHY",
         )
-    return {
-        "champion": champion.mlflow_version if champion else None,
-        "previous": champion.previous if champion else None,
-        "candidate": candidate.mlflow_version if candidate else None,
-    }
+    return said
 
 
 def remember(home: Home, pipeline: str) -> None:

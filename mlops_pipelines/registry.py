@@ -265,6 +265,7 @@ class Registry:
             self._log_metrics(run_id, report)
             # Last: where the report is, all of the evaluation is.
             self._client.log_text(run_id, report.to_json(), _REPORT)
+        self._evaluations[run_id] = report
 
     def evaluation(self, run_id: str) -> EvaluationReport | None:
         """The report that was kept with the run, or None: what was measured once is not measured again."""
@@ -343,6 +344,10 @@ class Registry:
             )
         )
         return None if found is None else dict(found.tags)
+
+    def hash_of(self, pipeline: str, version: str) -> str | None:
+        """Hash of the model that a version was registered with; None if the registry does not have it."""
+        return (self.tags_of(pipeline, version) or {}).get("model_hash")
 
     def has(self, pipeline: str, version: str) -> bool:
         """Whether the registry has this version."""

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.datasets import DatasetVersion
     from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
-    from mlops_pipelines.gates import Verdict
+    from mlops_pipelines.gates import GivenVerdict
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.ledger import Promotion, PromotionConflictError, Retrain
     from mlops_pipelines.registry import LoadedModel, Registered
     from mlops_pipelines.spec import Gates
     from mlops_pipelines.training import Candidate, Incumbent
@@ -287,7 +287,7 @@ class Judged:
 
     figures: Mapping[str, Any]
     markdown: str
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[GivenVerdict]
     data_version: str
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     model_card: str = ""
@@ -500,31 +500,37 @@ def fit(
     )
 
 
-def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
-    """Judge the candidate of this run on its holdout and record the verdicts."""
+def evaluate(place: PipelineHome, *, run_id: str, measure_again: bool = False) -> Judged:
+    """Judge the candidate of this run on its holdout and record the verdicts.
+
+    What a retrain's gates have judged stands. measure_again: whether what the clock measured is to be
+    measured once more; else it is kept as it was first.
+    """
     from mlops_pipelines.evaluation_page import as_markdown, pictures
     from mlops_pipelines.gates import judge
 
     retrain = carried_by(place, run_id)
     registered = _registered(place, retrain, run_id)
-    # What was measured once, such as the latency, is not measured again by a run that takes over.
-    report = place.home.registry.evaluation(registered.run_id)
-    measured = None
-    if report is None:
-        measured = _candidate(place, registered.version)
-        report = _measured(place, registered, measured)
-    verdicts = judge(report, place.spec.gates)
-    drawn = pictures(report)
-    if measured is not None:
-        page = _evaluation_page(place, registered, measured, report=report, verdicts=verdicts, drawn=drawn)
-        place.home.registry.log_evaluation(registered.run_id, report, drawn, page)
+    registry, ledger = place.home.registry, place.ledger
+    kept = registry.evaluation(registered.run_id)
+    judged = retrain is not None and ledger.judged(retrain.id)
+    report, drawn = kept, None
+    if report is None or not judged or measure_again:
+        candidate = _candidate(place, registered.version)
+        report = _measured(place, registered, candidate, kept, judged=judged, measure_again=measure_again)
+        drawn = pictures(report)
+        said = ledger.verdicts(retrain.id) if retrain and judged else judge(report, place.spec.gates)
+        page = _evaluation_page(place, registered, candidate, report=report, verdicts=said, drawn=drawn)
+        registry.log_evaluation(registered.run_id, report, drawn, page)
+    verdicts: Sequence[GivenVerdict] = judge(report, place.spec.gates)
     card = ""
     if retrain is not None:
-        place.ledger.record_verdicts(
-            retrain.id, retrain.token, [vars(verdict) for verdict in verdicts], place.clock.now()
-        )
+        given = [vars(verdict) for verdict in verdicts]
+        ledger.record_verdicts(retrain.id, retrain.token, given, place.clock.now())
+        # A gate's first verdict stands, also beside a bound that was changed since.
+        verdicts = ledger.verdicts(retrain.id)
         card = _card(place, retrain)
-        place.home.registry.log_card(place.name, registered.version, card)
+        registry.log_card(place.name, registered.version, card)
     figures = {name: one.value for name, one in report.metrics.items() if one is not None}
     return Judged(
         {
@@ -536,17 +542,32 @@ def evaluate(place: PipelineHome, *, run_id: str) -> Judged:
         as_markdown(report),
         verdicts,
         report.content_hash,
-        drawn,
+        drawn or pictures(report),
         card,
         f"{registered.link}/artifacts/evaluation/{PAGE}",
     )
 
 
-def _measured(place: PipelineHome, registered: Registered, candidate: Candidate) -> EvaluationReport:
-    """The candidate on its holdout, beside the champion."""
-    from mlops_pipelines.evaluation import evaluate as measure
+def _measured(
+    place: PipelineHome,
+    registered: Registered,
+    candidate: Candidate,
+    kept: EvaluationReport | None,
+    *,
+    judged: bool,
+    measure_again: bool,
+) -> EvaluationReport:
+    """The candidate on its holdout, beside the champion.
 
-    return measure(
+    kept: the report of before. Of it stays what the clock measured, unless that is asked for once more, and
+    where the gates have judged it all the rest: they compared it with the champion of then.
+    """
+    from mlops_pipelines.evaluation import evaluate as measure
+    from mlops_pipelines.evaluation import latency
+
+    if kept is not None and judged:
+        return replace(kept, latency=latency(candidate.refit, candidate.holdout))
+    made = measure(
         candidate,
         _incumbent(place, candidate.holdout),
         gates=place.spec.gates,
@@ -556,6 +577,7 @@ def _measured(place: PipelineHome, registered: Registered, candidate: Candidate)
         data=_trained_on(place, registered.version, candidate),
         seed=place.spec.training.seed,
     )
+    return made if kept is None or measure_again else replace(made, latency=kept.latency)
 
 
 def _evaluation_page(
@@ -564,7 +586,7 @@ def _evaluation_page(
     candidate: Candidate,
     *,
     report: EvaluationReport,
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[GivenVerdict],
     drawn: Mapping[str, bytes],
 ) -> str:
     """All of an evaluation on one page, with Evidently's view of the same rows."""
@@ -584,7 +606,7 @@ def _evaluation_page(
     return page(title, text, drawn, {f"Evidently's {name} report{of}": theirs})
 
 
-def _summary(verdicts: Sequence[Verdict]) -> str:
+def _summary(verdicts: Sequence[GivenVerdict]) -> str:
     """What the gates say, in a sentence of Markdown."""
     stopped = [one.gate for one in verdicts if one.outcome == "fail"]
     doubtful = [one.gate for one in verdicts if one.outcome == "warn"]
@@ -600,6 +622,8 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     Where people have to agree it waits for them. Without authority over a retrain, only the registry is
     healed to the ledger.
     """
+    from mlops_pipelines.ledger import PromotionConflictError
+
     retrain = carried_by(place, run_id)
     now = place.clock.now()
     if retrain is None:
@@ -618,24 +642,46 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
         )
         promoting.heal(place.home, place.name)
         return Outcome(None, sentence)
-    # A run that takes over after the promotion only ends what was begun.
-    if (waits_for := _waits_for(place)) and not place.ledger.has_promoted(retrain.id):
-        return _ask_for_approval(place, retrain, waits_for, now, facts)
-    card = place.home.registry.card(place.name, retrain.mlflow_version)
-    promotion = place.ledger.promote(
-        place.name,
-        retrain_id=retrain.id,
-        token=retrain.token,
-        expected_sequence=_compared_with(place, retrain),
-        model_hash=retrain.model_hash,
-        mlflow_version=retrain.mlflow_version,
-        at=now,
-        about=facts,
-    )
+    try:
+        # A run that takes over after the promotion only ends what was begun.
+        if (waits_for := _waits_for(place)) and not place.ledger.has_promoted(retrain.id):
+            return _ask_for_approval(place, retrain, waits_for, now, facts)
+        promotion = place.ledger.promote(
+            place.name,
+            retrain_id=retrain.id,
+            token=retrain.token,
+            expected_sequence=_compared_with(place, retrain),
+            model_hash=retrain.model_hash,
+            mlflow_version=retrain.mlflow_version,
+            at=now,
+            about=facts,
+        )
+    except PromotionConflictError as error:
+        return _overtaken(place, retrain, error, now, facts)
     promoting.heal(place.home, place.name)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
-    return Outcome(promotion, sentence, card)
+    return Outcome(promotion, sentence, place.home.registry.card(place.name, promotion.mlflow_version))
+
+
+def _overtaken(
+    place: PipelineHome,
+    retrain: Retrain,
+    error: PromotionConflictError,
+    now: datetime,
+    facts: Mapping[str, Any],
+) -> Outcome:
+    """End a retrain whose candidate was compared with another champion than that of now."""
+    sentence = (
+        f"version {retrain.mlflow_version} passed its gates, but was compared with another champion. "
+        f"{error.message} `mlops registry adopt {place.name} {retrain.mlflow_version} --reason WHY` lets it "
+        "serve all the same"
+    )
+    place.ledger.finish_retrain(
+        retrain.id, retrain.token, status="expired", reason=sentence, at=now, about=facts
+    )
+    promoting.heal(place.home, place.name)
+    return Outcome(None, sentence)
 
 
 def _waits_for(place: PipelineHome) -> str | None:
@@ -704,12 +750,15 @@ def _registered(place: PipelineHome, retrain: Retrain | None, run_id: str) -> Re
 
 def _candidate(place: PipelineHome, version: str) -> Candidate:
     """The registered candidate with its holdout."""
+    from mlops_pipelines.spec import Training
     from mlops_pipelines.training import candidate_of
 
     model = place.home.registry.load(place.name, version)
     dataset = model.facts["dataset_version"]
     table = place.home.datasets.read(place.name, dataset)
-    return candidate_of(model.refit, model.twin, table, place.spec.training)
+    # As it was trained: the YAML may say otherwise by now.
+    training = Training.model_validate(model.facts["training"])
+    return candidate_of(model.refit, model.twin, table, training)
 
 
 def _incumbent(place: PipelineHome, holdout: pa.Table) -> Incumbent | None:

@@ -585,6 +585,9 @@ class FairnessGate(Model):
         description="Largest difference, between two groups, of the true or the false positive rate.",
     )
     min_rows: Whole = Field(default=500, ge=2, description="Groups with fewer rows are listed as too small.")
+    too_small: Number = Field(
+        default=0.5, ge=0, le=1, description="Largest share of the rows that may lie in groups too small."
+    )
 
 
 class LeakGate(Model):

@@ -356,8 +356,16 @@ def check_rows(table: pa.Table, training: Training) -> None:
 
 
 def candidate_of(refit: TrainedModel, twin: TrainedModel, table: pa.Table, training: Training) -> Candidate:
-    """The candidate that `fit_candidate` made of `table`, from its two models."""
+    """The candidate that `fit_candidate` made of `table`, from its two models.
+
+    training: what it was fitted with. Raises TerminalError where the twin has seen a day of the holdout.
+    """
     train_days, holdout_days = split_holdout(_text(table, "day").unique().to_pylist(), training)
+    if twin.last_day >= holdout_days[0]:
+        raise TerminalError(
+            f"The twin of this candidate has learned from days up to {twin.last_day}.",
+            expected=f"days before its holdout, which begins on {holdout_days[0]}",
+        )
     holdout = in_order(of_days(table, holdout_days))
     return Candidate(refit, twin, holdout, train_days, holdout_days)
 

@@ -55,4 +55,4 @@ def test_a_slice_without_any_value_is_one_group_and_judged(candidate: Candidate)
     many = Gates.model_validate({"slices": {"by": ["carrier"], "min_rows": 100_000}})
     [found] = judge(evaluate(nothing, None, gates=many), many)
     assert found.outcome == "fail"
-    assert "100% of the rows lie in slices by carrier of fewer than 100000 rows" in found.sentence
+    assert "100% of the rows lie in groups by carrier of fewer than 100000 rows" in found.sentence

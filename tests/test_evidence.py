@@ -192,6 +192,14 @@ def test_the_difference_furthest_beyond_its_bound_decides(
     assert (given.interval is None) == (given.figure is None)
 
 
+def test_only_so_many_rows_may_lie_in_groups_that_are_too_small(report: EvaluationReport) -> None:
+    groups = (Group("a", 900, 0.5, 0.5, 0.5), Group("b", 400, 0.5, 0.5, 0.5, "fewer than 500 rows"))
+    found = replace(report, fairness=(Fairness("sex", groups, None, None),))
+    given = verdict(found, fairness={"too_small": 0.2})
+    assert (given.outcome, "31% of the rows lie in groups by sex" in given.sentence) == ("fail", True)
+    assert verdict(found, fairness={"too_small": 0.4}).outcome == "not_applicable"
+
+
 def test_a_measure_without_a_bound_does_not_decide(report: EvaluationReport) -> None:
     unequal = replace(report, fairness=(grouped(0.5, 0.05),))
     assert verdict(unequal, fairness={"demographic_parity": None}).outcome == "pass"

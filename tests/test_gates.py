@@ -67,9 +67,17 @@ def test_each_declared_gate_gives_one_verdict_in_order(report: EvaluationReport)
 
 def test_first_model_is_held_against_the_base_rate_alone(report: EvaluationReport) -> None:
     found = verdict(report, champion={})
-    assert found.outcome == "not_applicable"
-    assert "no champion" in found.sentence
+    skill = report.metrics["log_loss_skill"]
+    assert skill
+    assert (found.outcome, found.figure, found.bound) == ("not_applicable", skill.value, 0.0)
+    assert "no champion to compare with: judged against the base rate" in found.sentence
     assert passed([found])
+
+
+@pytest.mark.parametrize("skill", [Estimate(0.0, -0.1, 0.1), Estimate(-0.2, -0.3, -0.1), None])
+def test_first_model_that_shows_no_skill_fails(report: EvaluationReport, skill: Estimate | None) -> None:
+    useless = replace(report, metrics={**report.metrics, "log_loss_skill": skill})
+    assert not passed([verdict(useless, champion={})])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_only_so_many_rows_may_lie_in_slices_that_are_too_small(report: Evaluati
     assert verdict(sliced, slices={**gate, "too_small": 0.1}).outcome == "pass"
     found = verdict(sliced, slices={**gate, "too_small": 0.09})
     assert (found.outcome, found.figure) == ("fail", 0.1)
-    assert "10% of the rows lie in slices by carrier of fewer than 500 rows" in found.sentence
+    assert "10% of the rows lie in groups by carrier of fewer than 500 rows" in found.sentence
 
 
 # The champion

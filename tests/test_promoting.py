@@ -100,12 +100,50 @@ def test_a_registry_older_than_the_champion_is_told_as_such_and_an_earlier_champ
     place.home.registry._client.delete_model_version(place.name, "2")
     told = mlops(place, "registry", "heal", place.name)
     assert told.exit_code == 1
-    assert "no version 2 of flights, which is champion number 2" in told.output
+    assert "not have the model of version 2 of flights, which is champion number 2" in told.output
     assert "mlops rollback flights" in told.output
     roll_back(place)
     assert aliases(place.home, place.name) == {"champion": "1", "previous": None}
     # What the version remembered, the model remembers in its place.
     assert mlops(place, "promotions", place.name, "--verify").exit_code == 0
+
+
+def swap(place: PipelineHome, one: str, other: str) -> None:
+    """Two versions have each other's number, as where MLflow was put back and gave its numbers anew."""
+    with closing(sqlite3.connect(place.home.path / "mlflow" / "mlflow.db")) as database, database:
+        for was, now in ((one, "99"), (other, one), ("99", other)):
+            database.execute("UPDATE model_versions SET version = ? WHERE version = ?", (now, was))
+            database.execute("UPDATE model_version_tags SET version = ? WHERE version = ?", (now, was))
+
+
+def test_a_model_that_got_the_number_of_the_champion_does_not_serve(place: PipelineHome) -> None:
+    swap(place, "2", "3")
+    place.home.registry.set_alias(place.name, "champion", "3")
+    told = mlops(place, "registry", "heal", place.name)
+    assert (told.exit_code, "does not have the model of version 2" in told.output) == (1, True)
+    assert place.home.registry.alias(place.name, "champion") == "3"
+    roll_back(place)
+    assert aliases(place.home, place.name) == {"champion": "1", "previous": None}
+
+
+def test_nobody_rolls_back_to_a_model_that_got_the_number_of_an_earlier_champion(place: PipelineHome) -> None:
+    swap(place, "1", "3")
+    before = place.ledger.records(place.name)
+    told = mlops(place, "rollback", place.name, "--reason", "worse")
+    assert (told.exit_code, "it is not the champion of then" in told.output) == (1, True)
+    assert place.ledger.records(place.name) == before
+
+
+def test_of_two_retrains_that_made_a_version_of_one_number_the_last_is_meant(place: PipelineHome) -> None:
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    with closing(sqlite3.connect(place.home.path / "ledger.db")) as database, database:
+        database.execute("UPDATE retrains SET mlflow_version = '3' WHERE seq = 1")
+    assert mlops(place, "reject", P, "3", "--reason", "too soon").exit_code == 0
+    again = mlops(place, "approve", P, "3", "--reason", "it is right")
+    assert (again.exit_code, "does not wait for approval: it was rejected" in again.output) == (2, True)
+    adopted = mlops(place, "registry", "adopt", P, "3", "--reason", "it is right")
+    assert adopted.exit_code == 0, adopted.output
+    assert aliases(place.home, P) == {"champion": "3", "previous": "2"}
 
 
 def test_a_ledger_restored_from_an_older_backup_lacks_what_the_others_remember(

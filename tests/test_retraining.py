@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines import retraining
+from mlops_pipelines import promoting, retraining
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from mlops_pipelines.evaluation_report import EvaluationReport
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Retrain
 
@@ -143,6 +144,94 @@ def test_evaluating_again_gives_the_verdicts_of_the_first_time(place: PipelineHo
     first = retraining.evaluate(place, run_id="run")
     again = retraining.evaluate(place, run_id="run")
     assert (first.data_version, first.verdicts) == (again.data_version, again.verdicts)
+
+
+def test_what_the_clock_measured_is_kept_unless_it_is_asked_for(place: PipelineHome) -> None:
+    ask(place, "twice")
+    retraining.assemble(place, admitted(place, "run"))
+    made = retraining.fit(place, run_id="run")
+    registry = place.home.registry
+
+    def report() -> EvaluationReport:
+        found = registry.evaluation(made.run_id)
+        assert found
+        return found
+
+    retraining.evaluate(place, run_id="run")
+    first = report()
+    retraining.evaluate(place, run_id="run")
+    assert report() == first
+    again = retraining.evaluate(place, run_id="run", measure_again=True)
+    assert report().latency != first.latency
+    assert (report().content_hash, again.data_version) == (first.content_hash, first.content_hash)
+
+
+def test_a_run_that_takes_over_is_judged_by_the_gates_of_now_until_it_was_judged(place: PipelineHome) -> None:
+    ask(place, "twice")
+    retraining.assemble(place, admitted(place, "run"))
+    made = retraining.fit(place, run_id="run")
+    # The process ends after the report was kept, and before its verdicts were recorded.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(place.ledger), "record_verdicts", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retraining.evaluate(place, run_id="run")
+    kept = place.home.registry.evaluation(made.run_id)
+    assert kept
+    sliced = with_gates(place, slices={"by": ["origin"], "min_rows": 10, "at_least": 0.0, "too_small": 1.0})
+    [judged] = retraining.evaluate(sliced, run_id="run").verdicts
+    assert (judged.gate, judged.outcome) == ("slices", "pass")
+    now = place.home.registry.evaluation(made.run_id)
+    assert now
+    assert now.latency == kept.latency
+    # What was judged stands, in what is shown as in the ledger.
+    stricter = with_gates(place, slices={"by": ["origin"], "min_rows": 10, "at_least": 0.99})
+    [shown] = retraining.evaluate(stricter, run_id="run").verdicts
+    assert (shown.outcome, shown.bound) == ("pass", 0.0)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_candidate_is_judged_on_the_holdout_that_its_twin_has_not_seen(place: PipelineHome) -> None:
+    ask(place, "twice")
+    retraining.assemble(place, admitted(place, "run"))
+    made = retraining.fit(place, run_id="run")
+    holdout = place.spec.training.holdout
+    longer = varied(place, training=place.spec.training.model_copy(update={"holdout": 3 * holdout}))
+    retraining.evaluate(longer, run_id="run")
+    report = place.home.registry.evaluation(made.run_id)
+    model = place.home.registry.load(place.name, made.version)
+    assert report
+    assert model.twin.last_day < report.first_day
+
+
+def test_a_candidate_whose_champion_changed_meanwhile_does_not_serve_and_costs_no_trial(
+    place: PipelineHome,
+) -> None:
+    place = with_gates(place)
+    for day, run in ((11, "first"), (12, "second")):
+        advance(place, at(day))
+        assert retrain(place, run).promotion
+    advance(place, at(13))
+    ask(place, "third")
+    retraining.assemble(place, admitted(place, "third"))
+    made = retraining.fit(place, run_id="third")
+    retraining.evaluate(place, run_id="third")
+    promoting.roll_back(place, None, by="ann", reason="scores jumped")
+    failures = place.ledger.state(place.name).failures
+    outcome = retraining.conclude(place, run_id="third")
+    assert outcome.promotion is None
+    assert "was compared with another champion" in outcome.sentence
+    assert [one.status for one in place.ledger.retrains(place.name)][-1] == "expired"
+    assert place.ledger.state(place.name).failures == failures
+    last = place.ledger.last_record(place.name)
+    assert last
+    assert (last.content["kind"], last.content["mlflow_version"]) == ("expiry", made.version)
+    champion = place.ledger.champion(place.name)
+    assert champion
+    assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version
+    assert promoting.verify(place.home, place.name) == []
 
 
 def test_the_training_set_has_each_matured_event_with_its_label_once(place: PipelineHome) -> None:

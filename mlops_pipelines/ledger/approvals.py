@@ -18,8 +18,8 @@ from mlops_pipelines.ledger.promotions import (
     check_sequence,
     waiting_of,
 )
-from mlops_pipelines.ledger.retrains import authority, end, lock, locked_row, promoted_hash
-from mlops_pipelines.ledger.tables import approvals, retrains, waits
+from mlops_pipelines.ledger.retrains import authority, end, latest_of, lock, locked_row, promoted_hash
+from mlops_pipelines.ledger.tables import approvals, waits
 from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
 
@@ -267,9 +267,7 @@ def _waiting(connection: Connection, pipeline: str, version: str) -> AnyRow:
     if row is not None:
         return row
     waiting = ", ".join(one.mlflow_version for one in connection.execute(waiting_of(pipeline)))
-    known = connection.execute(
-        sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.mlflow_version == version)
-    ).one_or_none()
+    known = latest_of(connection, pipeline, version)
     became = _ENDED.get(known.status, f"is {known.status}") if known else "was made by no retrain"
     said = f" ({known.outcome})" if known and known.outcome else ""
     raise UserError(

@@ -15,6 +15,7 @@ from mlops_pipelines.ledger.retrains import (
     Retrains,
     authority,
     end,
+    latest_of,
     lock,
     locked_row,
     promoted_hash,
@@ -94,6 +95,12 @@ class Promotions(Retrains):
             connection.execute(
                 retrains.update().where(retrains.c.id == retrain_id).values(judged_model_hash=row.model_hash)
             )
+
+    def judged(self, retrain_id: str) -> bool:
+        """Whether the gates have judged the retrain's latest candidate."""
+        with self._reading() as connection:
+            row = row_of(connection, retrain_id)
+            return row.model_hash is not None and row.judged_model_hash == row.model_hash
 
     def verdicts(self, retrain_id: str) -> list[RecordedVerdict]:
         """Verdicts on the retrain's latest candidate, in the order they were given."""
@@ -398,13 +405,19 @@ def _to_go_back_to(
 
 
 def _first(connection: Connection, pipeline: str, version: str) -> Promotion:
-    """The promotion by which a version became champion first. Raises UserError if it never did."""
+    """The promotion by which a version became champion first. Raises UserError if it never did.
+
+    Of models that had the same number, as after a registry was put back, the last one is meant.
+    """
     mine = sa.select(promotions).where(promotions.c.pipeline == pipeline)
-    row = connection.execute(
-        mine.where(promotions.c.mlflow_version == version).order_by(promotions.c.sequence).limit(1)
-    ).one_or_none()
-    if row is not None:
-        return _promotion(row)
+    found = [
+        _promotion(row)
+        for row in connection.execute(
+            mine.where(promotions.c.mlflow_version == version).order_by(promotions.c.sequence)
+        )
+    ]
+    if found:
+        return next(one for one in found if one.model_hash == found[-1].model_hash)
     champion, *others = [
         one.mlflow_version for one in connection.execute(mine.order_by(promotions.c.sequence.desc()))
     ]
@@ -418,9 +431,7 @@ def _first(connection: Connection, pipeline: str, version: str) -> Promotion:
 
 def _made(connection: Connection, pipeline: str, version: str) -> AnyRow:
     """The retrain whose candidate has this version."""
-    row = connection.execute(
-        sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.mlflow_version == version)
-    ).one_or_none()
+    row = latest_of(connection, pipeline, version)
     if row is None:
         raise UserError(
             f"No retrain of {pipeline} has made version {version}: it has passed no gates.",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from mlops_pipelines.audit import Kind
     from mlops_pipelines.ledger.store import AnyRow
     from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
     from mlops_pipelines.spec import Policy
@@ -36,7 +37,7 @@ RetrainStatus = Literal[
 RETRAIN_STATUSES: tuple[RetrainStatus, ...] = (
     "running", "lost", "waiting", "promoted", "rejected", "failed", "nothing", "expired", "rolled_back",
 )  # fmt: skip
-Ending = Literal["promoted", "rejected", "failed", "nothing"]
+Ending = Literal["promoted", "rejected", "failed", "nothing", "expired"]
 
 UNFINISHED = ("running", "lost")
 # Kinds of a promotion by which a candidate becomes champion for the first time.
@@ -45,6 +46,8 @@ FIRST = ("gates", "approval")
 FAILURES = ("failed", "rejected", "rolled_back")
 # Proved something about the data they were admitted on.
 TRIED = ("promoted", "rejected", "nothing", "waiting", "expired", "rolled_back")
+# Endings by which a candidate does not become champion, and the kind of their record.
+_RECORDED: Mapping[str, Kind] = {"rejected": "rejection", "expired": "expiry"}
 # A run that is lost three times over is more likely the cause than the victim.
 MAX_LOSSES = 3
 
@@ -267,8 +270,8 @@ class Retrains(Records):
     ) -> None:
         """End a retrain. Its last attempt may repeat the call with the same status.
 
-        reason: a sentence. at: the home's clock, UTC. about: what the record of a rejection says of the
-        candidate, besides what the ledger knows.
+        reason: a sentence. at: the home's clock, UTC. about: what the record of a rejection or an expiry says
+        of the candidate, besides what the ledger knows. expired: another model became champion meanwhile.
         Raises StaleTokenError; TerminalError unless `promoted` goes with a promotion, and only that.
         """
         with self._writing() as connection:
@@ -279,9 +282,10 @@ class Retrains(Records):
             if (status == "promoted") != (promoted_hash(connection, retrain_id) is not None):
                 has = "has no promotion" if status == "promoted" else "has been promoted"
                 raise TerminalError(f"Retrain {retrain_id} {has} and cannot end as {status}.")
-            if status == "rejected":
+            if status in _RECORDED:
                 facts = {**candidate_facts(connection, row), **(about or {})}
-                self._append(connection, row.pipeline, "rejection", facts, by=GATES, why=reason, at=at)
+                kind = _RECORDED[status]
+                self._append(connection, row.pipeline, kind, facts, by=GATES, why=reason, at=at)
             end(connection, retrain_id, status, reason, at)
 
     def in_flight(self, pipeline: str) -> Retrain | None:
@@ -412,6 +416,16 @@ def _tried_by(connection: Connection, pipeline: str, data_mark: str) -> str | No
 def _unfinished(connection: Connection, pipeline: str) -> AnyRow | None:
     return connection.execute(
         sa.select(retrains).where(retrains.c.pipeline == pipeline, retrains.c.status.in_(UNFINISHED))
+    ).one_or_none()
+
+
+def latest_of(connection: Connection, pipeline: str, version: str) -> AnyRow | None:
+    """The retrain whose candidate has this version; the latest, where MLflow gave a number twice."""
+    return connection.execute(
+        sa.select(retrains)
+        .where(retrains.c.pipeline == pipeline, retrains.c.mlflow_version == version)
+        .order_by(retrains.c.seq.desc())
+        .limit(1)
     ).one_or_none()
 
 
