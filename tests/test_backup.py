@@ -191,7 +191,9 @@ def keep_committing(home: Path, stop: object) -> None:
     while not stop.is_set():  # type: ignore[attr-defined]
         since, now = now, now + timedelta(hours=1)
         for stream in place.streams:
-            land(place, stream, f"{since:%d%H}", Flights().rows(stream, since, now))
+            # Of an hour without flights there is no file.
+            if (rows := Flights().rows(stream, since, now)).num_rows:
+                land(place, stream, f"{since:%d%H}", rows)
         move(place, now)
         serve(place)
 
