@@ -6,8 +6,9 @@ taken from the specification, the evaluation and the verdicts, never written by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines import markdown
 from mlops_pipelines.evaluation_page import (
     class_table,
     comparison_sentence,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.spec import FairnessGate, Kind, PipelineSpec
 
 _FEATURES_NAMED = 5
+_DECISIONS = "## Decisions"
 _KINDS: Mapping[Kind, str] = {
     "binary": "binary classification; the score is a probability",
     "number": "regression; the score is a number in the unit of the label",
@@ -73,6 +75,27 @@ def model_card(
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"# {spec.name}, version {version}\n\n{body}\n"
+
+
+def with_decisions(card: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """The card with what was decided on its version, right below its title; in the place of what stood there.
+
+    records: contents of the records that are about it, in order.
+    """
+    title, _, rest = card.partition("\n\n")
+    if rest.startswith(_DECISIONS):
+        rest = rest[rest.index("\n## ") + 1 :]
+    rows = [
+        [
+            str(one["at"])[:16].replace("T", " "),
+            f"{one['kind']}, champion number {one['sequence']}" if one.get("sequence") else str(one["kind"]),
+            str(one["by"]),
+            str(one["why"]),
+        ]
+        for one in records
+    ]
+    table = markdown.table(["UTC", "decision", "by", "why"], rows)
+    return f"{title}\n\n{_DECISIONS}\n\n{table}\n\n{rest}"
 
 
 def _details(

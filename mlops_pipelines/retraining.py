@@ -661,7 +661,8 @@ def conclude(place: PipelineHome, *, run_id: str) -> Outcome:
     promoting.heal(place.home, place.name)
     sentence = f"version {promotion.mlflow_version} is champion number {promotion.sequence}"
     place.ledger.finish_retrain(retrain.id, retrain.token, status="promoted", reason=sentence, at=now)
-    return Outcome(promotion, sentence, place.home.registry.card(place.name, promotion.mlflow_version))
+    card = place.home.registry.card(place.name, promotion.mlflow_version)
+    return Outcome(promotion, sentence, card or "")
 
 
 def _overtaken(

@@ -6,7 +6,7 @@ import pytest
 
 from mlops_pipelines.evaluation import evaluate
 from mlops_pipelines.gates import judge
-from mlops_pipelines.model_card import model_card
+from mlops_pipelines.model_card import model_card, with_decisions
 from mlops_pipelines.spec import Gates, PipelineSpec
 from mlops_pipelines.training import fit_candidate
 from tests.synthetic_examples import FEATURES, examples, training
@@ -75,3 +75,30 @@ def test_card_of_a_pipeline_without_gates_says_so(report: EvaluationReport) -> N
     card = model_card(spec, report, [], version="7", dataset_version="a")
     assert "Promotion asks for: nothing" in card
     assert "No gate is declared" in card
+
+
+def test_what_was_decided_stands_below_the_title_once() -> None:
+    promoted = {
+        "at": "2024-03-01T10:30:00+00:00",
+        "kind": "promotion",
+        "sequence": 3,
+        "by": "its gates",
+        "why": "x",
+    }
+    gone = {
+        "at": "2024-03-02T00:00:00+00:00",
+        "kind": "rollback",
+        "sequence": None,
+        "by": "ann",
+        "why": "a | b",
+    }
+    card = "# flights, version 7\n\n## Model details\n\n- Owner: ann\n"
+    once = with_decisions(card, [promoted])
+    assert once.startswith(
+        "# flights, version 7\n\n## Decisions\n\n| UTC | decision | by | why |\n| --- | --- | --- | --- |\n"
+        "| 2024-03-01 10:30 | promotion, champion number 3 | its gates | x |\n\n## Model details\n"
+    )
+    twice = with_decisions(once, [promoted, gone])
+    assert twice.count("## Decisions") == 1
+    assert "| 2024-03-02 00:00 | rollback | ann | a \\| b |\n\n## Model details" in twice
+    assert with_decisions(twice, [promoted]) == once
