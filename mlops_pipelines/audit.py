@@ -27,14 +27,17 @@ Kind = Literal[
 NOTHING = "0" * 64
 # Kinds that make a champion.
 CROWNING = ("promotion", "rollback", "adoption")
+# What each record says, whatever it is about.
+_EACH = ("pipeline", "previous", "kind", "at", "by", "why")
 # Who decides where nobody has to be asked.
 GATES = "its gates"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record. number: from 1, without gaps. body: canonical JSON, what `hash` (SHA-256) and signature
-    are of. key: fingerprint of the public key; signature: base64."""
+    """One record. number: from 1, without gaps; 0 where somebody set none. body: canonical JSON, what `hash`
+    (SHA-256) and signature are of; bytes that are no UTF-8 as surrogates. key: fingerprint of the public
+    key; signature: base64."""
 
     pipeline: str
     number: int
@@ -70,11 +73,12 @@ class Fault:
 def record(  # noqa: PLR0917 - a record's place in its chain, and what it says
     pipeline: str, number: int, previous: str, kind: Kind, facts: Mapping[str, Any], keys: Keys
 ) -> Record:
-    """The next record of a pipeline, signed. previous: hash of the one before it. facts: JSON-able."""
+    """The next record of a pipeline, signed. previous: hash of the one before it. facts: JSON-able; with
+    `frozen`: who froze the champion, and why, or None."""
     content = {**facts, "pipeline": pipeline, "number": number, "previous": previous, "kind": kind}
     body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     signature = keys.sign(body.encode())
-    return Record(pipeline, number, body, _hash(body), signature.key, signature.value)
+    return Record(pipeline, number, body, hash_of(body), signature.key, signature.value)
 
 
 def faults(
@@ -87,7 +91,7 @@ def faults(
     """
     contents = {one.number: parsed(one) for one in records}
     found = [
-        *_links(records, contents, keys),
+        *links(records, contents, keys),
         *_champions(len(records), contents, promotions),
         *_other_verdicts(contents),
         *_remembered(records, heads),
@@ -104,21 +108,33 @@ def judged_in(content: Mapping[str, Any]) -> str | None:
     """The retrain whose gates have decided by this record, the only one that they decide by; None if it is of
     another kind."""
     by_gates = content.get("by") == GATES and content.get("kind") in ("promotion", "rejection", "wait")
-    return str(content["retrain_id"]) if by_gates else None
+    return str(content.get("retrain_id")) if by_gates else None
 
 
 def parsed(one: Record) -> Mapping[str, Any]:
     """What a record says; nothing if it cannot be read, which is told as a fault of it."""
     try:
         content: Any = one.content
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _links(
+def as_written(one: Record, keys: Keys | None = None) -> Mapping[str, Any] | None:
+    """What a record says; None if it is not what its hash says, or lacks what each record has.
+
+    keys: with them also None if it does not bear its signature.
+    """
+    content = parsed(one)
+    if hash_of(one.body) != one.hash or not all(isinstance(content.get(name), str) for name in _EACH):
+        return None
+    return None if keys and signature_fault(one, keys) else content
+
+
+def links(
     records: Sequence[Record], contents: Mapping[int, Mapping[str, Any]], keys: Keys
 ) -> Iterator[Fault]:
+    """Where the chain is first not whole, if anywhere. records: by number. contents: what they say."""
     previous = NOTHING
     for position, one in enumerate(records, start=1):
         if one.number != position:
@@ -132,22 +148,28 @@ def _links(
 
 
 def _content_fault(one: Record, content: Mapping[str, Any], previous: str) -> str | None:
-    if _hash(one.body) != one.hash or not content:
+    if hash_of(one.body) != one.hash or not content:
         return "is not what its hash says"
-    if (content.get("pipeline"), content.get("number")) != (one.pipeline, one.number):
-        return f"was written as record {content.get('number')} of {content.get('pipeline')}"
+    if misplaced := _misplaced(one, content):
+        return misplaced
     if content.get("previous") != previous:
         return "does not follow on the one before it"
     return None
 
 
+def _misplaced(one: Record, content: Mapping[str, Any]) -> str | None:
+    if (content.get("pipeline"), content.get("number")) != (one.pipeline, one.number):
+        return f"was written as record {content.get('number')} of {content.get('pipeline')}"
+    return None
+
+
 def signature_fault(one: Record, keys: Keys) -> str | None:
-    """What is wrong with a record's signature; None if it is one of what the record says."""
+    """What is wrong with a record's signature, or with its place; None if it was signed for just that."""
     try:
-        keys.verify("it", one.body.encode(), {"key": one.key, "value": one.signature})
+        keys.verify("it", _bytes(one.body), {"key": one.key, "value": one.signature})
     except TerminalError as error:
         return f"does not bear its signature: {error.message}"
-    return None
+    return _misplaced(one, parsed(one))
 
 
 def _champions(
@@ -155,12 +177,12 @@ def _champions(
 ) -> Iterator[Fault]:
     """The ledger's own list of champions must be what the chain says."""
     crowned = {
-        content.get("sequence"): (number, content)
+        str(content.get("sequence")): (number, content)
         for number, content in contents.items()
         if content.get("kind") in CROWNING
     }
     for promotion in promotions:
-        number, content = crowned.pop(promotion.sequence, (last + 1, None))
+        number, content = crowned.pop(str(promotion.sequence), (last + 1, None))
         if content is None:
             yield Fault(number, f"champion number {promotion.sequence} has no record")
         elif any(content.get(name) != said for name, said in _said(promotion).items()):
@@ -171,14 +193,15 @@ def _champions(
 
 def _other_verdicts(contents: Mapping[int, Mapping[str, Any]]) -> Iterator[Fault]:
     """A model is judged once: who becomes champion does so on the verdicts that were recorded before."""
-    judged: dict[tuple[Any, ...], tuple[int, Any]] = {}
+    judged: dict[tuple[str, ...], tuple[int, Any]] = {}
     for number, content in sorted(contents.items()):
         if "model_hash" not in content:
             continue
         of, verdicts = content["model_hash"], content.get("verdicts")
         # Of one retrain, or of one version: each names the candidate.
         for name in ("retrain_id", "mlflow_version"):
-            first, before = judged.setdefault((of, name, content.get(name)), (number, verdicts))
+            candidate = (str(of), name, str(content.get(name)))
+            first, before = judged.setdefault(candidate, (number, verdicts))
             if content.get("kind") in CROWNING and verdicts != before:
                 yield Fault(number, f"record {number} has other verdicts on model {of} than record {first}")
                 break
@@ -207,5 +230,11 @@ def _remembered(records: Sequence[Record], heads: Iterable[Head]) -> Iterator[Fa
             yield Fault(head.number, f"record {head.number} is not the one that {head.place} remembers")
 
 
-def _hash(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
+def hash_of(body: str) -> str:
+    """SHA-256 of a record's body, in hex digits."""
+    return hashlib.sha256(_bytes(body)).hexdigest()
+
+
+def _bytes(body: str) -> bytes:
+    """A body as the database has it."""
+    return body.encode(errors="surrogateescape")

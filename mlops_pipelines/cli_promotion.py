@@ -74,7 +74,7 @@ def promotions(pipeline: str, verified: bool, export: str | None, home: Path | N
             click.echo(f"\nVerified: {len(records)} records, each signed and chained to the one before it.")
     if found:
         for fault in found:
-            click.echo(f"Altered: {fault.what}.", err=True)
+            click.echo(f"Altered: {_printable(fault.what)}.", err=True)
         sys.exit(1)
 
 
@@ -85,7 +85,12 @@ def _faults(place: PipelineHome) -> list[Fault]:
 
 
 def _as_json(one: Record) -> dict[str, Any]:
-    return {**one.content, "hash": one.hash, "key": one.key, "signature": one.signature}
+    """All of a record; of one that is not as it was written what is there, as it is."""
+    from mlops_pipelines.audit import as_written
+
+    content = as_written(one)
+    told = {"number": one.number, "altered": True, "body": one.body} if content is None else content
+    return {**told, "hash": one.hash, "key": one.key, "signature": one.signature}
 
 
 def _as_csv(records: list[Record]) -> str:
@@ -93,8 +98,12 @@ def _as_csv(records: list[Record]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for one in records:
-        told = _as_json(one) | {"commit": (one.content.get("commit") or {}).get("sha")}
-        writer.writerow([told.get(name) for name in _COLUMNS])
+        told = _as_json(one)
+        if "altered" in told:
+            told |= {"kind": "altered", "why": one.body}
+        commit = told.get("commit")
+        told["commit"] = commit.get("sha") if isinstance(commit, dict) else None
+        writer.writerow([_printable(str(told.get(name, "") or "")) for name in _COLUMNS])
     return text.getvalue()
 
 
@@ -102,12 +111,15 @@ def _show(place: PipelineHome, records: list[Record]) -> None:
     from mlops_pipelines import promoting
 
     for one in records:
-        told = one.content
+        told = _as_json(one)
+        if "altered" in told:
+            click.echo(f"{one.number:>4}  altered  {_printable(one.body)}")
+            continue
         version = f"v{told['mlflow_version']}" if told.get("mlflow_version") else ""
         champion = f"champion {told['sequence']}" if told.get("sequence") else ""
         click.echo(
             f"{one.number:>4}  {told['at'][:16].replace('T', ' ')}  {told['kind']:<9}  {version:<5} "
-            f"{champion:<13} {told['by']}: {told['why']}"
+            f"{champion:<13} {_printable(told['by'])}: {_printable(told['why'])}"
         )
     if not records:
         click.echo(f"Nothing was decided on models of {place.name} yet.")
@@ -115,6 +127,11 @@ def _show(place: PipelineHome, records: list[Record]) -> None:
         click.echo(f"\n{promoting.sentence_of(wait)}")
     if frozen := place.ledger.frozen(place.name):
         click.echo(f"\nFrozen by {frozen}")
+
+
+def _printable(text: str) -> str:
+    """A text as a terminal can show it, and acts on nothing of it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 @click.command()

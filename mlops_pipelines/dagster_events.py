@@ -6,16 +6,16 @@ What people decide at the command line happens in no run; it is told to Dagster 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import dagster as dg
 
 from mlops_pipelines import promoting
-from mlops_pipelines.audit import CROWNING, Head
+from mlops_pipelines.audit import CROWNING, Head, as_written
 from mlops_pipelines.errors import TerminalError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mlops_pipelines.audit import Record
     from mlops_pipelines.home import Home, PipelineHome
@@ -36,8 +36,8 @@ def tell(place: PipelineHome, instance: dg.DagsterInstance | None = None) -> Non
     key = dg.AssetKey([pipeline, "champion"])
     with _opened(home) if instance is None else nullcontext(instance) as told_to:
         untold = _untold(home, pipeline, told_to, key)
-        for record in untold:
-            metadata, content = _metadata(record), record.content
+        for record, content in untold:
+            metadata = _metadata(record, content)
             if content["kind"] in CROWNING and content["authority"] != "gates":
                 told_to.report_runless_asset_event(
                     dg.AssetMaterialization(
@@ -98,8 +98,16 @@ def heads(home: Home, pipeline: str) -> list[Head]:
         return list(_heads(instance, dg.AssetKey([pipeline, "champion"])))
 
 
-def _untold(home: Home, pipeline: str, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Record]:
-    """Records later than the last one that Dagster was told of."""
+def _untold(
+    home: Home, pipeline: str, instance: dg.DagsterInstance, key: dg.AssetKey
+) -> list[tuple[Record, Mapping[str, Any]]]:
+    """Records later than the last one that Dagster was told of, and what they say; without those that are not
+    as they were written."""
+    untold = _later(home, pipeline, instance, key)
+    return [(one, content) for one in untold if (content := as_written(one, home.keys)) is not None]
+
+
+def _later(home: Home, pipeline: str, instance: dg.DagsterInstance, key: dg.AssetKey) -> list[Record]:
     if home.ledger.last_record(pipeline) is None:
         return []
     for head in _heads(instance, key):
@@ -123,9 +131,8 @@ def _heads(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Head]:
         cursor, more = page.cursor, page.has_more
 
 
-def _metadata(record: Record) -> dict[str, str | int]:
+def _metadata(record: Record, told: Mapping[str, Any]) -> dict[str, str | int]:
     """What an event says of a record."""
-    told = record.content
     return {
         _NUMBER: record.number,
         _HASH: record.hash,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlops_pipelines.audit import Head, faults
+from mlops_pipelines.audit import Head, as_written, faults
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.policy import format_moment
 
@@ -196,11 +196,14 @@ def remember(home: Home, pipeline: str) -> None:
     """Write the hash of each record to a tag of the version that it is about, where that is missing.
 
     Of the registered model, for a record that is about no version, or one that is gone. What was written
-    stays: a record that was altered since is not to look as if it had always been so.
+    stays, and what is not as it was written is left out: a record that was altered since is not to look as
+    if it had always been so.
     """
     missing: list[tuple[str | None, Record]] = []
     for one in home.ledger.records_backwards(pipeline):
-        place = version = one.content.get("mlflow_version")
+        if (content := as_written(one, home.keys)) is None:
+            continue
+        place = version = content.get("mlflow_version")
         tags = home.registry.tags_of(pipeline, version) if version else None
         if tags is None:
             place, tags = None, home.registry.tags_of(pipeline, None)

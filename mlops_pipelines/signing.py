@@ -7,7 +7,6 @@ HOME/keys/public/<key>.pem        public keys whose signatures are valid here, b
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -74,8 +73,9 @@ class Keys:
             )
         try:
             public: Ed25519PublicKey = load_pem_public_key(listed[key].encode())  # type: ignore[assignment]
-            public.verify(base64.b64decode(signature["value"], validate=True), content)
-        except (InvalidSignature, binascii.Error, KeyError) as error:
+            public.verify(_bytes(signature["value"]), content)
+        # ValueError: no base64.
+        except (InvalidSignature, ValueError, KeyError) as error:
             raise TerminalError(
                 f"{what[:1].upper()}{what[1:]} was changed since it was signed.",
                 expected=f"what the key {key} signed",
@@ -176,6 +176,15 @@ class Keys:
             whole.write_bytes(_pem(public))
             whole.replace(path)
         return key
+
+
+def _bytes(value: str) -> bytes:
+    """What base64 stands for. Raises ValueError for what it is not, or not as it is written here: its last
+    digit has bits that stand for nothing."""
+    found = base64.b64decode(value, validate=True)
+    if base64.b64encode(found).decode() != value:
+        raise ValueError("it is written in another way")
+    return found
 
 
 def _parsed(path: Path, content: bytes) -> Ed25519PrivateKey:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_pipelines.audit import Head, faults, record
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.ledger import Ledger
+from mlops_pipelines.ledger import FrozenError, Ledger
 from mlops_pipelines.signing import Keys
 from tests.candidates import P, asked, at, judged, new_ledger, promoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from mlops_pipelines.ledger import Retrain
 
 
 @pytest.fixture
@@ -70,6 +75,25 @@ def test_what_was_decided_is_all_there(ledger: Ledger, tmp_path: Path) -> None:
 def test_one_altered_byte_is_found(ledger: Ledger, tmp_path: Path, change: str, said: str) -> None:
     altered(ledger, f"UPDATE records SET {change} WHERE number = 3")  # noqa: S608 - from the list above
     assert found(ledger, tmp_path)[0].startswith(said)
+
+
+SIGNED = ("body", "hash", "key", "signature")
+
+
+def test_whatever_byte_is_altered_is_found(ledger: Ledger, tmp_path: Path) -> None:
+    keys, rows, list_ = Keys(tmp_path / "keys"), ledger.records(P), ledger.promotions(P)
+
+    @given(st.integers(0, len(rows) - 1), st.sampled_from(SIGNED), st.integers(0), st.integers(1, 255))
+    def check(position: int, column: str, byte: int, by: int) -> None:
+        one = rows[position]
+        text = bytearray(getattr(one, column).encode())
+        text[byte % len(text)] ^= by
+        other = replace(one, **{column: text.decode(errors="surrogateescape")})
+        told = faults([*rows[:position], other, *rows[position + 1 :]], list_, keys)
+        assert one.number in {fault.number for fault in told}
+        assert any(fault.what.startswith(f"record {one.number} ") for fault in told)
+
+    check()
 
 
 def test_a_removed_record_is_found(ledger: Ledger, tmp_path: Path) -> None:
@@ -161,6 +185,67 @@ def test_a_rejected_version_is_not_adopted_once_its_verdicts_were_altered(
         ledger.adopt(P, at=at(6), **adopt)
     assert len(ledger.promotions(P)) == 3
     assert found(ledger, tmp_path) == ["record 3 is not what its hash says"]
+
+
+HIDDEN = {
+    "unreadable": "UPDATE records SET body = 'x' WHERE number = 3",
+    "another retrain's": "UPDATE records SET body = replace(body, '-00003', '-00009') WHERE number = 3",
+    "removed": "DELETE FROM records WHERE number = 3",
+}
+
+
+@pytest.mark.parametrize("change", HIDDEN.values(), ids=HIDDEN)
+def test_a_rejected_version_does_not_serve_once_its_record_cannot_be_found(
+    ledger: Ledger, change: str
+) -> None:
+    listed = "mlflow_version = '3', model_hash = 'hash-3', retrain_id = 'flights-00003'"
+    altered(
+        ledger,
+        "UPDATE verdicts SET outcome = 'pass' WHERE model_hash = 'hash-3'",
+        f"UPDATE promotions SET {listed} WHERE sequence = 1",  # noqa: S608 - from the line above
+        change,
+    )
+    who = {"by": "ann", "reason": "fine", "at": at(6)}
+    with pytest.raises(TerminalError, match=r"Of flights record 3 .*: it may have said"):
+        ledger.adopt(P, expected_sequence=3, version="3", model_hash="hash-3", **who)
+    with pytest.raises(TerminalError, match=r"Of flights record 3 .*: it may have said"):
+        ledger.roll_back(P, expected_sequence=3, to="3", **who)
+    # Whatever has a record of its own that can be read comes back nevertheless.
+    assert ledger.roll_back(P, expected_sequence=3, to="2", **who).mlflow_version == "2"
+
+
+UNFROZEN = {
+    "altered": 'UPDATE records SET body = replace(body, \'"frozen":"ann: season"\', \'"frozen":null\')'
+    " WHERE number = 7",
+    "unreadable": "UPDATE records SET body = 'x' WHERE number = 7",
+    "an older one again": "INSERT INTO records (pipeline, number, body, hash, key, signature) "
+    "SELECT pipeline, 8, body, hash, key, signature FROM records WHERE number = 6",
+}
+
+
+@pytest.mark.parametrize("change", UNFROZEN.values(), ids=UNFROZEN)
+def test_nobody_without_the_key_ends_a_freeze(ledger: Ledger, tmp_path: Path, change: str) -> None:
+    assert ledger.frozen(P) is None
+    ledger.freeze(P, True, by="ann", reason="season", at=at(6))
+    assert ledger.frozen(P) == "ann: season"
+    waits = judged(ledger, "7")
+    altered(ledger, change)
+    assert "was altered" in str(ledger.frozen(P))
+    with pytest.raises(FrozenError):
+        promote(ledger, waits)
+    assert found(ledger, tmp_path) != []
+    # A rollback is not held up, and unfreezes nothing.
+    ledger.roll_back(P, expected_sequence=3, by="ann", reason="worse", at=at(7))
+    assert "was altered" in str(ledger.frozen(P))
+    assert ledger.freeze(P, False, by="ann", reason="looked at", at=at(7))
+    assert ledger.frozen(P) is None
+
+
+def promote(ledger: Ledger, retrain: Retrain) -> None:
+    ledger.promote(
+        P, retrain_id=retrain.id, token=retrain.token, expected_sequence=3, model_hash="hash-7",
+        mlflow_version="7", at=at(7),
+    )  # fmt: skip
 
 
 def test_a_champion_whose_verdicts_are_not_those_of_before_is_found(tmp_path: Path, ledger: Ledger) -> None:

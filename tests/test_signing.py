@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import stat
+import string
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,21 @@ def test_what_is_signed_is_verified_and_nothing_else(keys: Keys) -> None:
     assert keys.sign(b"content") == signature
 
 
-@pytest.mark.parametrize("value", ["", "%", "AAAA", "A" * 88])
+@pytest.mark.parametrize("value", ["", "%", "AAAA", "A" * 88, "ä", "\udc80"])
 def test_a_broken_signature_is_refused(keys: Keys, value: str) -> None:
     key = keys.sign(b"content").key
     with pytest.raises(TerminalError, match="was changed since"):
         verify(keys, b"content", Signature(key, value))
+
+
+def test_a_signature_is_written_in_one_way(keys: Keys) -> None:
+    signature = keys.sign(b"content")
+    digits = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    last = digits[digits.index(signature.value[85]) + 1]
+    same = signature.value[:85] + last + "=="
+    assert base64.b64decode(same) == base64.b64decode(signature.value)
+    with pytest.raises(TerminalError, match="was changed since"):
+        verify(keys, b"content", Signature(signature.key, same))
 
 
 def test_the_key_is_made_once_for_the_owner_alone(keys: Keys, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from mlops_pipelines.identity import way_of
 from mlops_pipelines.ledger.promotions import (
     Promotions,
     champion_of,
-    check_not_frozen,
     check_sequence,
     waiting_of,
 )
@@ -157,7 +156,7 @@ class Approvals(Promotions):
             _check_unaltered(waiting, model_hash)
             self._check_proven(connection, row, model_hash)
             self._check_recorded(connection, waiting, row)
-            check_not_frozen(connection, pipeline)
+            self._check_not_frozen(connection, pipeline)
             given = _given(connection, waiting.retrain_id)
             if any(one.by == by for one in given):
                 raise UserError(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from mlops_pipelines.audit import Kind
     from mlops_pipelines.ledger.store import AnyRow
 
 PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
@@ -141,7 +142,7 @@ class Promotions(Retrains):
             if standing is not None and standing.model_hash == model_hash:
                 return _promotion(standing)
             self._check_proven(connection, row, model_hash)
-            check_not_frozen(connection, pipeline)
+            self._check_not_frozen(connection, pipeline)
             return self._crown(
                 connection, row, "gates", expected_sequence, mlflow_version,
                 by=GATES, reason=row.reason, at=at, about=about,
@@ -167,7 +168,7 @@ class Promotions(Retrains):
             lock(connection, pipeline)
             champion, back_to = _to_go_back_to(connection, pipeline, to, expected_sequence, at)
             row = locked_row(connection, back_to.retrain_id)
-            self._check_proven(connection, row, back_to.model_hash)
+            self._check_proven(connection, row, back_to.model_hash, decided=True)
             sentence = f"rolled back to version {back_to.mlflow_version} by {by}: {reason}"
             end(connection, champion.retrain_id, "rolled_back", sentence, at, anew=False)
             end(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at, anew=False)
@@ -208,8 +209,8 @@ class Promotions(Retrains):
                     if row.status == "waiting"
                     else f"mlops status {pipeline}",
                 )
-            self._check_proven(connection, row, model_hash)
-            check_not_frozen(connection, pipeline)
+            self._check_proven(connection, row, model_hash, decided=True)
+            self._check_not_frozen(connection, pipeline)
             end(connection, row.id, "promoted", f"adopted by {by}: {reason}", at, anew=False)
             return self._crown(
                 connection, row, "adoption", expected_sequence, version,
@@ -227,24 +228,34 @@ class Promotions(Retrains):
         """Let no candidate become champion, or let them again; whether that changed anything."""
         with self._writing() as connection:
             lock(connection, pipeline)
-            if (_frozen(connection, pipeline) is not None) == on:
+            if (self._frozen(connection, pipeline) is not None) == on:
                 return False
-            connection.execute(
-                pipelines.update()
-                .where(pipelines.c.name == pipeline)
-                .values(frozen=f"{by}: {reason}" if on else None)
-            )
-            self._append(connection, pipeline, "freeze" if on else "unfreeze", {}, by=by, why=reason, at=at)
+            facts = {"frozen": f"{by}: {reason}" if on else None}
+            kind: Kind = "freeze" if on else "unfreeze"
+            self._append(connection, pipeline, kind, facts, by=by, why=reason, at=at)
             return True
 
     def frozen(self, pipeline: str) -> str | None:
         """Who froze the champion, and why; None if it is not frozen."""
         with self._reading() as connection:
-            return _frozen(connection, pipeline)
+            return self._frozen(connection, pipeline)
 
-    def _check_proven(self, connection: Connection, row: AnyRow, model_hash: str) -> None:
+    def _check_not_frozen(self, connection: Connection, pipeline: str) -> None:
+        """Raises FrozenError if a person has frozen the champion."""
+        if said := self._frozen(connection, pipeline):
+            raise FrozenError(
+                f"The champion of {pipeline} is frozen by {said}.",
+                remedy=f"mlops unfreeze {pipeline} --reason WHY",
+            )
+
+    def _check_proven(
+        self, connection: Connection, row: AnyRow, model_hash: str, *, decided: bool = False
+    ) -> None:
         """Raises TerminalError unless this is the retrain's candidate, it was judged, and no verdict fails
         it, also none of those that were recorded before.
+
+        decided: it was decided on before. Then there is a record of it, or its retrain failed afterwards; it
+        is none that somebody made unreadable.
         """
         if row.model_hash != model_hash:
             raise TerminalError(
@@ -259,7 +270,10 @@ class Promotions(Retrains):
                 expected="a candidate that passed its gates",
                 remedy=f"mlops promotions {row.pipeline}",
             )
-        for one in self._about(connection, row):
+        before = [*self._about(connection, row)]
+        if decided and not before:
+            self._check_whole(connection, row.pipeline)
+        for one in before:
             if one.content["model_hash"] == model_hash and (failed := failed_gates(one.content)):
                 raise TerminalError(
                     f"The candidate of retrain {row.id} failed {', '.join(failed)}, as record {one.number} "
@@ -358,15 +372,6 @@ class Promotions(Retrains):
             return champion_of(connection, pipeline, at)
 
 
-def check_not_frozen(connection: Connection, pipeline: str) -> None:
-    """Raises FrozenError if a person has frozen the champion."""
-    if said := _frozen(connection, pipeline):
-        raise FrozenError(
-            f"The champion of {pipeline} is frozen by {said}.",
-            remedy=f"mlops unfreeze {pipeline} --reason WHY",
-        )
-
-
 def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:
     """The candidates of a pipeline that people decide on, in the order of their retrains."""
     return (
@@ -375,12 +380,6 @@ def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:
         .where(waits.c.pipeline == pipeline, retrains.c.status == "waiting")
         .order_by(retrains.c.seq)
     )
-
-
-def _frozen(connection: Connection, pipeline: str) -> str | None:
-    query = sa.select(pipelines.c.frozen).where(pipelines.c.name == pipeline)
-    frozen: str | None = connection.execute(query).scalar_one_or_none()
-    return frozen
 
 
 def _to_go_back_to(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mlops_pipelines.audit import NOTHING, Kind, Record, judged_in, parsed, record, signature_fault
+from mlops_pipelines.audit import (
+    NOTHING,
+    Kind,
+    Record,
+    hash_of,
+    judged_in,
+    links,
+    parsed,
+    record,
+    signature_fault,
+)
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
 from mlops_pipelines.ledger.tables import records
@@ -23,6 +34,10 @@ if TYPE_CHECKING:
 
 # Records that are read at once.
 _PAGE = 20
+# Not when its row was made, which nobody has signed.
+_ALL = sa.select(*(records.c[name] for name in ("pipeline", "number", "body", "hash", "key", "signature")))
+# Rows that have a place in a chain: SQLite keeps whatever somebody sets for a number.
+_PLACED = sa.and_(records.c.number > 0, records.c.number == sa.cast(records.c.number, sa.Integer))
 
 
 class Records(Store):
@@ -45,11 +60,9 @@ class Records(Store):
         self._keys = keys
 
     def records(self, pipeline: str, after: int = 0) -> list[Record]:
-        """Records of a pipeline, by number: all, or those after one."""
-        mine = sa.select(records).where(records.c.pipeline == pipeline, records.c.number > after)
-        query = mine.order_by(records.c.number)
+        """Records of a pipeline, by number: those after one, or all, at last what has no number."""
         with self._reading() as connection:
-            return [_record(row) for row in connection.execute(query)]
+            return _all(connection, pipeline, after)
 
     def records_backwards(self, pipeline: str) -> Iterator[Record]:
         """All records of a pipeline, the newest first; read as far as somebody asks for them."""
@@ -66,27 +79,57 @@ class Records(Store):
         bear its signature.
 
         Read back to where its gates have decided, or those of an earlier retrain: of two retrains the gates
-        of the earlier one decide first.
+        of the earlier one decide first. A record of that which does not bear its signature ends nothing.
         """
         found: list[Record] = []
         while True:
             found = _page(connection, retrain.pipeline, found)
             for one in found:
                 content = parsed(one)
-                decided = judged_in(content)
-                last = decided is not None and _number(decided) <= _number(retrain.id)
+                last = _number(judged_in(content)) <= _number(retrain.id)
                 mine = content.get("retrain_id") == retrain.id
-                if mine or last:
-                    self._check_signed(one)
                 if mine:
+                    self._check_signed(one)
                     yield one
-                if last:
+                if last and self._fault(one) is None:
                     return
             if len(found) < _PAGE:
                 return
 
+    def _frozen(self, connection: Connection, pipeline: str) -> str | None:
+        """Who froze the champion, and why; None if it is not frozen.
+
+        Each record says so, and only the newest one counts. Where that was altered nobody knows, and the
+        champion is frozen until a person says otherwise.
+        """
+        last = _newest(connection, pipeline)
+        if last is None:
+            return None
+        if self._fault(last):
+            return f"nobody who is known: record {last.number} was altered"
+        frozen: str | None = parsed(last).get("frozen")
+        return frozen
+
+    def _check_whole(self, connection: Connection, pipeline: str) -> None:
+        """Raises TerminalError for a chain of which a record was altered or removed."""
+        found = _all(connection, pipeline)
+        if self._keys is not None:
+            for fault in links(found, {one.number: parsed(one) for one in found}, self._keys):
+                raise TerminalError(
+                    f"Of {pipeline} {fault.what}: it may have said that the gates failed this candidate.",
+                    expected="records as they were written",
+                    remedy=f"mlops promotions {pipeline} --verify",
+                )
+
+    def _hash(self, one: Record) -> str:
+        """What the next record follows on: whatever somebody altered of one, put back it is whole again."""
+        return hash_of(one.body) if self._fault(one) is None else _encodable(one.hash)
+
+    def _fault(self, one: Record) -> str | None:
+        return signature_fault(one, self._keys) if self._keys is not None else None
+
     def _check_signed(self, one: Record) -> None:
-        if self._keys is not None and (fault := signature_fault(one, self._keys)):
+        if fault := self._fault(one):
             raise TerminalError(
                 f"Record {one.number} of {one.pipeline} {fault}",
                 expected="records as they were written",
@@ -95,14 +138,15 @@ class Records(Store):
 
     def record(self, pipeline: str, number: int) -> Record | None:
         """The record with this number; None if there is none."""
-        query = sa.select(records).where(records.c.pipeline == pipeline, records.c.number == number)
+        query = _ALL.where(records.c.pipeline == pipeline, records.c.number == number)
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
             return _record(row) if row else None
 
     def last_record(self, pipeline: str) -> Record | None:
         """The newest record of a pipeline; None if it has none."""
-        return next(self.records_backwards(pipeline), None)
+        with self._reading() as connection:
+            return _newest(connection, pipeline)
 
     def _append(
         self,
@@ -118,31 +162,52 @@ class Records(Store):
         """The next record. The transaction holds the pipeline's row, so that there is one at a time."""
         if self._keys is None:
             raise TerminalError("This ledger was opened without a key: it can write no record.")
-        last = connection.execute(
-            sa.select(records.c.number, records.c.hash)
-            .where(records.c.pipeline == pipeline)
-            .order_by(records.c.number.desc())
-            .limit(1)
-        ).one_or_none()
-        number, previous = (last.number + 1, last.hash) if last else (1, NOTHING)
-        said = {**facts, "by": by, "why": why, "at": at.astimezone(UTC).isoformat()}
+        last = _newest(connection, pipeline)
+        number, previous = (last.number + 1, self._hash(last)) if last else (1, NOTHING)
+        frozen = self._frozen(connection, pipeline)
+        said = {"frozen": frozen, **facts, "by": by, "why": why, "at": at.astimezone(UTC).isoformat()}
         made = record(pipeline, number, previous, kind, said, self._keys)
         connection.execute(records.insert().values(**vars(made)))
         return made
 
 
-def _page(connection: Connection, pipeline: str, after: list[Record]) -> list[Record]:
+def _all(connection: Connection, pipeline: str, after: int = 0) -> list[Record]:
+    query = _ALL.where(records.c.pipeline == pipeline).order_by(_PLACED.desc(), records.c.number)
+    if after:
+        query = query.where(_PLACED, records.c.number > after)
+    return [_record(row) for row in connection.execute(query)]
+
+
+def _page(connection: Connection, pipeline: str, after: list[Record], limit: int = _PAGE) -> list[Record]:
     """The newest records of a pipeline, or those before a page of them; the newest first."""
-    query = sa.select(records).where(records.c.pipeline == pipeline).order_by(records.c.number.desc())
+    query = _ALL.where(records.c.pipeline == pipeline, _PLACED).order_by(records.c.number.desc())
     if after:
         query = query.where(records.c.number < after[-1].number)
-    return [_record(row) for row in connection.execute(query.limit(_PAGE))]
+    return [_record(row) for row in connection.execute(query.limit(limit))]
 
 
-def _number(retrain_id: str) -> int:
-    """How many retrains of its pipeline were admitted up to this one."""
-    return int(retrain_id.rpartition("-")[2])
+def _newest(connection: Connection, pipeline: str) -> Record | None:
+    return next(iter(_page(connection, pipeline, [], limit=1)), None)
+
+
+def _number(retrain_id: str | None) -> float:
+    """How many retrains of its pipeline were admitted up to this one; of what is none, later than all."""
+    try:
+        return int((retrain_id or "").rpartition("-")[2])
+    except ValueError:
+        return math.inf
 
 
 def _record(row: AnyRow) -> Record:
-    return Record(row.pipeline, row.number, row.body, row.hash, row.key, row.signature)
+    number = max(0, row.number) if isinstance(row.number, int) else 0
+    return Record(row.pipeline, number, *map(_text, (row.body, row.hash, row.key, row.signature)))
+
+
+def _encodable(text: str) -> str:
+    """A text that can be written, also of one that somebody altered to be none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _text(value: str | bytes) -> str:
+    """What SQLite keeps, whatever somebody set."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value

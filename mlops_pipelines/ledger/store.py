@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -166,6 +167,8 @@ def _set_up_sqlite(engine: Engine, busy_timeout: timedelta) -> None:
     def configure(connection: Any, _: ConnectionPoolEntry) -> None:
         # The driver's own transactions leave SELECTs outside; BEGIN is issued below instead.
         connection.isolation_level = None
+        # What somebody altered to be no UTF-8 is read nevertheless: it is to be named, and stops nobody.
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         # First, so that the others wait as well.
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout // timedelta(milliseconds=1)}")
         _switch_to_wal(connection, busy_timeout)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 metadata = sa.MetaData()
 
@@ -75,8 +75,6 @@ pipelines = sa.Table(
     # The budget's token bucket; a fraction such as 7/3 as text, so that no rounding piles up.
     sa.Column("budget_spent", sa.String, nullable=False, server_default="0"),
     sa.Column("budget_as_of", UtcTime),
-    # Why no candidate may become champion, as a person said it; NULL while they may.
-    sa.Column("frozen", sa.String),
 )
 
 landed_files = sa.Table(
