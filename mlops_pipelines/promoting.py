@@ -193,7 +193,8 @@ def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
 
 
 def remember(home: Home, pipeline: str) -> None:
-    """Write the hash of each record to a tag of the version that it is about, where that is missing.
+    """Write the hash of each record to a tag of the version that it is about, where that is missing, and what
+    was decided on that version to its model card.
 
     Of the registered model, for a record that is about no version, or one that is gone. What was written
     stays, and what is not as it was written is left out: a record that was altered since is not to look as
@@ -214,8 +215,22 @@ def remember(home: Home, pipeline: str) -> None:
             # Written oldest first: those before it are there.
             break
         missing.append((place, one))
+    for version in {place for place, _ in missing if place is not None}:
+        _note_on_card(home, pipeline, version)
     for place, one in reversed(missing):
         home.registry.tag(pipeline, place, {_tag(one): one.hash})
+
+
+def _note_on_card(home: Home, pipeline: str, version: str) -> None:
+    """Say on the model card of a version what was decided on it."""
+    from mlops_pipelines.model_card import with_decisions
+
+    if (card := home.registry.card(pipeline, version)) is None:
+        return
+    model = home.registry.hash_of(pipeline, version)
+    every = (as_written(one) for one in home.ledger.records(pipeline))
+    about_it = [one for one in every if one and one.get("model_hash") == model]
+    home.registry.log_card(pipeline, version, with_decisions(card, about_it))
 
 
 def _tag(one: Record) -> str:

@@ -73,7 +73,9 @@ def test_a_retrain_promotes_a_candidate_that_no_gate_stands_against(place: Pipel
     assert champion is not None
     assert outcome.promotion == champion
     assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version
-    assert outcome.model_card.startswith("#")
+    said = f"promotion, champion number 1 | its gates | {place.ledger.retrains(place.name)[0].reason} |"
+    assert said in outcome.model_card
+    assert place.home.registry.card(place.name, champion.mlflow_version) == outcome.model_card
     assert [one.status for one in place.ledger.retrains(place.name)] == ["promoted"]
 
 
@@ -232,6 +234,10 @@ def test_a_candidate_whose_champion_changed_meanwhile_does_not_serve_and_costs_n
     assert champion
     assert place.home.registry.alias(place.name, "champion") == champion.mlflow_version
     assert promoting.verify(place.home, place.name) == []
+    card = place.home.registry.card(place.name, champion.mlflow_version)
+    assert card
+    assert card.count("## Decisions") == 1
+    assert "rollback, champion number 3 | ann | scores jumped |" in card
 
 
 def test_the_training_set_has_each_matured_event_with_its_label_once(place: PipelineHome) -> None:
