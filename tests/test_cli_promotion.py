@@ -226,9 +226,11 @@ def test_the_registry_that_crashed_in_between_is_healed(
         done = mlops(place, "rollback", place.name, *SAID)
     assert "MLflow is away" in done.output
     assert champion(place) == ("1", "2")
-    assert {head.number for head in dagster_events.heads(place.home, place.name)} == {1, 2, 3}
+    # Who is told last is what the next tick goes by.
+    assert dagster_events.heads(place.home, place.name) == []
     mlops(place, "registry", "heal", place.name)
     assert champion(place) == ("1", "1")
+    assert {head.number for head in dagster_events.heads(place.home, place.name)} == {1, 2, 3}
 
 
 def test_a_reason_that_says_nothing_is_refused(place: PipelineHome) -> None:
