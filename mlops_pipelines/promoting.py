@@ -225,14 +225,17 @@ def heads_in_mlflow(home: Home, pipeline: str) -> list[Head]:
 def verify(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> list[Fault]:
     """What is wrong with the records of a pipeline; none if they are as they were written.
 
-    heads: what is remembered of them elsewhere than in MLflow.
+    heads: what is remembered of them elsewhere than in MLflow, read before.
     """
-    return faults(
-        home.ledger.records(pipeline),
-        home.ledger.promotions(pipeline),
-        home.keys,
-        [*heads_in_mlflow(home, pipeline), *heads],
-    )
+    return verified(home, pipeline, heads)[1]
+
+
+def verified(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> tuple[list[Record], list[Fault]]:
+    """The records of a pipeline, and what is wrong with them, as `verify` finds it."""
+    # Before the ledger: what is decided meanwhile is remembered only once it is there.
+    remembered = [*heads, *heads_in_mlflow(home, pipeline)]
+    records, promotions = home.ledger.history(pipeline)
+    return records, faults(records, promotions, home.keys, remembered)
 
 
 def _checked(place: PipelineHome, version: str) -> str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from mlops_pipelines.audit import GATES, failed_gates
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ledger.records import all_records
 from mlops_pipelines.ledger.retrains import (
     FIRST,
     UNFINISHED,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from mlops_pipelines.audit import Kind
+    from mlops_pipelines.audit import Kind, Record
     from mlops_pipelines.ledger.store import AnyRow
 
 PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
@@ -337,9 +338,13 @@ class Promotions(Retrains):
 
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
-        query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
         with self._reading() as connection:
-            return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
+            return _promotions(connection, pipeline)
+
+    def history(self, pipeline: str) -> tuple[list[Record], list[Promotion]]:
+        """All records of a pipeline and all its promotions, in order, as of one moment."""
+        with self._reading() as connection:
+            return all_records(connection, pipeline), _promotions(connection, pipeline)
 
     def promotion_of(
         self, pipeline: str, *, version: str | None = None, model_hash: str | None = None
@@ -363,6 +368,11 @@ class Promotions(Retrains):
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:
             return champion_of(connection, pipeline, at)
+
+
+def _promotions(connection: Connection, pipeline: str) -> list[Promotion]:
+    query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
+    return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 
 
 def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:

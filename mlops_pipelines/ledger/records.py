@@ -62,7 +62,7 @@ class Records(Store):
     def records(self, pipeline: str, after: int = 0) -> list[Record]:
         """Records of a pipeline, by number: those after one, or all, at last what has no number."""
         with self._reading() as connection:
-            return _all(connection, pipeline, after)
+            return all_records(connection, pipeline, after)
 
     def records_backwards(self, pipeline: str) -> Iterator[Record]:
         """All records of a pipeline, the newest first; read as far as somebody asks for them."""
@@ -112,7 +112,7 @@ class Records(Store):
 
     def _check_whole(self, connection: Connection, pipeline: str) -> None:
         """Raises TerminalError for a chain of which a record was altered or removed."""
-        found = _all(connection, pipeline)
+        found = all_records(connection, pipeline)
         if self._keys is not None:
             for fault in links(found, {one.number: parsed(one) for one in found}, self._keys):
                 raise TerminalError(
@@ -171,7 +171,8 @@ class Records(Store):
         return made
 
 
-def _all(connection: Connection, pipeline: str, after: int = 0) -> list[Record]:
+def all_records(connection: Connection, pipeline: str, after: int = 0) -> list[Record]:
+    """Records of a pipeline, by number: those after one, or all, at last what has no number."""
     query = _ALL.where(records.c.pipeline == pipeline).order_by(_PLACED.desc(), records.c.number)
     if after:
         query = query.where(_PLACED, records.c.number > after)
