@@ -14,7 +14,7 @@ from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlops_pipelines.audit import Fault, Record
     from mlops_pipelines.evaluation_report import EvaluationReport
@@ -204,6 +204,14 @@ def remember(home: Home, pipeline: str) -> None:
         missing.append((place, one))
     for place, one in reversed(missing):
         home.registry.tag(pipeline, place, {_tag(one): one.hash})
+
+
+def keep_heads(home: Home, pipeline: str, going: Iterable[Mapping[str, str]]) -> None:
+    """Let the registered model remember what versions do that are to be freed. going: their tags."""
+    for tags in going:
+        known = home.registry.tags_of(pipeline, None) or {}
+        heads = {name: value for name, value in tags.items() if name.startswith(_HEAD) and name not in known}
+        home.registry.tag(pipeline, None, heads)
 
 
 def _tag(one: Record) -> str:
