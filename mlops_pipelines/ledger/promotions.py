@@ -23,7 +23,7 @@ from mlops_pipelines.ledger.retrains import (
 )
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
-from mlops_pipelines.ledger.verdicts import RecordedVerdict, candidate_facts, verdict_values, verdicts_on
+from mlops_pipelines.ledger.verdicts import RecordedVerdict, verdict_values, verdicts_on
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Promotions(Retrains):
         )
         connection.execute(promotions.insert().values(**vars(promotion)))
         facts = {
-            **candidate_facts(connection, retrain),
+            **self._known(connection, retrain),
             **(about or {}),
             "authority": kind,
             "sequence": promotion.sequence,
@@ -326,7 +326,7 @@ class Promotions(Retrains):
 
     def _expire(self, connection: Connection, waiting: AnyRow, why: str, at: datetime) -> None:
         row = locked_row(connection, waiting.retrain_id)
-        facts = candidate_facts(connection, row)
+        facts = self._known(connection, row)
         self._append(connection, row.pipeline, "expiry", facts, by=GATES, why=why, at=at)
         # Its retrain ended when it began to wait: another moment would hold up the next one.
         end(connection, row.id, "expired", f"not approved: {why}", at, anew=False)

@@ -22,6 +22,7 @@ from mlops_pipelines.audit import (
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
 from mlops_pipelines.ledger.tables import records
+from mlops_pipelines.ledger.verdicts import candidate_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.store import AnyRow
     from mlops_pipelines.signing import Keys
 
+# Of a candidate what the ledger does not know, from the run that judged it.
+_TOLD = ("commit", "report", "metrics")
 # Records that are read at once.
 _PAGE = 20
 # Not when its row was made, which nobody has signed.
@@ -95,6 +98,22 @@ class Records(Store):
                     return
             if len(found) < _PAGE:
                 return
+
+    def _known(self, connection: Connection, retrain: AnyRow) -> dict[str, Any]:
+        """What a record says of a retrain's candidate: what the ledger knows, and what its run knew.
+
+        Without the latter where its records were altered.
+        """
+        facts = candidate_facts(connection, retrain)
+        try:
+            for one in self._about(connection, retrain):
+                told = {name: one.content[name] for name in _TOLD if name in one.content}
+                if told and one.content["model_hash"] == retrain.model_hash:
+                    return {**facts, **told}
+        except TerminalError:
+            # What may serve was checked before; a wait ends, or is refused, also where they were altered.
+            pass
+        return facts
 
     def _frozen(self, connection: Connection, pipeline: str) -> str | None:
         """Who froze the champion, and why; None if it is not frozen.
