@@ -50,8 +50,7 @@ def promotions(pipeline: str, verified: bool, export: str | None, home: Path | N
       mlops promotions flight_delays --export csv > promotions.csv
     """
     place = place_of(home, pipeline)
-    records = place.ledger.records(pipeline)
-    found = _faults(place) if verified else []
+    records, found = _verified(place) if verified else (place.ledger.records(pipeline), [])
     if export == "csv":
         click.echo(_as_csv(records), nl=False)
     elif export or as_json:
@@ -78,10 +77,10 @@ def promotions(pipeline: str, verified: bool, export: str | None, home: Path | N
         sys.exit(1)
 
 
-def _faults(place: PipelineHome) -> list[Fault]:
+def _verified(place: PipelineHome) -> tuple[list[Record], list[Fault]]:
     from mlops_pipelines import dagster_events, promoting
 
-    return promoting.verify(place.home, place.name, dagster_events.heads(place.home, place.name))
+    return promoting.verified(place.home, place.name, dagster_events.heads(place.home, place.name))
 
 
 def _as_json(one: Record) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines import promoting
 from mlops_pipelines.batches import batched
 from mlops_pipelines.clock import WallClock
 from mlops_pipelines.features.in_use import known_sets, users_of
@@ -86,7 +87,9 @@ def free(place: PipelineHome) -> Plan:
         place.lake.remove_days(table, days, {"freed_at": now.isoformat()})
     # Both also finish what an earlier call was cut short in, so they are called whatever is freed now.
     stored, gone = _stored_versions(place), plan.freed("models")
-    stored.free(place.name, [one for one in stored.of(place.name) if one.version in gone])
+    going = [one for one in stored.of(place.name) if one.version in gone]
+    promoting.keep_heads(place.home, place.name, [one.tags for one in going])
+    stored.free(place.name, going)
     place.home.datasets.free(place.name, plan.freed("training sets"))
     for path in (*(file.path for file in plan.files), *(place.path / name for name in landed)):
         _unlink(path)

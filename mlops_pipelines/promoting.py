@@ -14,7 +14,7 @@ from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlops_pipelines.audit import Fault, Record
     from mlops_pipelines.evaluation_report import EvaluationReport
@@ -233,6 +233,14 @@ def _note_on_card(home: Home, pipeline: str, version: str) -> None:
     home.registry.log_card(pipeline, version, with_decisions(card, about_it))
 
 
+def keep_heads(home: Home, pipeline: str, going: Iterable[Mapping[str, str]]) -> None:
+    """Let the registered model remember what versions do that are to be freed. going: their tags."""
+    for tags in going:
+        known = home.registry.tags_of(pipeline, None) or {}
+        heads = {name: value for name, value in tags.items() if name.startswith(_HEAD) and name not in known}
+        home.registry.tag(pipeline, None, heads)
+
+
 def _tag(one: Record) -> str:
     return f"{_HEAD}{one.number}"
 
@@ -252,14 +260,17 @@ def heads_in_mlflow(home: Home, pipeline: str) -> list[Head]:
 def verify(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> list[Fault]:
     """What is wrong with the records of a pipeline; none if they are as they were written.
 
-    heads: what is remembered of them elsewhere than in MLflow.
+    heads: what is remembered of them elsewhere than in MLflow, read before.
     """
-    return faults(
-        home.ledger.records(pipeline),
-        home.ledger.promotions(pipeline),
-        home.keys,
-        [*heads_in_mlflow(home, pipeline), *heads],
-    )
+    return verified(home, pipeline, heads)[1]
+
+
+def verified(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> tuple[list[Record], list[Fault]]:
+    """The records of a pipeline, and what is wrong with them, as `verify` finds it."""
+    # Before the ledger: what is decided meanwhile is remembered only once it is there.
+    remembered = [*heads, *heads_in_mlflow(home, pipeline)]
+    records, promotions = home.ledger.history(pipeline)
+    return records, faults(records, promotions, home.keys, remembered)
 
 
 def _checked(place: PipelineHome, version: str) -> str:

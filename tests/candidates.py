@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 P = "flights"
 START = datetime(2013, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+# What a record says of a candidate besides what the ledger knows.
+ABOUT = {
+    "commit": {"sha": "abc", "dirty": False},
+    "report": "3f2a",
+    "metrics": {"log_loss": {"value": 0.4, "interval": [0.3, 0.5]}},
+}
 FREE = Policy.model_validate({"cooldown": "0s", "budget": {"retrains": 1000}, "breaker": {"after": 1000}})
 
 
@@ -60,6 +66,7 @@ def judged(
     outcome: str = "pass",
     day: int | None = None,
     model_hash: str | None = None,
+    interval: tuple[float, float] | None = None,
 ) -> Retrain:
     """The retrain of a candidate that was judged on its number of a day.
 
@@ -81,7 +88,7 @@ def judged(
         matured_rows=1000,
     )
     verdict = {
-        "gate": "skill", "outcome": outcome, "figure": 0.1, "bound": 0.02, "interval": None,
+        "gate": "skill", "outcome": outcome, "figure": 0.1, "bound": 0.02, "interval": interval,
         "sentence": f"skill: {outcome}",
     }  # fmt: skip
     ledger.record_verdicts(retrain.id, retrain.token, [verdict], now)
@@ -99,7 +106,7 @@ def promoted(ledger: Ledger, version: str, *, model_hash: str | None = None) -> 
         model_hash=str(retrain.model_hash),
         mlflow_version=version,
         at=retrain.watermark,
-        about={"commit": {"sha": "abc", "dirty": False}, "metrics": {"log_loss": {"value": 0.4}}},
+        about=ABOUT,
     )
     ledger.finish_retrain(
         retrain.id, retrain.token, status="promoted", reason="it passed", at=retrain.watermark
@@ -114,9 +121,10 @@ def asked(
     needed: int = 1,
     outcome: str = "pass",
     model_hash: str | None = None,
+    interval: tuple[float, float] | None = None,
 ) -> Retrain:
     """A candidate that waits for approval for a week."""
-    retrain = judged(ledger, version, outcome=outcome, model_hash=model_hash)
+    retrain = judged(ledger, version, outcome=outcome, model_hash=model_hash, interval=interval)
     ledger.ask_for_approval(
         P,
         retrain_id=retrain.id,
@@ -128,6 +136,6 @@ def asked(
         reason="a person has to approve it",
         at=retrain.watermark,
         expires_at=retrain.watermark + 7 * DAY,
-        about={"commit": {"sha": "abc", "dirty": False}},
+        about=ABOUT,
     )
     return ledger.retrain(retrain.id)

@@ -15,7 +15,7 @@ from mlops_pipelines.audit import Head, faults, record
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger import FrozenError, Ledger
 from mlops_pipelines.signing import Keys
-from tests.candidates import P, asked, at, judged, new_ledger, promoted
+from tests.candidates import ABOUT, P, asked, at, judged, new_ledger, promoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,10 +279,58 @@ def test_what_is_no_json_is_found(ledger: Ledger, tmp_path: Path) -> None:
 def test_a_record_is_readable_json_of_what_was_decided(ledger: Ledger) -> None:
     told = json.loads(ledger.records(P)[2].body)
     assert told["verdicts"] == [
-        {"gate": "skill", "outcome": "fail", "figure": 0.1, "bound": 0.02, "sentence": "skill: fail"}
-    ]
+        {"gate": "skill", "outcome": "fail", "figure": 0.1, "bound": 0.02, "interval": None,
+         "sentence": "skill: fail"}
+    ]  # fmt: skip
     assert (told["by"], told["why"], told["at"]) == ("its gates", "skill: fail", at(3).isoformat())
     assert (told["dataset_version"], told["model_hash"]) == ("data-3", "hash-3")
+
+
+def test_an_interval_that_was_altered_is_found_once_that_version_serves(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    asked(ledger, "1", interval=(0.05, 0.15))
+    [verdict] = ledger.records(P)[0].content["verdicts"]
+    assert verdict["interval"] == [0.05, 0.15]
+    altered(ledger, "UPDATE verdicts SET interval_low = 0.09")
+    ledger.approve(P, "1", model_hash="hash-1", by="ann", reason="fine", at=at(2))
+    assert found(ledger, tmp_path) == ["record 3 has other verdicts on model hash-1 than record 1"]
+    ledger.close()
+
+
+def test_each_record_on_a_candidate_says_on_what_it_was_judged(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    promoted(ledger, "1")
+    asked(ledger, "2")
+    ledger.reject(P, "2", by="ann", reason="no", at=at(3))
+    ledger.adopt(P, expected_sequence=1, version="2", model_hash="hash-2", by="ann", reason="fine", at=at(3))
+    ledger.roll_back(P, expected_sequence=2, by="ann", reason="worse", at=at(3))
+    asked(ledger, "3")
+    ledger.expire_waits(P, at(10))
+    asked(ledger, "4", needed=2)
+    for by in ("ann", "bob"):
+        ledger.approve(P, "4", model_hash="hash-4", by=by, reason="fine", at=at(5))
+    ledger.freeze(P, True, by="ann", reason="season", at=at(5))
+    *on_candidates, freeze = [one.content for one in ledger.records(P)]
+    assert [one["kind"] for one in on_candidates] == [
+        "promotion", "wait", "rejection", "adoption", "rollback", "wait", "expiry", "wait", "approval",
+        "approval", "promotion",
+    ]  # fmt: skip
+    for one in on_candidates:
+        assert {name: one[name] for name in ABOUT} == ABOUT
+        assert one["dataset_version"] == f"data-{one['mlflow_version']}"
+        assert [verdict["gate"] for verdict in one["verdicts"]] == ["skill"]
+        assert one["by"]
+        assert one["why"]
+    assert not freeze.keys() & ABOUT.keys()
+    assert found(ledger, tmp_path) == []
+    ledger.close()
+
+
+def test_what_waits_is_rejected_also_where_its_record_was_altered(ledger: Ledger) -> None:
+    asked(ledger, "6")
+    altered(ledger, "UPDATE records SET body = replace(body, 'abc', 'abd') WHERE number = 7")
+    ledger.reject(P, "6", by="ann", reason="altered", at=at(7))
+    assert not ledger.records(P)[-1].content.keys() & ABOUT.keys()
 
 
 def test_a_ledger_without_a_key_records_nothing(tmp_path: Path) -> None:

@@ -158,7 +158,13 @@ def test_two_people_let_a_candidate_serve(waiting: PipelineHome, bearer: Callabl
     second = told(mlops(place, "approve", place.name, "3", *SAID, "--json"))
     assert (second["champion"], second["by"]) == (True, "ann (token by corp), bob (token by corp)")
     assert champion(place) == ("3", "3")
-    assert told(mlops(place, "promotions", place.name, "--verify", "--json"))["verified"]
+    found = told(mlops(place, "promotions", place.name, "--verify", "--json"))
+    assert found["verified"]
+    on_it = [one for one in found["records"] if one["mlflow_version"] == "3"]
+    assert [one["kind"] for one in on_it] == ["wait", "approval", "approval", "promotion"]
+    assert all(one["metrics"] == on_it[0]["metrics"] != {} for one in on_it)
+    rows = [*csv.DictReader(io.StringIO(mlops(place, "promotions", place.name, "--export", "csv").output))]
+    assert [row["commit"] for row in rows] == [one["commit"]["sha"] for one in found["records"]]
 
 
 def test_a_candidate_is_rejected_by_a_person(waiting: PipelineHome) -> None:

@@ -154,6 +154,16 @@ def test_what_is_kept_can_be_made_again_after_the_rest_was_freed(place: Pipeline
     assert again.cut == {}
 
 
+def test_what_a_freed_version_remembered_of_the_records_the_model_remembers(place: PipelineHome) -> None:
+    before = {(head.number, head.hash) for head in promoting.heads_in_mlflow(place.home, place.name)}
+    assert {number for number, _ in before} == {1, 2, 3}
+    assert freeing.free(place).freed("models") == ("1",)
+    after = promoting.heads_in_mlflow(place.home, place.name)
+    assert {(head.number, head.hash) for head in after} == before
+    assert [head.place for head in after if head.number == 1] == ["MLflow (the model)"]
+    assert promoting.verify(place.home, place.name) == []
+
+
 def test_what_people_have_not_decided_on_yet_is_kept_with_its_training_set(place: PipelineHome) -> None:
     place = varied(place, gates=Gates(), promotion=Promotion(approval="human", expires=9 * DAY))
     assert retrain(place, "asks").waits

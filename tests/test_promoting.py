@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from mlops_pipelines import dagster_events, promoting, retraining
 from mlops_pipelines.backup import back_up, restore
@@ -173,6 +174,56 @@ def test_a_ledger_restored_from_an_older_backup_lacks_what_the_others_remember(
     found = mlops(place, "promotions", place.name, "--verify")
     assert "record 3 is not the one that MLflow (version 1) remembers" in found.stderr
     assert "record 4 is missing" in found.stderr
+
+
+# --- a decision while the records are verified
+
+
+@pytest.mark.parametrize("moment", ["heads", "tags", "tags_of", 1, 2, 3, 4, 5])
+def test_what_is_decided_while_the_records_are_verified_is_no_alteration(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch, moment: str | int
+) -> None:
+    """After one of its looks at Dagster and MLflow, or after so many at the ledger."""
+    decided: list[str | int] = []
+    looks = 0
+
+    def decide() -> None:
+        if not decided:
+            decided.append(moment)
+            other = Home.open(place.home.path).pipeline(place.loaded)
+            promoting.roll_back(other, None, by="ann", reason="worse")
+            dagster_events.tell(other)
+
+    def then_decide(owner: Any, name: str) -> None:
+        read = getattr(owner, name)
+
+        def reading(*args: Any) -> Any:
+            found = read(*args)
+            decide()
+            return found
+
+        monkeypatch.setattr(owner, name, reading)
+
+    def looked(*of: Any) -> None:
+        nonlocal looks
+        looks += any(table in of[2] for table in ("FROM records", "FROM promotions"))
+        if looks == moment:
+            decide()
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", looked)
+    try:
+        if isinstance(moment, str):
+            then_decide(dagster_events if moment == "heads" else Registry, moment)
+        found = mlops(place, "promotions", P, "--verify")
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", looked)
+    assert (found.exit_code, found.stderr) == (0, "")
+    # There are two looks at the least.
+    assert decided or moment in (3, 4, 5)
+    assert len(place.ledger.records(P)) == 2 + len(decided)
+    # What it says is of the records that it shows.
+    shown = [line for line in found.stdout.splitlines() if line[:4].strip().isdecimal()]
+    assert f"Verified: {len(shown)} records" in found.stdout
 
 
 # --- a backup beside a promotion

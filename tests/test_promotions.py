@@ -164,7 +164,7 @@ def altered(ledger: Ledger, table: sa.Table, **values: object) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"approvals": 1}, {"sequence": 7}, {"expires_at": at(99)}, {"about": {"commit": None}}],
+    [{"approvals": 1}, {"sequence": 7}, {"expires_at": at(99)}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_wait_that_was_altered_lets_nothing_serve(ledger: Ledger, change: dict[str, Any]) -> None:

@@ -107,7 +107,6 @@ class Approvals(Promotions):
                 "approvals": needed,
                 "asked_at": at,
                 "expires_at": expires_at,
-                "about": dict(about or {}),
             }
             connection.execute(waits.insert().values(**values))
             facts = {
@@ -168,14 +167,14 @@ class Approvals(Promotions):
             connection.execute(
                 approvals.insert().values(retrain_id=waiting.retrain_id, by=by, at=at, reason=reason)
             )
-            facts = {**candidate_facts(connection, row), "compared_with": waiting.sequence}
+            facts = {**self._known(connection, row), "compared_with": waiting.sequence}
             self._append(connection, pipeline, "approval", facts, by=by, why=reason, at=at)
             if len(given) + 1 < waiting.approvals:
                 return _wait(connection, waiting)
             everybody = ", ".join([*(one.by for one in given), by])
             promotion = self._crown(
                 connection, row, "approval", waiting.sequence, waiting.mlflow_version,
-                by=everybody, reason=reason, at=at, about=waiting.about,
+                by=everybody, reason=reason, at=at,
             )  # fmt: skip
             end(connection, row.id, "promoted", f"approved by {everybody}: {reason}", at, anew=False)
             return promotion
@@ -187,7 +186,7 @@ class Approvals(Promotions):
             lock(connection, pipeline)
             waiting = _waiting(connection, pipeline, version)
             row = locked_row(connection, waiting.retrain_id)
-            facts = candidate_facts(connection, row)
+            facts = self._known(connection, row)
             self._append(connection, pipeline, "rejection", facts, by=by, why=reason, at=at)
             end(connection, row.id, "rejected", f"rejected by {by}: {reason}", at)
 
@@ -217,7 +216,6 @@ class Approvals(Promotions):
                     waiting, f"Version {version} does not wait any more, as record {one.number} says"
                 )
         expected = {
-            **waiting.about,
             "mlflow_version": version,
             "model_hash": waiting.model_hash,
             "compared_with": waiting.sequence,

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from mlops_pipelines.audit import GATES, failed_gates
 from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.ledger.records import all_records
 from mlops_pipelines.ledger.retrains import (
     FIRST,
     UNFINISHED,
@@ -23,7 +24,7 @@ from mlops_pipelines.ledger.retrains import (
 )
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
-from mlops_pipelines.ledger.verdicts import RecordedVerdict, candidate_facts, verdict_values, verdicts_on
+from mlops_pipelines.ledger.verdicts import RecordedVerdict, verdict_values, verdicts_on
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from mlops_pipelines.audit import Kind
+    from mlops_pipelines.audit import Kind, Record
     from mlops_pipelines.ledger.store import AnyRow
 
 PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
@@ -313,7 +314,7 @@ class Promotions(Retrains):
         )
         connection.execute(promotions.insert().values(**vars(promotion)))
         facts = {
-            **candidate_facts(connection, retrain),
+            **self._known(connection, retrain),
             **(about or {}),
             "authority": kind,
             "sequence": promotion.sequence,
@@ -332,7 +333,7 @@ class Promotions(Retrains):
 
     def _expire(self, connection: Connection, waiting: AnyRow, why: str, at: datetime) -> None:
         row = locked_row(connection, waiting.retrain_id)
-        facts = candidate_facts(connection, row)
+        facts = self._known(connection, row)
         self._append(connection, row.pipeline, "expiry", facts, by=GATES, why=why, at=at)
         # Its retrain ended when it began to wait: another moment would hold up the next one.
         end(connection, row.id, "expired", f"not approved: {why}", at, anew=False)
@@ -344,9 +345,13 @@ class Promotions(Retrains):
 
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
-        query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
         with self._reading() as connection:
-            return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
+            return _promotions(connection, pipeline)
+
+    def history(self, pipeline: str) -> tuple[list[Record], list[Promotion]]:
+        """All records of a pipeline and all its promotions, in order, as of one moment."""
+        with self._reading() as connection:
+            return all_records(connection, pipeline), _promotions(connection, pipeline)
 
     def promotion_of(
         self, pipeline: str, *, version: str | None = None, model_hash: str | None = None
@@ -370,6 +375,11 @@ class Promotions(Retrains):
         """The champion, or the one that served at `at` (UTC); None if there was none."""
         with self._reading() as connection:
             return champion_of(connection, pipeline, at)
+
+
+def _promotions(connection: Connection, pipeline: str) -> list[Promotion]:
+    query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
+    return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 
 
 def waiting_of(pipeline: str) -> sa.Select[tuple[Any, ...]]:

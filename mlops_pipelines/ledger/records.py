@@ -22,6 +22,7 @@ from mlops_pipelines.audit import (
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.store import BUSY_TIMEOUT, Store
 from mlops_pipelines.ledger.tables import records
+from mlops_pipelines.ledger.verdicts import candidate_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.store import AnyRow
     from mlops_pipelines.signing import Keys
 
+# Of a candidate what the ledger does not know, from the run that judged it.
+_TOLD = ("commit", "report", "metrics")
 # Records that are read at once.
 _PAGE = 20
 # Not when its row was made, which nobody has signed.
@@ -62,7 +65,7 @@ class Records(Store):
     def records(self, pipeline: str, after: int = 0) -> list[Record]:
         """Records of a pipeline, by number: those after one, or all, at last what has no number."""
         with self._reading() as connection:
-            return _all(connection, pipeline, after)
+            return all_records(connection, pipeline, after)
 
     def records_backwards(self, pipeline: str) -> Iterator[Record]:
         """All records of a pipeline, the newest first; read as far as somebody asks for them."""
@@ -96,6 +99,22 @@ class Records(Store):
             if len(found) < _PAGE:
                 return
 
+    def _known(self, connection: Connection, retrain: AnyRow) -> dict[str, Any]:
+        """What a record says of a retrain's candidate: what the ledger knows, and what its run knew.
+
+        Without the latter where its records were altered.
+        """
+        facts = candidate_facts(connection, retrain)
+        try:
+            for one in self._about(connection, retrain):
+                told = {name: one.content[name] for name in _TOLD if name in one.content}
+                if told and one.content["model_hash"] == retrain.model_hash:
+                    return {**facts, **told}
+        except TerminalError:
+            # What may serve was checked before; a wait ends, or is refused, also where they were altered.
+            pass
+        return facts
+
     def _frozen(self, connection: Connection, pipeline: str) -> str | None:
         """Who froze the champion, and why; None if it is not frozen.
 
@@ -112,7 +131,7 @@ class Records(Store):
 
     def _check_whole(self, connection: Connection, pipeline: str) -> None:
         """Raises TerminalError for a chain of which a record was altered or removed."""
-        found = _all(connection, pipeline)
+        found = all_records(connection, pipeline)
         if self._keys is not None:
             for fault in links(found, {one.number: parsed(one) for one in found}, self._keys):
                 raise TerminalError(
@@ -171,7 +190,8 @@ class Records(Store):
         return made
 
 
-def _all(connection: Connection, pipeline: str, after: int = 0) -> list[Record]:
+def all_records(connection: Connection, pipeline: str, after: int = 0) -> list[Record]:
+    """Records of a pipeline, by number: those after one, or all, at last what has no number."""
     query = _ALL.where(records.c.pipeline == pipeline).order_by(_PLACED.desc(), records.c.number)
     if after:
         query = query.where(_PLACED, records.c.number > after)

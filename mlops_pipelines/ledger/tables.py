@@ -274,7 +274,6 @@ promotions = sa.Table(
 )
 
 # A candidate that passed its gates and waits for people. sequence: that of the champion it was compared with.
-# about: what a record says of it besides what the ledger knows.
 waits = sa.Table(
     "waits",
     metadata,
@@ -286,7 +285,6 @@ waits = sa.Table(
     sa.Column("approvals", sa.Integer, nullable=False),
     sa.Column("asked_at", UtcTime, nullable=False),
     sa.Column("expires_at", UtcTime, nullable=False),
-    sa.Column("about", sa.JSON, nullable=False),
     _recorded_at(),
     sa.Index("waits_by_pipeline", "pipeline"),
 )

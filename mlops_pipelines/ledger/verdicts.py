@@ -70,7 +70,7 @@ def candidate_facts(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
         "dataset_version": retrain.dataset_version,
         "verdicts": [
             {"gate": one.gate, "outcome": one.outcome, "figure": one.figure, "bound": one.bound,
-             "sentence": one.sentence}
+             "interval": one.interval, "sentence": one.sentence}
             for one in verdicts_on(connection, retrain)
         ],
     }  # fmt: skip
