@@ -31,6 +31,8 @@ CROWNING = ("promotion", "rollback", "adoption")
 _EACH = ("pipeline", "previous", "kind", "at", "by", "why")
 # Who decides where nobody has to be asked.
 GATES = "its gates"
+# By whom a candidate expires.
+NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _champions(
         number, content = crowned.pop(str(promotion.sequence), (last + 1, None))
         if content is None:
             yield Fault(number, f"champion number {promotion.sequence} has no record")
-        elif any(content.get(name) != said for name, said in _said(promotion).items()):
+        elif not says(content, promotion):
             yield Fault(number, f"champion number {promotion.sequence} is not the one of record {number}")
     for sequence, (number, _) in crowned.items():
         yield Fault(number, f"champion number {sequence} of record {number} is not in the ledger")
@@ -207,9 +209,10 @@ def _other_verdicts(contents: Mapping[int, Mapping[str, Any]]) -> Iterator[Fault
                 break
 
 
-def _said(promotion: Promotion) -> dict[str, Any]:
-    """What the record of a promotion says of it."""
-    return {
+def says(content: Mapping[str, Any], promotion: Promotion) -> bool:
+    """Whether a record is that of a promotion."""
+    said = {
+        "sequence": promotion.sequence,
         "mlflow_version": promotion.mlflow_version,
         "model_hash": promotion.model_hash,
         "retrain_id": promotion.retrain_id,
@@ -219,6 +222,7 @@ def _said(promotion: Promotion) -> dict[str, Any]:
         "by": promotion.by,
         "why": promotion.reason,
     }
+    return all(content.get(name) == value for name, value in said.items())
 
 
 def _remembered(records: Sequence[Record], heads: Iterable[Head]) -> Iterator[Fault]:

@@ -19,7 +19,15 @@ from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_keeping import backup, gc, restore
-from mlops_pipelines.cli_options import DAY, home_option, home_path, json_option, place_of, require_free
+from mlops_pipelines.cli_options import (
+    DAY,
+    at_home,
+    home_option,
+    home_path,
+    json_option,
+    place_of,
+    require_free,
+)
 from mlops_pipelines.cli_promotion import (
     approve,
     freeze,
@@ -62,7 +70,7 @@ class _Errors(click.Group):
         try:
             return super().invoke(ctx)
         except MlopsError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {error}{at_home(ctx, error)}", err=True)
             sys.exit(2 if isinstance(error, UserError) else 1)
 
 

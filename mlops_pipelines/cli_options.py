@@ -15,7 +15,11 @@ from mlops_pipelines.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlops_pipelines.errors import MlopsError
     from mlops_pipelines.home import PipelineHome
+
+
+_HOME = "mlops_pipelines.home"
 
 
 class _Day(click.ParamType["date"]):
@@ -39,8 +43,20 @@ def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--home",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
+        callback=_remembered,
         help="Folder of everything made at run time (default: MLOPS_HOME, then data/).",
     )(command)
+
+
+def _remembered(context: click.Context, _: click.Parameter, home: Path | None) -> Path | None:
+    context.find_root().meta[_HOME] = home
+    return home
+
+
+def at_home(context: click.Context, error: MlopsError) -> str:
+    """A further line of an error whose remedy is a command: on the home that was named."""
+    home: Path | None = context.find_root().meta.get(_HOME)
+    return f"\nWith: --home {home}" if home and "mlops " in (error.remedy or "") else ""
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")

@@ -74,6 +74,11 @@ def promotions(pipeline: str, verified: bool, export: str | None, home: Path | N
     if found:
         for fault in found:
             click.echo(f"Altered: {_printable(fault.what)}.", err=True)
+        click.echo(
+            "Expected: a ledger that nobody has altered; no command lets serve what records do not prove\n"
+            "Try: mlops restore, from a backup of before it was altered",
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -297,8 +297,13 @@ def _who_stands(
         return len(days_of(holdout.filter(_decided_after(holdout, model.cutoff)))[0])
 
     by_refit, by_twin = days_unseen(incumbent.refit), days_unseen(incumbent.twin)
-    if by_refit >= min_days or by_refit >= by_twin:
+    if by_refit >= min_days:
         return "refit", f"the champion has left {by_refit} days of the holdout unseen"
+    if by_refit >= by_twin:
+        return "refit", (
+            f"the champion has left {by_refit} days of the holdout unseen (at least {min_days} are asked "
+            "for), and its unrefitted twin no more"
+        )
     return "twin", (
         f"the champion has left only {by_refit} days of the holdout unseen (at least {min_days} are asked "
         f"for), so its unrefitted twin stands for it, which has left {by_twin}"

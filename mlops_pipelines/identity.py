@@ -70,9 +70,11 @@ def _bearer(identities: Path, token: str) -> str:
         except (ValueError, UnicodeDecodeError, jwt.InvalidKeyError) as error:
             raise UserError(f"{path} is no Ed25519 public key (PEM).", remedy=_HELP) from error
         return f"{claims['sub']}{_BY}{path.stem})"
-    known = ", ".join(path.stem for path in keys) or "nobody"
+    known = ", ".join(path.stem for path in keys)
     raise UserError(
         "The identity token is signed by nobody who is known here.",
-        expected=f"a signature by {known} (public keys in {identities})",
+        expected=f"a signature by {known} (public keys in {identities})"
+        if known
+        else f"one by a provider whose public key lies in {identities}; there is none",
         remedy=_HELP,
     )

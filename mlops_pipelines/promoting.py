@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlops_pipelines.audit import Head, as_written, faults
+from mlops_pipelines.audit import CROWNING, Head, as_written, faults, says
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.policy import format_moment
 
@@ -174,7 +174,7 @@ def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
     since the registry was put back. Raises TerminalError if that is the champion.
     """
     ledger, registry = home.ledger, home.registry
-    champion, candidate = ledger.champion(pipeline), ledger.last_candidate(pipeline)
+    champion, candidate = _recorded_champion(home, pipeline), ledger.last_candidate(pipeline)
     before = champion and champion.previous and ledger.promotion_of(pipeline, version=champion.previous)
     said = {
         alias: one.mlflow_version
@@ -190,6 +190,25 @@ def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
             remedy=f"mlops restore, from a backup that has it, or mlops rollback {pipeline} --reason WHY",
         )
     return said
+
+
+def _recorded_champion(home: Home, pipeline: str) -> Promotion | None:
+    """The champion; None if there is none. Raises TerminalError unless the newest record of one says so."""
+    champion = home.ledger.champion(pipeline)
+    if champion is None:
+        return None
+    contents = (as_written(one, home.keys) for one in home.ledger.records_backwards(pipeline))
+    newest = next((one for one in contents if one is not None and one["kind"] in CROWNING), None)
+    if newest is not None and says(newest, champion):
+        return champion
+    if home.ledger.champion(pipeline) != champion:  # decided between the two looks
+        return _recorded_champion(home, pipeline)
+    raise TerminalError(
+        f"Version {champion.mlflow_version}, the champion of {pipeline} in the ledger, is not that of the "
+        "records.",
+        expected="a ledger that nobody has altered",
+        remedy=f"mlops promotions {pipeline} --verify",
+    )
 
 
 def remember(home: Home, pipeline: str) -> None:
@@ -269,8 +288,9 @@ def verified(home: Home, pipeline: str, heads: Iterable[Head] = ()) -> tuple[lis
     """The records of a pipeline, and what is wrong with them, as `verify` finds it."""
     # Before the ledger: what is decided meanwhile is remembered only once it is there.
     remembered = [*heads, *heads_in_mlflow(home, pipeline)]
-    records, promotions = home.ledger.history(pipeline)
-    return records, faults(records, promotions, home.keys, remembered)
+    records, promotions, unlike = home.ledger.history(pipeline)
+    found = [*faults(records, promotions, home.keys, remembered), *unlike]
+    return records, sorted(found, key=lambda fault: fault.number)
 
 
 def _checked(place: PipelineHome, version: str) -> str:

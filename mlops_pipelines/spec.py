@@ -527,7 +527,8 @@ class ChampionGate(Model):
     min_days: Whole = Field(
         default=7,
         ge=1,
-        description="Days the incumbent itself must have left unseen; else its unrefitted twin.",
+        description="Days the incumbent itself must have left unseen; else its unrefitted twin stands for "
+        "it, where that has left more.",
     )
     underpowered: Literal["fail", "warn"] = Field(
         default="fail",

@@ -578,11 +578,17 @@ def _check_gates(spec: PipelineSpec, contract: Contract) -> Findings:
             f"{watch.min_days} days are more than the watch has (allowed: up to "
             f"{format_duration(watch.over)})",
         )
-    if slices is not None:
-        for index, column in enumerate(slices.by):
-            place: Place = ("gates", "slices", "by", index)
+    if spec.promotion.four_eyes and spec.promotion.approval == "automatic":
+        yield Finding(
+            ("promotion", "four_eyes"),
+            "nobody is asked where approval is automatic (allowed: with approval: human)",
+        )
+    fairness = spec.gates.fairness
+    for gate, by in (("slices", slices and slices.by), ("fairness", fairness and fairness.by)):
+        for index, column in enumerate(by or ()):
+            place: Place = ("gates", gate, "by", index)
             yield from _role(place, column, contract.events.columns, _SLICE_TYPES, of="events", nullable=True)
-        yield from _repeated(("gates", "slices", "by"), slices.by)
+        yield from _repeated(("gates", gate, "by"), by or ())
 
 
 def _check_kind(spec: PipelineSpec) -> Findings:

@@ -311,6 +311,14 @@ def _file_problems(source: YamlSource) -> Iterator[Problem]:
         # Dagster would resolve them; this file is read without Dagster too.
         if "{{" in text and place[:1] == ("attributes",):
             yield source.problem(place, f"{shown(text)}: templates are not resolved in a pipeline's YAML")
+    attributes = source.data.get("attributes")
+    for part in ("gates", "triggers"):
+        declared = attributes.get(part) if isinstance(attributes, dict) else None
+        for name, value in declared.items() if isinstance(declared, dict) else ():
+            # An empty gate would be none, and say nothing of it.
+            if value is None:
+                text = "nothing is declared here; write {} for its defaults, or leave it out"
+                yield source.problem(("attributes", part, name), text)
 
 
 def _shape_problems(

@@ -221,6 +221,11 @@ def test_what_was_altered_is_named_with_exit_code_1(place: PipelineHome) -> None
     assert "Altered: record 2 is not what its hash says." in done.output
 
 
+def test_the_command_that_helps_is_one_on_the_home_that_was_named(place: PipelineHome) -> None:
+    told = mlops(place, "approve", place.name, "9", *SAID)
+    assert f"Try: mlops promotions {place.name}\nWith: --home {place.home.path}\n" in told.output
+
+
 def test_the_registry_that_crashed_in_between_is_healed(
     place: PipelineHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,7 +232,8 @@ def test_no_row_left_unseen_is_said(candidate: Candidate) -> None:
     assert (found.rows, found.days, found.reason) == (
         0,
         (),
-        "the champion has left 0 days of the holdout unseen",
+        "the champion has left 0 days of the holdout unseen (at least 5 are asked for), and its unrefitted "
+        "twin no more",
     )
 
 

@@ -147,6 +147,49 @@ def test_of_two_retrains_that_made_a_version_of_one_number_the_last_is_meant(pla
     assert aliases(place.home, P) == {"champion": "3", "previous": "2"}
 
 
+def alter(place: PipelineHome, statement: str) -> None:
+    with closing(sqlite3.connect(place.home.path / "ledger.db")) as database, database:
+        database.execute(statement)
+
+
+def test_a_champion_that_somebody_set_in_the_ledger_gets_no_alias(place: PipelineHome) -> None:
+    alter(place, "UPDATE promotions SET mlflow_version = '3' WHERE sequence = 2")
+    told = mlops(place, "registry", "heal", P)
+    assert (told.exit_code, "in the ledger, is not that of the records" in told.output) == (1, True)
+    assert place.home.registry.alias(P, "champion") == "2"
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        (
+            "UPDATE verdicts SET outcome = 'warn' WHERE retrain_id = 'flights-00001'",
+            "of flights-00001 is not",
+        ),
+        (
+            "UPDATE verdicts SET interval_low = 7, interval_high = 8",
+            "of flights-00001 is not what record 1 says",
+        ),
+        ("UPDATE retrains SET dataset_version = 'other' WHERE seq = 1", "of flights-00001 is not"),
+        ("UPDATE waits SET approvals = 0", "ledger's wait of version 3 is not the one of record 3"),
+        (
+            "INSERT INTO approvals (retrain_id, by, at, reason) "
+            "VALUES ('flights-00003', 'ann', '2024-01-01 00:00:00', 'fine')",
+            "approvals of version 3 in the ledger are not those of its records",
+        ),
+    ],
+)
+def test_what_refuses_a_command_is_found_by_verify_too(
+    place: PipelineHome, statement: str, said: str
+) -> None:
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    assert promoting.verify(place.home, P) == []
+    alter(place, statement)
+    told = mlops(place, "promotions", P, "--verify")
+    assert (told.exit_code, said in told.output) == (1, True), told.output
+    assert "Try: mlops restore" in told.output
+
+
 def test_a_ledger_restored_from_an_older_backup_lacks_what_the_others_remember(
     place: PipelineHome, tmp_path: Path
 ) -> None:

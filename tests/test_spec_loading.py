@@ -658,6 +658,27 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "gates.slices.by.0",
         ["land is not a column of events in the contract"],
     ),
+    "a gate that nothing is declared of": (
+        "champion: {min_days: 7}",
+        "champion: ~",
+        "~",
+        "gates.champion",
+        ["nothing is declared here; write {} for its defaults, or leave it out"],
+    ),
+    "groups to be treated alike by an unknown column": (
+        "champion: {min_days: 7}",
+        "fairness: {by: [land]}",
+        "land]",
+        "gates.fairness.by.0",
+        ["land is not a column of events in the contract"],
+    ),
+    "two people where nobody is asked": (
+        "  replay:",
+        "  promotion: {four_eyes: true}\n  replay:",
+        "true}\n  replay:",
+        "promotion.four_eyes",
+        ["nobody is asked where approval is automatic"],
+    ),
     "slices by a number": (
         "by: [country]",
         "by: [amount]",

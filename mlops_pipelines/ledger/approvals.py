@@ -8,25 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mlops_pipelines.audit import GATES
+from mlops_pipelines.audit import GATES, Fault, parsed
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.identity import way_of
 from mlops_pipelines.ledger.promotions import (
     Promotions,
     champion_of,
     check_sequence,
+    promotions_of,
     waiting_of,
 )
-from mlops_pipelines.ledger.retrains import authority, end, latest_of, lock, locked_row, promoted_hash
-from mlops_pipelines.ledger.tables import approvals, waits
+from mlops_pipelines.ledger.records import all_records
+from mlops_pipelines.ledger.retrains import (
+    authority,
+    end,
+    latest_of,
+    lock,
+    locked_row,
+    promoted_hash,
+    row_of,
+)
+from mlops_pipelines.ledger.tables import approvals, retrains, waits
 from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection
 
+    from mlops_pipelines.audit import Record
     from mlops_pipelines.ledger.promotions import Promotion
     from mlops_pipelines.ledger.store import AnyRow
 
@@ -201,6 +212,32 @@ class Approvals(Promotions):
             pass
         until: datetime = waiting.expires_at
         return until
+
+    def history(self, pipeline: str) -> tuple[list[Record], list[Promotion], list[Fault]]:
+        """All records of a pipeline and all its promotions, in order, and what the ledger's other tables say
+        otherwise than the records; as of one moment."""
+        with self._reading() as connection:
+            found = all_records(connection, pipeline)
+            return found, promotions_of(connection, pipeline), [*self._unlike(connection, pipeline, found)]
+
+    def _unlike(self, connection: Connection, pipeline: str, found: Sequence[Record]) -> Iterator[Fault]:
+        """What is judged and who waits, where that is not what the records say."""
+        newest = {}
+        for one in found:
+            content = parsed(one)
+            if "verdicts" in content:
+                newest[str(content.get("retrain_id"))] = (one.number, content)
+        for retrain_id, (number, content) in newest.items():
+            row = connection.execute(sa.select(retrains).where(retrains.c.id == retrain_id)).one_or_none()
+            known = {} if row is None else candidate_facts(connection, row)
+            if not known or {name: content.get(name) for name in known} != known:
+                yield Fault(number, f"what the ledger has of {retrain_id} is not what record {number} says")
+        for waiting in connection.execute(waiting_of(pipeline)).all():
+            try:
+                self._check_recorded(connection, waiting, row_of(connection, waiting.retrain_id))
+            except TerminalError as error:
+                number, _ = newest.get(waiting.retrain_id, (len(found) + 1, None))
+                yield Fault(number, error.message.rstrip("."))
 
     def _check_recorded(self, connection: Connection, waiting: AnyRow, row: AnyRow) -> None:
         """Raises TerminalError unless a wait, and who has approved it, are as the signed records say."""

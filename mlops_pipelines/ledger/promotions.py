@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from mlops_pipelines.audit import GATES, failed_gates
+from mlops_pipelines.audit import GATES, NOBODY, failed_gates
 from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.ledger.records import all_records
 from mlops_pipelines.ledger.retrains import (
     FIRST,
     UNFINISHED,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from mlops_pipelines.audit import Kind, Record
+    from mlops_pipelines.audit import Kind
     from mlops_pipelines.ledger.store import AnyRow
 
 PromotionKind = Literal["gates", "approval", "adoption", "rollback"]
@@ -43,7 +42,7 @@ class PromotionConflictError(TerminalError):
     """Another promotion came first: the champion is not the one this candidate was compared with."""
 
 
-class FrozenError(TerminalError):
+class FrozenError(UserError):
     """A person has frozen the champion of the pipeline."""
 
 
@@ -325,8 +324,8 @@ class Promotions(Retrains):
         for waiting in connection.execute(waiting_of(pipeline)).all():
             if waiting.retrain_id != retrain.id:
                 why = (
-                    f"version {mlflow_version} became champion number {promotion.sequence}, and this "
-                    "candidate was compared with the one before it"
+                    f"version {mlflow_version} became champion number {promotion.sequence}, with which this "
+                    "candidate was not compared"
                 )
                 self._expire(connection, waiting, why, at)
         return promotion
@@ -334,7 +333,7 @@ class Promotions(Retrains):
     def _expire(self, connection: Connection, waiting: AnyRow, why: str, at: datetime) -> None:
         row = locked_row(connection, waiting.retrain_id)
         facts = self._known(connection, row)
-        self._append(connection, row.pipeline, "expiry", facts, by=GATES, why=why, at=at)
+        self._append(connection, row.pipeline, "expiry", facts, by=NOBODY, why=why, at=at)
         # Its retrain ended when it began to wait: another moment would hold up the next one.
         end(connection, row.id, "expired", f"not approved: {why}", at, anew=False)
 
@@ -346,12 +345,7 @@ class Promotions(Retrains):
     def promotions(self, pipeline: str) -> list[Promotion]:
         """All promotions of a pipeline, in order."""
         with self._reading() as connection:
-            return _promotions(connection, pipeline)
-
-    def history(self, pipeline: str) -> tuple[list[Record], list[Promotion]]:
-        """All records of a pipeline and all its promotions, in order, as of one moment."""
-        with self._reading() as connection:
-            return all_records(connection, pipeline), _promotions(connection, pipeline)
+            return promotions_of(connection, pipeline)
 
     def promotion_of(
         self, pipeline: str, *, version: str | None = None, model_hash: str | None = None
@@ -377,7 +371,7 @@ class Promotions(Retrains):
             return champion_of(connection, pipeline, at)
 
 
-def _promotions(connection: Connection, pipeline: str) -> list[Promotion]:
+def promotions_of(connection: Connection, pipeline: str) -> list[Promotion]:
     query = sa.select(promotions).where(promotions.c.pipeline == pipeline)
     return [_promotion(row) for row in connection.execute(query.order_by(promotions.c.sequence))]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from mlops_pipelines import policy as policies
-from mlops_pipelines.audit import GATES
+from mlops_pipelines.audit import GATES, NOBODY
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.records import Records
 from mlops_pipelines.ledger.store import insert_new
@@ -285,7 +285,8 @@ class Retrains(Records):
             if status in _RECORDED:
                 facts = {**candidate_facts(connection, row), **(about or {})}
                 kind = _RECORDED[status]
-                self._append(connection, row.pipeline, kind, facts, by=GATES, why=reason, at=at)
+                by = GATES if status == "rejected" else NOBODY
+                self._append(connection, row.pipeline, kind, facts, by=by, why=reason, at=at)
             end(connection, retrain_id, status, reason, at)
 
     def in_flight(self, pipeline: str) -> Retrain | None:
