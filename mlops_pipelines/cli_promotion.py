@@ -114,23 +114,37 @@ def _as_csv(records: list[Record]) -> str:
 def _show(place: PipelineHome, records: list[Record]) -> None:
     from mlops_pipelines import promoting
 
+    if records:
+        click.echo(f"{'':>4}  {'UTC':<16}  {'decision':<9}  {'model':<5} {'made it':<18} by whom: why")
     for one in records:
         told = _as_json(one)
         if "altered" in told:
             click.echo(f"{one.number:>4}  altered  {_printable(one.body)}")
             continue
         version = f"v{told['mlflow_version']}" if told.get("mlflow_version") else ""
-        champion = f"champion {told['sequence']}" if told.get("sequence") else ""
+        champion = f"champion number {told['sequence']}" if told.get("sequence") else ""
         click.echo(
             f"{one.number:>4}  {told['at'][:16].replace('T', ' ')}  {told['kind']:<9}  {version:<5} "
-            f"{champion:<13} {_printable(told['by'])}: {_printable(told['why'])}"
+            f"{champion:<18} {_printable(told['by'])}: {_printable(told['why'])}"
         )
     if not records:
         click.echo(f"Nothing was decided on models of {place.name} yet.")
     for wait in place.ledger.waiting(place.name):
-        click.echo(f"\n{promoting.sentence_of(wait)}")
+        click.echo(f"\n{promoting.sentence_of(wait)}\nIts report: {_report_of(place, wait.mlflow_version)}")
     if frozen := place.ledger.frozen(place.name):
         click.echo(f"\nFrozen by {frozen}")
+
+
+def _report_of(place: PipelineHome, version: str) -> str:
+    """Where a person who decides on a version reads what was found of it."""
+    from mlops_pipelines.registry import PAGE
+    from mlops_pipelines.settings import settings
+
+    link = place.home.registry.registered(place.name, version).link
+    return (
+        f"{settings().registry_ui}{link}/artifacts/evaluation/{PAGE}, once `mlops mlflow` runs; as text in "
+        "the asset evaluation_report, and beside it the model card"
+    )
 
 
 def _printable(text: str) -> str:

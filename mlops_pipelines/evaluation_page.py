@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlops_pipelines import markdown
-from mlops_pipelines.outcomes import IN_UNITS, spelled
+from mlops_pipelines.outcomes import BASELINE, IN_UNITS, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,9 @@ def as_markdown(report: EvaluationReport) -> str:
         f"the refit on {report.training_rows:,} rows differs from it by "
         f"{_of_scores(agreement.mean_absolute_difference, report)} a score on average{concordance}. "
         "Intervals: 95 %, whole days resampled.",
+        "Judged is the *twin*, which has not seen the holdout; the *refit*, with the same settings on all "
+        f"rows, is what would serve. A skill is 1 - loss / loss of {BASELINE[report.kind]}: 0 says no more than "
+        "that does, 1 is never wrong. Concordance is 1 where twin and refit score alike.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
         _decided_sentence(report.decided) if report.decided else "",

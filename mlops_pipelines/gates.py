@@ -332,8 +332,8 @@ def _robustness(report: EvaluationReport, gate: RobustnessGate) -> Verdict:
     name = min(known, key=lambda each: (known[each], each))
     drop = robust.figure - known[name]
     sentence = (
-        f"With {name}, {robust.metric} falls by {drop:.4f} from {robust.figure:.4f}; at most {gate.drop:g} "
-        "is allowed."
+        f"With {name}, {robust.metric} falls by {drop:.4f} from {robust.figure:.4f}, on {robust.rows:,} rows "
+        f"of the holdout; at most {gate.drop:g} is allowed."
     )
     return Verdict("robustness", _outcome(drop <= gate.drop), drop, gate.drop, None, sentence)
 

@@ -597,7 +597,12 @@ def _evaluation_page(
     title = f"Evaluation of {place.name}, version {registered.version}"
     given = [[one.gate, one.outcome.replace("_", " "), one.sentence] for one in verdicts]
     table = markdown.table(["gate", "verdict", "why"], given) if given else "No gate is declared."
-    text = f"# {title}\n\n{_summary(verdicts)}\n\n## Gates\n\n{table}\n\n{as_markdown(report)}"
+    model = place.home.registry.load(place.name, registered.version)
+    text = (
+        f"# {title}\n\n{place.spec.description}\n\n{_summary(verdicts)}\n\nModel `{model.model_hash}`, of "
+        f"training set `{model.facts['dataset_version']}`.\n\n## Gates\n\nA gate looks at the figure itself; "
+        f"`champion` at the bound of its interval.\n\n{table}\n\n{as_markdown(report)}"
+    )
     holdout, twin = candidate.holdout, candidate.twin
     name, theirs = of_scores(
         holdout["label"].to_pylist(), twin.predict(holdout), twin.outcome, place.spec.decision.at_least

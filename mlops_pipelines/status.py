@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.ledger.retrains import RETRAIN_STATUSES
 from mlops_pipelines.outcomes import spelled
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
         "refused": [file.why for file in refusals],
         "retrains": {
             "admitted": sum(counts.retrains.values()),
-            **{name: counts.retrains[name] for name in ("promoted", "rejected", "failed", "running", "lost")},
+            **{name: counts.retrains[name] for name in RETRAIN_STATUSES},
         },
         "triggers": dict(counts.triggers),
         "promotions": counts.promotions,
@@ -75,6 +76,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
         "champion": {
             "version": champion.mlflow_version if champion else None,
             "since": champion.at.isoformat() if champion else None,
+            "frozen": ledger.frozen(place.name),
         },
         "prequential": prequential_figures(place, since, until),
     }  # fmt: skip

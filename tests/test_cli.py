@@ -139,7 +139,7 @@ def test_the_status_of_an_empty_home_has_every_figure(tmp_path: Path) -> None:
     assert {"admitted", "failed", "rejected"} <= set(status["retrains"])
     assert {"pending", "served", "folded", "expired"} <= set(status["triggers"])
     assert status["promotions"] == status["predictions"] == 0
-    assert status["champion"] == {"version": None, "since": None}
+    assert status["champion"] == {"version": None, "since": None, "frozen": None}
     figures = {"average_precision", "roc_auc", "log_loss", "rows", "since", "until"}
     assert figures <= set(status["prequential"])
     assert (

@@ -75,7 +75,7 @@ def champion(place: PipelineHome) -> tuple[str, str | None]:
 def test_the_record_is_listed_exported_and_verified(place: PipelineHome) -> None:
     shown = mlops(place, "promotions", place.name, "--verify")
     assert shown.exit_code == 0, shown.output
-    assert "v2    champion 2" in shown.output
+    assert "v2    champion number 2" in shown.output
     assert "Verified: 2 records" in shown.output
     found = told(mlops(place, "promotions", place.name, "--verify", "--json"))
     assert found["verified"]

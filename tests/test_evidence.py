@@ -336,7 +336,7 @@ def test_the_worst_of_what_is_common_decides(report: EvaluationReport) -> None:
     found = verdict(disturbed(report, missing=0.77, noise=0.7, all=0.5), robustness={"drop": 0.05})
     assert found.outcome == "fail"
     assert found.figure == pytest.approx(0.1)
-    assert "With noise, roc_auc falls by 0.1000 from 0.8000" in found.sentence
+    assert "With noise, roc_auc falls by 0.1000 from 0.8000, on " in found.sentence
     fine = verdict(disturbed(report, missing=0.77, noise=0.8, all=0.5), robustness={"drop": 0.05})
     assert (fine.outcome, fine.figure) == ("pass", pytest.approx(0.03))
     assert verdict(disturbed(report, missing=None, noise=0.8), robustness={}).outcome == "fail"
