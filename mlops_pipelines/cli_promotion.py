@@ -35,7 +35,11 @@ reason_option = click.option("--reason", required=True, help="Why, for whoever r
 @click.command()
 @click.argument("pipeline")
 @click.option("--verify", "verified", is_flag=True, help="Check the chain and every signature.")
-@click.option("--export", type=click.Choice(["json", "csv"]), help="All records, whole, to standard output.")
+@click.option(
+    "--export",
+    type=click.Choice(["json", "csv"]),
+    help="All records to standard output: json whole, csv a row each.",
+)
 @home_option
 @json_option
 def promotions(pipeline: str, verified: bool, export: str | None, home: Path | None, as_json: bool) -> None:

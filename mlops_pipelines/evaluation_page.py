@@ -72,8 +72,8 @@ def as_markdown(report: EvaluationReport) -> str:
         f"{_of_scores(agreement.mean_absolute_difference, report)} a score on average{concordance}. "
         "Intervals: 95 %, whole days resampled.",
         "Judged is the *twin*, which has not seen the holdout; the *refit*, with the same settings on all "
-        f"rows, is what would serve. A skill is 1 - loss / loss of {BASELINE[report.kind]}: 0 says no more than "
-        "that does, 1 is never wrong. Concordance is 1 where twin and refit score alike.",
+        f"rows, is what would serve. A skill is 1 - loss / loss of {BASELINE[report.kind]}: 0 says no more "
+        "than that does, 1 is never wrong. Concordance is 1 where twin and refit score alike.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
         _decided_sentence(report.decided) if report.decided else "",

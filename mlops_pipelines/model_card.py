@@ -120,7 +120,7 @@ def _details(
 def _intended_use(spec: PipelineSpec) -> str:
     return (
         f"To score events of `{spec.name}` at the moment they are decided, with features as they were known "
-        "then. Not for events of other origin, and not for a moment at which the outcome is known."
+        "then. Not for events from elsewhere, and not for a moment at which the outcome is known."
     )
 
 
