@@ -36,7 +36,8 @@ settings.register_profile(
 SAMPLE_SIZE = "sample size"
 # Of all files the longest, in the order they begin: begun last, one would run alone at the end.
 LONGEST = (
-    "test_replay.py", "test_online_path.py", "test_killed.py", "test_freeing.py", "test_any_order.py",
+    "test_replay.py", "test_online_path.py", "test_killed.py", "test_gates.py", "test_promotion_machine.py",
+    "test_promotion_race.py", "test_freeing.py", "test_any_order.py",
     "test_trace.py", "test_feature_sets.py", "test_backup.py", "test_replay_home.py", "test_datasets.py",
     "test_experiments.py", "test_bad_input.py", "test_store.py", "test_reports.py", "test_by_hand.py",
     "test_kinds.py",

@@ -224,7 +224,7 @@ def test_whoever_acts_at_once_and_is_killed_nothing_serves_that_did_not_pass(
     processes = 8 if full else 4
     place = place_at(tmp_path, ledger_url)
     race = Race(place, ledger_url, processes)
-    race.run(4000 if full else 60, timedelta(minutes=3), pause=0.5)
+    race.run(2000 if full else 60, timedelta(minutes=3), pause=0.5)
     check(place)
     sample_size("processes", processes)
     sample_size("acts", race.rounds)
