@@ -162,6 +162,8 @@ def test_processes_that_race_for_a_small_budget_get_no_more_than_it_has(
 ) -> None:
     rules = {**UNLIMITED, "budget": {"retrains": 7, "per": "1d"}}
     reports = race(orderly, ledger_url, tmp_path, processes=3, rounds=15, rules=rules)
+    # Who asks while another is in flight asks in vain: what that left over is there for whoever comes alone.
+    reports.append(orderly(ledger_url, tmp_path, "alone", 8, rules))
     assert sum(len(report.admitted) for report in reports) == 7
 
 
