@@ -75,7 +75,11 @@ class Verdict:
 def judge(report: EvaluationReport, gates: Gates) -> list[Verdict]:
     """One verdict a declared gate, in the order of the specification."""
     declared = {name: getattr(gates, name) for name in type(gates).model_fields}
-    return [_JUDGES[name](report, gate) for name, gate in declared.items() if gate is not None]
+    verdicts = [_JUDGES[name](report, gate) for name, gate in declared.items() if gate is not None]
+    if report.comparison is None and gates.champion and gates.skill is None:
+        # Nobody else asks whether a first model is better than none.
+        return [_first(report, gates.champion) if one.gate == "champion" else one for one in verdicts]
+    return verdicts
 
 
 def passed(verdicts: Iterable[Verdict]) -> bool:
@@ -173,7 +177,10 @@ def _skill(report: EvaluationReport, gate: SkillGate) -> Verdict:
 def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
     comparison = report.comparison
     if comparison is None:
-        return _first(report, gate)
+        sentence = (
+            f"There is no champion to compare with: judged against {BASELINE[report.kind]}, by its skill."
+        )
+        return Verdict("champion", "not_applicable", None, gate.not_worse_by, None, sentence)
     if not comparison.days:
         return _uncomputable("champion", gate.not_worse_by, f"no row can be compared, {comparison.reason}")
     found = loss_difference(comparison, gate.metric, confidence=gate.confidence, seed=report.seed)
@@ -198,7 +205,7 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
 
 
 def _first(report: EvaluationReport, gate: ChampionGate) -> Verdict:
-    """Without a champion nothing is compared; but what shows no skill is none either."""
+    """Without a champion nothing is compared; but a model without skill is none either."""
     metric = {"log_loss": "log_loss_skill", "brier": "brier_skill"}.get(gate.metric, "r2")
     figure = report.metrics.get(metric)
     if figure is None:

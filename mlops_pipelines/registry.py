@@ -303,8 +303,8 @@ class Registry:
     def card(self, pipeline: str, version: str) -> str | None:
         """The model card that was kept with the run of a version; None if none was, as of an experiment."""
         with _faults():
-            run_id = str(self._client.get_model_version(pipeline, version).run_id)
-            if _CARD not in {entry.path for entry in self._client.list_artifacts(run_id)}:
+            run_id = self._client.get_model_version(pipeline, version).run_id
+            if not run_id or _CARD not in {entry.path for entry in self._client.list_artifacts(run_id)}:
                 return None
             with tempfile.TemporaryDirectory() as folder:
                 path = self._client.download_artifacts(run_id, _CARD, folder)

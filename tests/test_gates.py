@@ -78,6 +78,9 @@ def test_first_model_is_held_against_the_base_rate_alone(report: EvaluationRepor
 def test_first_model_that_shows_no_skill_fails(report: EvaluationReport, skill: Estimate | None) -> None:
     useless = replace(report, metrics={**report.metrics, "log_loss_skill": skill})
     assert not passed([verdict(useless, champion={})])
+    # Where the pipeline asks for skill, its own bound decides.
+    lax = judge(useless, Gates.model_validate({"champion": {}, "skill": {"at_least": -1}}))
+    assert [one.outcome for one in lax if one.gate == "champion"] == ["not_applicable"]
 
 
 @pytest.mark.parametrize(

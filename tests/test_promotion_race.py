@@ -193,8 +193,10 @@ class Race:
                     # What a retrain registers: here, so that those who are killed begin at once.
                     latest = sum(one.seq for one in self._place.ledger.retrains(P, limit=1))
                     if latest + 40 > self._registered.value:
-                        client.create_model_version(P, str(self._place.home.path))
-                        self._registered.value += 1
+                        version = self._registered.value + 1
+                        tags = {"model_hash": f"hash-{version}"}
+                        client.create_model_version(P, str(self._place.home.path), tags=tags)
+                        self._registered.value = version
                     else:
                         time.sleep(0.02)
                 assert all(process.is_alive() for process in self._processes)
