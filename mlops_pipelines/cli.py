@@ -38,6 +38,7 @@ from mlops_pipelines.cli_promotion import (
     unfreeze,
 )
 from mlops_pipelines.cli_quarantine import quarantine
+from mlops_pipelines.cli_retraining import pause, policy, resume, retrain, triggers
 from mlops_pipelines.cli_trace import pages, reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
@@ -315,13 +316,18 @@ main.add_command(freeze)
 main.add_command(gc)
 main.add_command(pages)
 main.add_command(parity)
+main.add_command(pause)
+main.add_command(policy)
 main.add_command(promotions)
 main.add_command(quarantine)
 main.add_command(registry)
 main.add_command(reject)
 main.add_command(reproduce)
 main.add_command(restore)
+main.add_command(resume)
+main.add_command(retrain)
 main.add_command(rollback)
 main.add_command(trace)
 main.add_command(train)
+main.add_command(triggers)
 main.add_command(unfreeze)

@@ -85,6 +85,15 @@ def places_of(home: Path | None) -> list[PipelineHome]:
     return [found.pipeline(load_pipeline(name)) for name in names]
 
 
+def acting(place: PipelineHome) -> str:
+    """Who runs this command, as `identity.who_acts` knows it."""
+    from mlops_pipelines.identity import who_acts
+
+    known = settings()
+    token = known.identity_token.get_secret_value() if known.identity_token else None
+    return who_acts(known.identity_keys or place.home.path / "keys" / "identities", token)
+
+
 def require_free(port: int) -> None:
     """Raises UserError for a port that someone listens on: nobody would see who failed to start."""
     with socket.socket() as probe:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlops_pipelines.cli_options import home_option, json_option, place_of
+from mlops_pipelines.cli_options import acting, home_option, json_option, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -313,13 +313,8 @@ def _decided(
     home: Path | None, pipeline: str, decide: Callable[..., _Made], *given: object, reason: str
 ) -> _Made:
     """What whoever runs this command decides; Dagster is told of it."""
-    from mlops_pipelines.identity import who_acts
-    from mlops_pipelines.settings import settings
-
     place = place_of(home, pipeline)
-    known = settings()
-    token = known.identity_token.get_secret_value() if known.identity_token else None
-    by = who_acts(known.identity_keys or place.home.path / "keys" / "identities", token)
+    by = acting(place)
     with _told(place):
         return decide(place, *given, by=by, reason=reason)
 

@@ -53,14 +53,15 @@ class Bucket:
 class State:
     """What the ledger knows of one pipeline, as far as the policy asks.
 
-    in_flight: id of the retrain whose run is alive; lost: id of the one whose run was lost.
+    paused: who holds all retrains back, and why. in_flight: id of the retrain whose run is alive; lost: of
+    the one whose run was lost.
     last_retrain, last_finished_at: the retrain that finished last, and when.
     failures, last_failed, last_failed_at: failed and rejected retrains in a row since the last promoted
     one, and the latest of them.
     tried_by: a retrain that was carried through on the very data a new one would see.
     """
 
-    paused: bool = False
+    paused: str | None = None
     in_flight: str | None = None
     lost: str | None = None
     last_retrain: str | None = None
@@ -105,8 +106,8 @@ def decide(pending: Sequence[PendingTrigger], state: State, policy: Policy, now:
     """
     if not pending and state.lost is None and state.in_flight is None:
         return Hold("nothing_pending", None, "nothing to do: no trigger is pending")
-    if state.paused:
-        return Hold("paused", None, "held: retraining is paused")
+    if state.paused is not None:
+        return Hold("paused", None, f"held: retraining was paused by {state.paused}")
     decision = _decide_in_act_mode(pending, state, policy, now)
     if policy.mode == "observe":
         sentence = f"held: policy.mode is observe, so nothing starts; in mode act: {decision.sentence}"

@@ -17,7 +17,7 @@ from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.lake import STATIC_DAY
 from mlops_pipelines.outcomes import most_likely
-from mlops_pipelines.policy import Admit, format_moment
+from mlops_pipelines.policy import format_moment
 from mlops_pipelines.provenance import code_commit, lock_hash, platform
 from mlops_pipelines.registry import PAGE
 from mlops_pipelines.spec_loading import hash_of
@@ -40,7 +40,7 @@ EXPERIMENT = "experiment"
 REFERENCE_FILE = "drift_reference.json"
 
 
-# Reasons to retrain
+# What there is to learn from
 
 
 def matured_through(place: PipelineHome, now: datetime) -> date:
@@ -56,7 +56,7 @@ def matured_rows(place: PipelineHome, now: datetime, after: date | None = None) 
     return sum(_matured_days(place, now, after).values())
 
 
-def _matured_events(place: PipelineHome, now: datetime) -> int:
+def matured_events(place: PipelineHome, now: datetime) -> int:
     """Events of the window's matured days that have a label."""
     import pyarrow.compute as pc
 
@@ -74,96 +74,7 @@ def _matured_days(place: PipelineHome, now: datetime, after: date | None = None)
     return {day: n for day, n in place.lake.row_counts("labels").items() if first < day <= last}
 
 
-def append_bootstrap_trigger(place: PipelineHome, now: datetime) -> list[str]:
-    """Ask for the first model once enough matured labels are there; what was appended, as sentences."""
-    key = _free_key(place, "bootstrap")
-    minimum = place.spec.training.min_rows
-    if key is None or place.ledger.champion(place.name) or matured_rows(place, now) < minimum:
-        return []
-    rows = _matured_events(place, now)
-    if rows < minimum:
-        return []
-    return _append(place, "bootstrap", key, {"matured_rows": rows, "min_rows": minimum}, now)
-
-
-def append_label_triggers(place: PipelineHome, now: datetime) -> list[str]:
-    """Ask for a retrain when enough labels matured since the last training set."""
-    trigger = place.spec.triggers.labels
-    last = place.ledger.last_candidate(place.name)
-    key = _free_key(place, "labels")
-    if trigger is None or last is None or key is None:
-        return []
-    new = matured_rows(place, now, after=matured_through(place, last.watermark))
-    if new < trigger.at_least:
-        return []
-    return _append(
-        place, "labels", key, {"new_labels": new, "at_least": trigger.at_least, "since": last.id}, now
-    )
-
-
-def append_quality_trigger(place: PipelineHome, now: datetime) -> list[str]:
-    """Ask for a retrain when the champion's quality on matured labels has surely fallen."""
-    from mlops_pipelines.monitoring import reports
-
-    trigger = place.spec.triggers.performance
-    champion = place.ledger.champion(place.name)
-    key = _free_key(place, "performance")
-    if trigger is None or champion is None or key is None:
-        return []
-    drop = reports.quality_drop_of(place, champion, trigger, _unanswered_since(place, champion), now)
-    return [] if drop is None else _append(place, "performance", key, drop, now)
-
-
-def append_drift_trigger(place: PipelineHome, now: datetime) -> list[str]:
-    """Ask for a retrain when drift against the champion's reference persists."""
-    from mlops_pipelines.monitoring import reports
-
-    trigger = place.spec.triggers.drift
-    champion = place.ledger.champion(place.name)
-    key = _free_key(place, "drift")
-    if trigger is None or champion is None or key is None:
-        return []
-    evidence = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
-    return [] if evidence is None else _append(place, "drift", key, evidence, now)
-
-
-def _free_key(place: PipelineHome, kind: str) -> str | None:
-    """Key of the trigger that this kind of reason may append now, or None.
-
-    One for each retrain there has been, however it ended, and none while one is in flight: a reason that
-    a retrain did not take away asks again, at the pace of the policy.
-    """
-    latest = next(iter(place.ledger.retrains(place.name, limit=1)), None)
-    if latest is not None and latest.finished_at is None:
-        return None
-    key = f"{kind}:{latest.id if latest else 'first'}"
-    return None if place.ledger.has_trigger(place.name, key) else key
-
-
-def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:
-    """From when on no candidate has learned from the champion's days: a rejected one has seen the rest."""
-    last = place.ledger.last_candidate(place.name)
-    return max(champion.at, last.watermark) if last else champion.at
-
-
-def _append(
-    place: PipelineHome, kind: str, key: str, evidence: Mapping[str, Any], now: datetime
-) -> list[str]:
-    if place.ledger.append_trigger(place.name, kind, key, evidence, now):
-        facts = ", ".join(f"{name} {value}" for name, value in evidence.items())
-        return [f"Trigger {key}: {facts}."]
-    return []
-
-
-# Asking and admitting
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What an admission would say now."""
-
-    would_admit: bool
-    sentence: str
+# Admitting
 
 
 @dataclass(frozen=True)
@@ -181,23 +92,12 @@ class Admission:
         }
 
 
-def outlook(place: PipelineHome, now: datetime) -> Outlook:
-    """Whether a run asked for now would be admitted, and why."""
-    # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
-    pending = place.ledger.pending_triggers(place.name)
-    if pending and (sentence := _vectors_lacking(place, now)):
-        return Outlook(False, sentence)
-    mark = data_mark(place, now) if pending else ""
-    decision = place.ledger.decision(place.name, now=now, policy=place.spec.policy, data_mark=mark)
-    return Outlook(isinstance(decision, Admit), decision.sentence)
-
-
 def admit(place: PipelineHome, *, run_id: str) -> Admission:
     """Decide again, in one transaction, and admit this run or hold it."""
     from mlops_pipelines.ledger import Admitted
 
     now = place.clock.now()
-    if place.ledger.in_flight(place.name) is None and (sentence := _vectors_lacking(place, now)):
+    if place.ledger.in_flight(place.name) is None and (sentence := vectors_lacking(place, now)):
         return Admission(None, sentence)
     got = place.ledger.admit(
         place.name, now=now, policy=place.spec.policy, run_id=run_id, data_mark=data_mark(place, now)
@@ -205,7 +105,7 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
     return Admission(got.retrain if isinstance(got, Admitted) else None, got.sentence)
 
 
-def _vectors_lacking(place: PipelineHome, now: datetime) -> str:
+def vectors_lacking(place: PipelineHome, now: datetime) -> str:
     """Why nothing can be learned yet: matured days of the window whose vectors by the features of the YAML
     are still to be made; empty if there are none. From the tables' statistics."""
     last = matured_through(place, now).isoformat()

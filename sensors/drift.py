@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlops_pipelines import retraining
+from mlops_pipelines import triggering
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
@@ -24,7 +24,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
     def drift(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        appended = retraining.append_drift_trigger(place, now)
+        appended = triggering.append(place, now, "drift")
         for sentence in appended:
             context.log.info(sentence)
         days = sorted({*reports.days_to_measure(place, now), *feature_health.days_to_look_at(place, now)})

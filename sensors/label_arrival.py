@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlops_pipelines import retraining
+from mlops_pipelines import triggering
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
@@ -27,10 +27,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        appended = [
-            *retraining.append_label_triggers(place, now),
-            *retraining.append_quality_trigger(place, now),
-        ]
+        appended = triggering.append(place, now, "labels", "performance")
         for sentence in appended:
             context.log.info(sentence)
         taking.register_landed(place, ["labels"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from mlops_pipelines import dagster_events, promoting
+from mlops_pipelines import dagster_events, promoting, triggering
 from mlops_pipelines import retraining as library
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
@@ -29,14 +29,14 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
             context.log.info(f"Nobody decided on version {', '.join(ended)} in time.")
         if hindered := dagster_events.catch_up(place, context.instance):
             context.log.warning(hindered)
-        library.append_bootstrap_trigger(place, now)
+        triggering.append(place, now, "bootstrap")
         held_by = library.run_in_flight(place)
         if held_by is not None and _run_is_over(context.instance, held_by):
             context.log.warning(library.take_back(place, held_by, now))
         run = under_way(context.instance, loaded, "retrain")
         if run:
             return dg.SkipReason(f"Run {run} is already on its way.")
-        outlook = library.outlook(place, now)
+        outlook = triggering.outlook(place, now)
         if not outlook.would_admit:
             return dg.SkipReason(outlook.sentence)
         return dg.RunRequest(job_name=job_name(loaded, "retrain"), tags={"mlops/reason": outlook.sentence})

@@ -14,7 +14,7 @@ import pytest
 
 from assets import learning, monitoring
 from assets.stage import Stage
-from mlops_pipelines import experiments, retraining, status, watching
+from mlops_pipelines import experiments, retraining, status, triggering, watching
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.evaluation_page import as_markdown
 from mlops_pipelines.home import Home, PipelineHome
@@ -279,7 +279,7 @@ def test_quality_that_falls_asks_for_a_retrain(kind: str, tmp_path: Path) -> Non
     for day in (12, 14, 16):
         advance(place, day, upside_down=True)
     reports.report_performance(place, DAYS)
-    [told] = retraining.append_quality_trigger(place, place.clock.now())
+    [told] = triggering.append(place, place.clock.now(), "performance")
     assert f"{SKILL[kind]} is -" in told
 
 

@@ -478,14 +478,14 @@ def test_spent_budget_holds_until_a_token_is_back(ledger: Ledger) -> None:
 
 
 def test_pause_holds_and_resume_lets_go(ledger: Ledger) -> None:
-    assert not ledger.paused(P)
+    assert ledger.state(P).paused is None
     ledger.append_trigger(P, "labels", "k", {}, NOW)
-    ledger.pause(P, True)
-    ledger.pause(P, True)
-    assert ledger.paused(P)
+    assert ledger.pause(P, True, by="ann", reason="holidays")
+    assert not ledger.pause(P, True, by="bob", reason="me too")
+    assert ledger.state(P).paused == "ann: holidays"
     assert hold(ledger).reason == "paused"
-    ledger.pause(P, False)
-    assert not ledger.paused(P)
+    assert ledger.pause(P, False, by="bob", reason="over")
+    assert ledger.state(P).paused is None
     assert admit(ledger).seq == 1
 
 

@@ -213,7 +213,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def a_person_pauses_or_resumes(self, on: bool) -> None:
-        self.ledger.pause(P, on)
+        self.ledger.pause(P, on, by="ann", reason="as it pleases her")
         self.model.paused = on
 
     @rule()

@@ -69,7 +69,7 @@ def test_urgent_trigger_waits_for_everything_but_the_cooldown() -> None:
     assert isinstance(decide(urgent, cooling, policy(), NOW), Admit)
     for state, reason in (
         (replace(cooling, in_flight="p-00003"), "in_flight"),
-        (replace(cooling, paused=True), "paused"),
+        (replace(cooling, paused="ann: holidays"), "paused"),
         (replace(cooling, bucket=Bucket(Fraction(6), NOW)), "budget"),
         (replace(cooling, failures=3, last_failed="p-00002", last_failed_at=NOW), "breaker"),
         (replace(cooling, tried_by="p-00002"), "nothing_new"),
@@ -168,7 +168,7 @@ def test_lost_retrain_goes_before_cooldown_budget_and_breaker() -> None:
 
 def test_pause_and_observe_hold_a_lost_retrain_too() -> None:
     state = State(lost="p-00003")
-    assert held(decide([], replace(state, paused=True), policy(), NOW)).reason == "paused"
+    assert held(decide([], replace(state, paused="ann: holidays"), policy(), NOW)).reason == "paused"
     assert held(decide([], state, policy(mode="observe"), NOW)).reason == "observe"
 
 
@@ -228,7 +228,7 @@ def states(draw: st.DrawFn) -> State:
     ever = failures > 0 or draw(st.booleans())
     unfinished = draw(st.sampled_from([None, None, None, "in_flight", "lost"]))
     return State(
-        paused=draw(st.sampled_from([False, False, False, True])),
+        paused=draw(st.sampled_from([None, None, None, "ann: holidays"])),
         in_flight="p-00009" if unfinished == "in_flight" else None,
         lost="p-00009" if unfinished == "lost" else None,
         last_retrain="p-00008" if ever else None,
@@ -248,7 +248,7 @@ def expected_reason(pending: list[PendingTrigger], state: State, rules: Policy, 
     longest = max(waits.values(), default=None)
     table = [
         (not pending and not (state.in_flight or state.lost), "nothing_pending"),
-        (state.paused, "paused"),
+        (state.paused is not None, "paused"),
         (rules.mode == "observe", "observe"),
         (state.in_flight is not None, "in_flight"),
         (state.lost is not None, None),
@@ -300,7 +300,7 @@ def test_decision_is_the_plain_models(
 
 waiting_states = states().map(
     lambda state: replace(
-        state, paused=False, in_flight=None, lost=None, last_retrain="p-00008", last_finished_at=NOW
+        state, paused=None, in_flight=None, lost=None, last_retrain="p-00008", last_finished_at=NOW
     )
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines import promoting, retraining
+from mlops_pipelines import promoting, retraining, triggering
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates
@@ -258,37 +258,37 @@ def test_nothing_known_only_after_departure_is_learned_from(place: PipelineHome)
 
 def test_the_first_model_asks_for_itself_once(place: PipelineHome) -> None:
     now = place.clock.now()
-    assert len(retraining.append_bootstrap_trigger(place, now)) == 1
-    assert retraining.append_bootstrap_trigger(place, now) == []
+    assert len(triggering.append(place, now, "bootstrap")) == 1
+    assert triggering.append(place, now, "bootstrap") == []
     assert [one.kind for one in place.ledger.triggers(place.name)] == ["bootstrap"]
     retrain(place, "run")
-    assert retraining.append_bootstrap_trigger(place, now) == []
+    assert triggering.append(place, now, "bootstrap") == []
 
 
 def test_a_first_retrain_that_failed_is_asked_for_again(place: PipelineHome) -> None:
     now = place.clock.now()
-    retraining.append_bootstrap_trigger(place, now)
+    triggering.append(place, now, "bootstrap")
     for attempt in range(3):
-        assert retraining.append_bootstrap_trigger(place, now) == []
+        assert triggering.append(place, now, "bootstrap") == []
         admitted(place, f"attempt-{attempt}")
         retraining.take_back(place, f"attempt-{attempt}", now)
     assert [one.status for one in place.ledger.retrains(place.name)] == ["failed"]
-    assert len(retraining.append_bootstrap_trigger(place, now)) == 1
+    assert len(triggering.append(place, now, "bootstrap")) == 1
 
 
 def test_too_few_matured_labels_do_not_ask_for_a_first_model(place: PipelineHome) -> None:
-    assert retraining.append_bootstrap_trigger(place, at(5)) == []
+    assert triggering.append(place, at(5), "bootstrap") == []
 
 
 def test_enough_new_labels_ask_once_for_each_candidate(place: PipelineHome) -> None:
     now = place.clock.now()
-    assert retraining.append_label_triggers(place, now) == []
+    assert triggering.append(place, now, "labels") == []
     retrain(place, "run")
-    assert retraining.append_label_triggers(place, now) == []
+    assert triggering.append(place, now, "labels") == []
     advance(place, at(15))
     later = place.clock.now()
-    assert len(retraining.append_label_triggers(place, later)) == 1
-    assert retraining.append_label_triggers(place, later) == []
+    assert len(triggering.append(place, later, "labels")) == 1
+    assert triggering.append(place, later, "labels") == []
     evidence = place.ledger.triggers(place.name)[-1].evidence
     assert evidence["new_labels"] >= evidence["at_least"]
 

@@ -322,17 +322,19 @@ class Retrains(Records):
         with self._reading() as connection:
             return _retrains(connection, query)[::-1]
 
-    def pause(self, pipeline: str, on: bool) -> None:
-        """Hold all retrains of a pipeline back, or let them go on."""
+    def pause(self, pipeline: str, on: bool, *, by: str, reason: str) -> bool:
+        """Hold all retrains of a pipeline back, or let them go on. Whether that changed anything."""
         with self._writing() as connection:
             lock(connection, pipeline)
-            connection.execute(pipelines.update().where(pipelines.c.name == pipeline).values(paused=on))
-
-    def paused(self, pipeline: str) -> bool:
-        """Whether a person holds the pipeline's retrains back."""
-        with self._reading() as connection:
-            query = sa.select(pipelines.c.paused).where(pipelines.c.name == pipeline)
-            return bool(connection.execute(query).scalar_one_or_none())
+            paused = connection.execute(sa.select(pipelines.c.paused).where(pipelines.c.name == pipeline))
+            if (paused.scalar_one() is not None) == on:
+                return False
+            connection.execute(
+                pipelines.update()
+                .where(pipelines.c.name == pipeline)
+                .values(paused=f"{by}: {reason}" if on else None)
+            )
+            return True
 
 
 def lock(connection: Connection, pipeline: str) -> None:
@@ -354,7 +356,7 @@ def _state(connection: Connection, pipeline: str, data_mark: str | None) -> poli
     ).one_or_none()
     failure = _last_failure(connection, pipeline)
     return policies.State(
-        paused=handles is not None and handles.paused,
+        paused=None if handles is None else handles.paused,
         in_flight=unfinished.id if unfinished is not None and unfinished.status == "running" else None,
         lost=unfinished.id if unfinished is not None and unfinished.status == "lost" else None,
         last_retrain=None if finished is None else finished.id,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 metadata = sa.MetaData()
 
@@ -71,7 +71,8 @@ pipelines = sa.Table(
     "pipelines",
     metadata,
     sa.Column("name", sa.String, primary_key=True),
-    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Why nothing is retrained, as a person said it; NULL while it may be.
+    sa.Column("paused", sa.String),
     # The budget's token bucket; a fraction such as 7/3 as text, so that no rounding piles up.
     sa.Column("budget_spent", sa.String, nullable=False, server_default="0"),
     sa.Column("budget_as_of", UtcTime),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from assets import scoring as assets
 from assets.stage import Stage
-from mlops_pipelines import retraining, scoring
+from mlops_pipelines import retraining, scoring, triggering
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.catalogue import listed
 from mlops_pipelines.features.functions import rewritten
@@ -227,12 +227,12 @@ def test_nothing_is_learned_from_a_window_whose_vectors_are_half_made(place: Pip
     scoring.make_tiles(other, [])
     scoring._make_examples(other, other.features, other.lake.days("events")[:5], other.clock.now())
     ask(other, "early")
-    assert not retraining.outlook(other, other.clock.now()).would_admit
+    assert not triggering.outlook(other, other.clock.now()).would_admit
     admission = retraining.admit(other, run_id="early")
     assert admission.retrain is None
     assert "have no vector yet" in admission.sentence
     serve(other)
-    assert retraining.outlook(other, other.clock.now()).would_admit
+    assert triggering.outlook(other, other.clock.now()).would_admit
     assert retraining.admit(other, run_id="later").retrain is not None
 
 

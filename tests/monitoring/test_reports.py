@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines import retraining
+from mlops_pipelines import triggering
 from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
@@ -96,11 +96,11 @@ def test_drift_that_persists_asks_once_for_each_champion(place: PipelineHome) ->
     advance(place, at(12), keep=one_carrier_left)
     reports.report_drift(place, [])
     assert level(place, "2013-01-11") == "alarm"
-    assert retraining.append_drift_trigger(place, at(12)) == [], "one day is no drift that persists"
+    assert triggering.append(place, at(12), "drift") == [], "one day is no drift that persists"
     advance(place, at(13), keep=one_carrier_left)
     reports.report_drift(place, [])
-    assert len(retraining.append_drift_trigger(place, at(13))) == 1
-    assert retraining.append_drift_trigger(place, at(13)) == []
+    assert len(triggering.append(place, at(13), "drift")) == 1
+    assert triggering.append(place, at(13), "drift") == []
     (trigger,) = place.ledger.triggers(place.name, "pending")
     assert trigger.evidence["days"] == ["2013-01-11", "2013-01-12"]
 
@@ -137,7 +137,7 @@ def test_new_labels_reopen_their_day_alone(place: PipelineHome) -> None:
 def test_quality_that_held_asks_for_nothing(place: PipelineHome) -> None:
     advance(place, at(18))
     reports.report_performance(place, [])
-    assert retraining.append_quality_trigger(watching(place), at(18)) == []
+    assert triggering.append(watching(place), at(18), "performance") == []
 
 
 def test_a_sure_fall_in_quality_asks_once_and_again_only_for_days_that_no_candidate_has_seen(
@@ -146,13 +146,13 @@ def test_a_sure_fall_in_quality_asks_once_and_again_only_for_days_that_no_candid
     watched = watching(place)
     advance(place, at(15))
     worthless(place)
-    assert len(retraining.append_quality_trigger(watched, at(15))) == 1
-    assert retraining.append_quality_trigger(watched, at(15)) == []
+    assert len(triggering.append(watched, at(15), "performance")) == 1
+    assert triggering.append(watched, at(15), "performance") == []
     assert retrain(strict(place), "second").promotion is None
-    assert retraining.append_quality_trigger(watched, at(15)) == []
+    assert triggering.append(watched, at(15), "performance") == []
     advance(place, at(22))
     worthless(place)
-    assert len(retraining.append_quality_trigger(watched, at(22))) == 1
+    assert len(triggering.append(watched, at(22), "performance")) == 1
 
 
 def watching(place: PipelineHome) -> PipelineHome:

@@ -1,0 +1,188 @@
+"""`mlops triggers`, `retrain`, `policy explain`, `pause` and `resume`: why something is retrained, and why
+nothing is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlops_pipelines.cli_options import acting, home_option, json_option, place_of
+from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.ledger.triggers import Trigger, TriggerStatus
+    from mlops_pipelines.triggering import Explanation
+
+reason_option = click.option("--reason", required=True, help="Why, for whoever asks later.")
+
+
+@click.command()
+@click.argument("pipeline")
+@click.option("--status", type=click.Choice(TRIGGER_STATUSES), default=None, help="Only these.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Latest, at most.")
+@home_option
+@json_option
+def triggers(
+    pipeline: str, status: TriggerStatus | None, limit: int, home: Path | None, as_json: bool
+) -> None:
+    """Reasons to retrain PIPELINE, oldest first: what each rests on, and what became of it.
+
+    \b
+    Examples:
+      mlops triggers flight_delays
+      mlops triggers flight_delays --status pending
+      mlops triggers flight_delays --limit 5 --json
+    """
+    found = place_of(home, pipeline).ledger.triggers(pipeline, status, limit)
+    if as_json:
+        click.echo(json.dumps({"pipeline": pipeline, "triggers": [_as_json(one) for one in found]}, indent=2))
+        return
+    for one in found:
+        click.echo(f"{one.created_at:%Y-%m-%d %H:%M}  {one.kind:<11}  {_became(one)}")
+        click.echo("  " + ", ".join(f"{name} {value}" for name, value in one.evidence.items()))
+    if not found:
+        click.echo(f"Nothing has asked for a retrain of {pipeline}{f' that is {status}' if status else ''}.")
+
+
+@click.command()
+@click.argument("pipeline")
+@reason_option
+@home_option
+@json_option
+def retrain(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None:
+    """Ask for a retrain of PIPELINE. It passes the same policy as any other reason.
+
+    The sensor `retraining` starts the run when the policy admits it: under `mlops dev` within seconds, in a
+    replay with its next step. What is said twice in the same moment is asked for once.
+
+    \b
+    Examples:
+      mlops retrain flight_delays --reason "the new fare classes are in the events now"
+    """
+    from mlops_pipelines import triggering
+
+    place = place_of(home, pipeline)
+    appended = triggering.append_manual(place, by=acting(place), reason=reason)
+    found = triggering.outlook(place, place.clock.now())
+    if as_json:
+        told = {"pipeline": pipeline, "appended": appended, "would_admit": found.would_admit}
+        click.echo(json.dumps({**told, "sentence": found.sentence}, indent=2))
+        return
+    click.echo(f"{'Asked for' if appended else 'Asked for before, in this same moment'}; {found.sentence}.")
+
+
+@click.group()
+def policy() -> None:
+    """The guard over retrains."""
+
+
+@policy.command()
+@click.argument("pipeline")
+@home_option
+@json_option
+def explain(pipeline: str, home: Path | None, as_json: bool) -> None:
+    """Why PIPELINE is retrained now, or is not, and until when; and what would ask for a retrain.
+
+    \b
+    Examples:
+      mlops policy explain flight_delays
+      mlops policy explain flight_delays --json
+    """
+    from mlops_pipelines import triggering
+
+    place = place_of(home, pipeline)
+    found = triggering.explain(place, place.clock.now())
+    click.echo(json.dumps(_explained(found), indent=2) if as_json else _said(pipeline, found))
+
+
+@click.command()
+@click.argument("pipeline")
+@reason_option
+@home_option
+def pause(pipeline: str, reason: str, home: Path | None) -> None:
+    """Start no retrain of PIPELINE until `mlops resume`. One that runs goes on; triggers wait.
+
+    \b
+    Examples:
+      mlops pause flight_delays --reason "the label feed is being rebuilt"
+    """
+    _pause(pipeline, True, reason, home)
+
+
+@click.command()
+@click.argument("pipeline")
+@reason_option
+@home_option
+def resume(pipeline: str, reason: str, home: Path | None) -> None:
+    """Let PIPELINE retrain again. What asked meanwhile folds into one retrain.
+
+    \b
+    Examples:
+      mlops resume flight_delays --reason "the label feed is back"
+    """
+    _pause(pipeline, False, reason, home)
+
+
+def _pause(pipeline: str, on: bool, reason: str, home: Path | None) -> None:
+    place = place_of(home, pipeline)
+    changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason)
+    state = "paused" if on else "not paused"
+    click.echo(f"Retraining of {pipeline} is {state}{'' if changed else ', as it was before'}.")
+
+
+def _became(one: Trigger) -> str:
+    if one.status == "pending":
+        return "waits"
+    by = f" by {one.retrain_id}" if one.retrain_id else ""
+    return f"{one.status}{by}{f': {one.reason}' if one.reason else ''}"
+
+
+def _as_json(one: Trigger) -> dict[str, Any]:
+    return {
+        "kind": one.kind,
+        "key": one.key,
+        "evidence": one.evidence,
+        "urgent": one.urgent,
+        "created_at": one.created_at.isoformat(),
+        "status": one.status,
+        "retrain": one.retrain_id,
+        "ended_at": one.ended_at.isoformat() if one.ended_at else None,
+        "reason": one.reason,
+    }
+
+
+def _explained(found: Explanation) -> dict[str, Any]:
+    from mlops_pipelines.policy import Hold
+
+    hold = found.decision if isinstance(found.decision, Hold) else None
+    return {
+        "at": found.at.isoformat(),
+        "sentence": found.sentence,
+        "admitted": found.decision is not None and hold is None,
+        "held_by": hold.reason if hold else None,
+        "until": hold.until.isoformat() if hold and hold.until else None,
+        "pending": [
+            {"kind": one.kind, "key": one.key, "created_at": one.created_at.isoformat(), "urgent": one.urgent}
+            for one in found.pending
+        ],
+        "in_flight": found.in_flight.id if found.in_flight else None,
+        "failures_in_a_row": found.state.failures,
+        "last_retrain": found.state.last_retrain,
+        "reasons": [{"kind": one.kind, "due": one.due, "sentence": one.sentence} for one in found.reasons],
+    }
+
+
+def _said(pipeline: str, found: Explanation) -> str:
+    lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {found.sentence}"]
+    if found.in_flight:
+        one = found.in_flight
+        since = f"{one.started_at:%Y-%m-%d %H:%M}"
+        lines.append(f"  {one.id} is {one.status} since {since}, run {one.run_id}")
+    lines += [f"  {each.kind} waits since {each.created_at:%Y-%m-%d %H:%M}" for each in found.pending]
+    lines += ["", "What asks for a retrain:"]
+    lines += [f"  {each.kind:<12} {'due: ' if each.due else ''}{each.sentence}" for each in found.reasons]
+    return "\n".join(lines)

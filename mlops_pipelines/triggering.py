@@ -1,0 +1,205 @@
+"""Reasons to retrain: how near each is, the triggers they become, and what the policy makes of these.
+
+A trigger is appended once for each retrain there has been, however that ended, and none while one is in
+flight: a reason that a retrain did not take away asks again, at the pace of the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.policy import Admit
+from mlops_pipelines.retraining import (
+    data_mark,
+    matured_events,
+    matured_rows,
+    matured_through,
+    vectors_lacking,
+)
+from mlops_pipelines.spec_loading import hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.policy import Hold, PendingTrigger, State
+
+MANUAL = "manual"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A reason to retrain. due: whether it asks for one now. sentence: how near it is.
+
+    evidence: what its trigger says, as JSON can hold it. urgent: its trigger does not wait for the cooldown.
+    """
+
+    kind: str
+    due: bool
+    sentence: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    urgent: bool = False
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an admission would say now."""
+
+    would_admit: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a pipeline is retrained at `at` (the home's clock, UTC) or is not, and what would ask for it.
+
+    decision: of the policy; None where `sentence` says what has to come before it is asked. pending: the
+    triggers that wait. reasons: those that the pipeline declares.
+    """
+
+    at: datetime
+    sentence: str
+    decision: Admit | Hold | None
+    state: State
+    pending: tuple[PendingTrigger, ...]
+    in_flight: Retrain | None
+    reasons: tuple[Reason, ...]
+
+
+def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
+    """The reasons that the pipeline declares, or those of some kinds, at a moment (UTC)."""
+    found = {"bootstrap": _bootstrap, "labels": _labels, "performance": _performance, "drift": _drift}
+    looked = (found[kind](place, now) for kind in kinds or found)
+    return [reason for reason in looked if reason is not None]
+
+
+def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
+    """Append a trigger for each reason of these kinds that is due; what was appended, as sentences."""
+    latest = next(iter(place.ledger.retrains(place.name, limit=1)), None)
+    if latest is not None and latest.finished_at is None:
+        return []
+    keys = {kind: f"{kind}:{latest.id if latest else 'first'}" for kind in kinds}
+    asked = {kind for kind, key in keys.items() if place.ledger.has_trigger(place.name, key)}
+    free = [kind for kind in kinds if kind not in asked]
+    if not free:
+        return []
+    return [
+        f"Trigger {keys[reason.kind]}: {_facts(reason.evidence)}."
+        for reason in reasons(place, now, *free)
+        if reason.due
+        and place.ledger.append_trigger(
+            place.name, reason.kind, keys[reason.kind], reason.evidence, now, urgent=reason.urgent
+        )
+    ]
+
+
+def append_manual(place: PipelineHome, *, by: str, reason: str) -> bool:
+    """Append a trigger that a person asks for. Whether it is new: said twice in a moment, it is one."""
+    now = place.clock.now()
+    key = f"{MANUAL}:{now.isoformat()}:{hash_of([by, reason])[:12]}"
+    return place.ledger.append_trigger(place.name, MANUAL, key, {"by": by, "reason": reason}, now)
+
+
+def outlook(place: PipelineHome, now: datetime) -> Outlook:
+    """Whether a run asked for now would be admitted, and why."""
+    decision, sentence = _decision(place, now)
+    return Outlook(isinstance(decision, Admit), sentence)
+
+
+def explain(place: PipelineHome, now: datetime) -> Explanation:
+    """Why the pipeline is retrained at this moment, or is not, and what would ask for it."""
+    decision, sentence = _decision(place, now)
+    return Explanation(
+        now,
+        sentence,
+        decision,
+        place.ledger.state(place.name),
+        tuple(place.ledger.pending_triggers(place.name)),
+        place.ledger.in_flight(place.name),
+        tuple(reasons(place, now)),
+    )
+
+
+def _decision(place: PipelineHome, now: datetime) -> tuple[Admit | Hold | None, str]:
+    # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
+    pending = place.ledger.pending_triggers(place.name)
+    if pending and (sentence := vectors_lacking(place, now)):
+        return None, sentence
+    mark = data_mark(place, now) if pending else ""
+    decision = place.ledger.decision(place.name, now=now, policy=place.spec.policy, data_mark=mark)
+    return decision, decision.sentence
+
+
+def _bootstrap(place: PipelineHome, now: datetime) -> Reason | None:
+    """The first model is asked for once enough matured labels are there."""
+    if place.ledger.champion(place.name):
+        return None
+    minimum = place.spec.training.min_rows
+    # Rows of the table are cheap to count, and at least as many as events.
+    rows = matured_rows(place, now)
+    if rows >= minimum:
+        rows = matured_events(place, now)
+    sentence = f"{rows:,} of {minimum:,} matured labels for the first model"
+    return Reason("bootstrap", rows >= minimum, sentence, {"matured_rows": rows, "min_rows": minimum})
+
+
+def _labels(place: PipelineHome, now: datetime) -> Reason | None:
+    """Enough labels matured since the last training set."""
+    trigger = place.spec.triggers.labels
+    last = place.ledger.last_candidate(place.name)
+    if trigger is None:
+        return None
+    if last is None:
+        return Reason("labels", False, "counted from the first training set on")
+    new = matured_rows(place, now, after=matured_through(place, last.watermark))
+    sentence = f"{new:,} of {trigger.at_least:,} labels matured since {last.id}"
+    evidence = {"new_labels": new, "at_least": trigger.at_least, "since": last.id}
+    return Reason("labels", new >= trigger.at_least, sentence, evidence)
+
+
+def _performance(place: PipelineHome, now: datetime) -> Reason | None:
+    """The champion's quality on matured labels has surely fallen."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.performance
+    champion = place.ledger.champion(place.name)
+    if trigger is None:
+        return None
+    if champion is None:
+        return Reason("performance", False, "looked at once there is a champion")
+    drop = reports.quality_drop_of(place, champion, trigger, _unanswered_since(place, champion), now)
+    if drop is None:
+        sentence = f"{trigger.metric} of v{champion.mlflow_version} is not surely {trigger.drop:g} lower yet"
+        return Reason("performance", False, sentence)
+    return Reason("performance", True, drop["finding"], drop)
+
+
+def _drift(place: PipelineHome, now: datetime) -> Reason | None:
+    """Drift against the champion's reference persists."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.drift
+    champion = place.ledger.champion(place.name)
+    if trigger is None:
+        return None
+    if champion is None:
+        return Reason("drift", False, "looked at once there is a champion")
+    found = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
+    if found is None:
+        m, n = trigger.persists
+        sentence = f"fewer than {m} of the last {n} days drifted from what v{champion.mlflow_version} knows"
+        return Reason("drift", False, sentence)
+    return Reason("drift", True, found["finding"], found)
+
+
+def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:
+    """From when on no candidate has learned from the champion's days: a rejected one has seen the rest."""
+    last = place.ledger.last_candidate(place.name)
+    return max(champion.at, last.watermark) if last else champion.at
+
+
+def _facts(evidence: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in evidence.items())
