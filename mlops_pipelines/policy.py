@@ -12,11 +12,13 @@ from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import time
 
     from mlops_pipelines.spec import Breaker, Budget, Policy
 
 HoldReason = Literal[
     "nothing_pending", "observe", "paused", "in_flight", "cooldown", "budget", "breaker", "nothing_new",
+    "quiet_hours",
 ]  # fmt: skip
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -102,7 +104,8 @@ def decide(pending: Sequence[PendingTrigger], state: State, policy: Policy, now:
     """Whether a retrain may start now, and why, or what it waits for.
 
     A lost retrain goes before any trigger. All pending triggers fold into one retrain. Of several holds
-    that end by themselves the last to end is named, so `until` is the moment to ask again.
+    that end by themselves the last to end is named, or the quiet hours that it ends in, so `until` is the
+    moment to ask again.
     """
     if not pending and state.lost is None and state.in_flight is None:
         return Hold("nothing_pending", None, "nothing to do: no trigger is pending")
@@ -137,8 +140,9 @@ def _decide_in_act_mode(
         )
         if hold is not None and hold.until is not None and now < hold.until
     ]
-    if holds:
-        return max(holds, key=lambda hold: hold.until or now)
+    last = max(holds, key=lambda hold: hold.until or now, default=None)
+    if held := _quiet_hold(last, policy.quiet_hours, now) or last:
+        return held
     if state.tried_by is not None:
         sentence = f"held: no new data since retrain {state.tried_by}, which tried the same training set"
         return Hold("nothing_new", None, sentence)
@@ -170,6 +174,23 @@ def _cooldown_hold(state: State, cooldown: timedelta) -> Hold | None:
         return None
     why = f"cooldown of {format_duration(cooldown)} after retrain {state.last_retrain}"
     return _hold_until("cooldown", _later(state.last_finished_at, cooldown), why)
+
+
+def _quiet_hold(last: Hold | None, hours: tuple[time, time] | None, now: datetime) -> Hold | None:
+    """The end of the quiet hours, where what else holds ends within them, or nothing does now."""
+    moment = last.until if last and last.until else now
+    if hours is None or moment == _END_OF_TIME:
+        return None
+    start, end = hours
+    of_day = moment.astimezone(UTC).time()
+    quiet = start <= of_day < end if start < end else of_day >= start or of_day < end
+    if not quiet:
+        return None
+    until = datetime.combine(moment.astimezone(UTC).date(), end, UTC)
+    if until <= moment:
+        until = _later(until, timedelta(days=1))
+    before = "" if last is None else f", in which ends: {last.sentence}"
+    return _hold_until("quiet_hours", until, f"quiet hours from {start:%H:%M} to {end:%H:%M} UTC{before}")
 
 
 def _admit(pending: Sequence[PendingTrigger], *, trial: bool) -> Admit:

@@ -7,7 +7,7 @@ from YAML and checks the fields against each other and the contract, naming file
 from __future__ import annotations
 
 import re
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -41,6 +41,7 @@ _DURATION_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _LONGEST = timedelta(days=36525)
 _SIZE_PATTERN = r"^([0-9]{1,15}) *(B|KB|MB|GB)$"
 _SIZE_UNIT = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_HOURS_PATTERN = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _PERSISTS_PATTERN = r"^([0-9]{1,4}) of ([0-9]{1,4})$"
 _DAY_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -119,6 +120,18 @@ def parse_persists(value: Any) -> tuple[int, int]:
     if not (isinstance(pair, tuple) and len(pair) == 2 and 1 <= pair[0] <= pair[1]):
         raise ValueError(f"{value!r} is not of the form 'm of n' with 1 <= m <= n, such as '2 of 3'")
     return pair
+
+
+def parse_hours(value: Any) -> tuple[time, time]:
+    """Hours of every day, UTC, written as `22:00-06:00`. Raises ValueError for anything else."""
+    if isinstance(value, tuple):
+        return value
+    if not _matched(_HOURS_PATTERN, value):
+        raise ValueError(f"{value!r} is not of the form 'HH:MM-HH:MM' (UTC), such as '22:00-06:00'")
+    start, end = (time.fromisoformat(part) for part in value.split("-"))
+    if start == end:
+        raise ValueError(f"{value!r} begins and ends in the same minute; policy.mode: observe starts nothing")
+    return start, end
 
 
 def parse_day(value: Any) -> date:
@@ -211,6 +224,12 @@ Persistence = Annotated[
     BeforeValidator(parse_persists),
     PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}"),
     _written("m of n", _PERSISTS_PATTERN, "2 of 3"),
+]
+Hours = Annotated[
+    tuple[time, time],
+    BeforeValidator(parse_hours),
+    PlainSerializer(lambda hours: "-".join(f"{one:%H:%M}" for one in hours)),
+    _written("hours", _HOURS_PATTERN, "22:00-06:00"),
 ]
 Day = Annotated[
     date,
@@ -722,6 +741,10 @@ class Policy(Model):
         default="act", description="`observe` records decisions, starts nothing."
     )
     cooldown: Duration = Field(default=timedelta(days=3), description="Pause after a retrain has finished.")
+    quiet_hours: Hours | None = Field(
+        default=None,
+        description="Hours of every day (UTC) in which no retrain starts; one that runs goes on.",
+    )
     budget: Budget = Field(default_factory=Budget, description="Token bucket of retrains.")
     breaker: Breaker = Field(default_factory=Breaker, description="Stops retraining that keeps failing.")
 

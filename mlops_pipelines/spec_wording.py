@@ -26,7 +26,6 @@ NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("triggers", "prediction_drift"): None,
     ("triggers", "staleness"): None,
     ("triggers", "concept_drift"): None,
-    ("policy", "quiet_hours"): None,
     ("policy", "priority"): None,
     ("exploration",): None,
     ("alerts",): None,

@@ -193,6 +193,33 @@ def test_moments_are_written_to_the_second_and_never_too_early(moment: datetime,
     assert format_moment(moment) == text
 
 
+@pytest.mark.parametrize(
+    ("hours", "now", "until"),
+    [
+        ("22:00-06:00", NOW + timedelta(hours=23), NOW + timedelta(hours=30)),
+        ("22:00-06:00", NOW + timedelta(hours=5, minutes=59), NOW + timedelta(hours=6)),
+        ("09:00-17:00", NOW + timedelta(hours=9), NOW + timedelta(hours=17)),
+    ],
+)
+def test_quiet_hours_hold_until_they_end(hours: str, now: datetime, until: datetime) -> None:
+    hold = held(decide([trigger(urgent=True)], State(), policy(quiet_hours=hours), now))
+    assert (hold.reason, hold.until) == ("quiet_hours", until)
+    assert "quiet hours from" in hold.sentence
+    assert isinstance(decide([trigger()], State(), policy(quiet_hours=hours), until), Admit)
+
+
+def test_what_ends_in_quiet_hours_is_held_to_their_end_and_says_both() -> None:
+    state = State(last_retrain="flights-00002", last_finished_at=NOW)
+    hold = held(decide([trigger()], state, policy(cooldown="23h", quiet_hours="22:00-06:00"), NOW))
+    assert (hold.reason, hold.until) == ("quiet_hours", NOW + timedelta(hours=30))
+    assert "cooldown of 23h after retrain flights-00002" in hold.sentence
+
+
+def test_a_lost_retrain_is_taken_up_in_quiet_hours() -> None:
+    lost = decide([], State(lost="p-00009"), policy(quiet_hours="22:00-06:00"), NOW)
+    assert isinstance(lost, Admit)
+
+
 # --- properties ------------------------------------------------------------------------------------
 
 durations = st.builds("{}{}".format, st.integers(1, 40), st.sampled_from(["s", "m", "h", "d"])) | st.just(
@@ -206,6 +233,7 @@ policies = st.builds(
     cooldown=durations,
     budget=st.fixed_dictionaries({"retrains": st.integers(1, 9), "per": positive_durations}),
     breaker=st.fixed_dictionaries({"after": st.integers(1, 4), "backoff": positive_durations}),
+    quiet_hours=st.none() | st.sampled_from(["22:00-06:00", "00:00-00:01", "09:30-17:00", "12:01-12:00"]),
 )
 pending_lists = st.lists(
     st.builds(
@@ -252,11 +280,24 @@ def expected_reason(pending: list[PendingTrigger], state: State, rules: Policy, 
         (rules.mode == "observe", "observe"),
         (state.in_flight is not None, "in_flight"),
         (state.lost is not None, None),
+        (is_quiet(now + timedelta(microseconds=longest or 0), rules), "quiet_hours"),
         (longest is not None, "/".join(reason for reason, wait in waits.items() if wait == longest)),
         (state.tried_by is not None, "nothing_new"),
         (True, None),
     ]
     return next(reason for applies, reason in table if applies)
+
+
+def is_quiet(moment: datetime, rules: Policy) -> bool:
+    """Whether a moment lies in the quiet hours, by walking through them minute by minute."""
+    if rules.quiet_hours is None:
+        return False
+    minute, end = (60 * one.hour + one.minute for one in rules.quiet_hours)
+    while minute != end:
+        if 60 * moment.hour + moment.minute == minute:
+            return True
+        minute = (minute + 1) % (24 * 60)
+    return False
 
 
 def expected_waits(
