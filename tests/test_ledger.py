@@ -883,7 +883,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(7, None)]
+    assert dump(ledger)["ledger_schema"] == [(8, None)]
     ledger.close()
 
 
