@@ -909,7 +909,7 @@ def test_ledger_of_another_version_is_refused(tmp_path: Path, version: int, what
     ledger.close()
     newer = Ledger(url)
     with pytest.raises(
-        TerminalError, match=rf"schema version {version}.*\nExpected: version 7.*\n.*{what_helps}"
+        TerminalError, match=rf"schema version {version}.*\nExpected: version 8.*\n.*{what_helps}"
     ):
         newer.watermark()
     newer.close()
