@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlops_pipelines.cli_options import acting, home_option, json_option, place_of
+from mlops_pipelines.cli_options import acting, home_option, json_option, place_of, reason_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +28,6 @@ _COLUMNS = (
     "number", "at", "kind", "mlflow_version", "sequence", "by", "why", "model_hash", "dataset_version",
     "retrain_id", "commit", "hash", "key",
 )  # fmt: skip
-
-reason_option = click.option("--reason", required=True, help="Why, for whoever reads the record.")
 
 
 @click.command()
@@ -229,28 +227,30 @@ def rollback(pipeline: str, to: str | None, reason: str, home: Path | None, as_j
 @click.argument("pipeline")
 @reason_option
 @home_option
-def freeze(pipeline: str, reason: str, home: Path | None) -> None:
+@json_option
+def freeze(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None:
     """Let no candidate of PIPELINE become champion until `mlops unfreeze`. A rollback still works.
 
     \b
     Examples:
       mlops freeze flight_delays --reason "holiday season"
     """
-    _freeze(pipeline, True, reason, home)
+    _freeze(pipeline, True, reason, home, as_json)
 
 
 @click.command()
 @click.argument("pipeline")
 @reason_option
 @home_option
-def unfreeze(pipeline: str, reason: str, home: Path | None) -> None:
+@json_option
+def unfreeze(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None:
     """Let candidates of PIPELINE become champion again. What passed meanwhile waits for `mlops approve`.
 
     \b
     Examples:
       mlops unfreeze flight_delays --reason "season is over"
     """
-    _freeze(pipeline, False, reason, home)
+    _freeze(pipeline, False, reason, home, as_json)
 
 
 @click.group()
@@ -281,8 +281,9 @@ def adopt(pipeline: str, version: str, reason: str, home: Path | None, as_json: 
 @registry.command()
 @click.argument("pipeline")
 @home_option
-def heal(pipeline: str, home: Path | None) -> None:
-    """Make PIPELINE's aliases say what the ledger says. Every promotion does this as well.
+@json_option
+def heal(pipeline: str, home: Path | None, as_json: bool) -> None:
+    """Make PIPELINE's aliases say what the ledger says, as every decision and each day's monitoring do.
 
     \b
     Examples:
@@ -294,19 +295,18 @@ def heal(pipeline: str, home: Path | None) -> None:
     with _told(place):
         promoting.heal(place.home, pipeline)
     champion = place.ledger.champion(pipeline)
-    click.echo(
-        f"The champion of {pipeline} is version {champion.mlflow_version}."
-        if champion
-        else f"{pipeline} has no champion."
-    )
+    version = champion.mlflow_version if champion else None
+    said = f"The champion of {pipeline} is version {version}." if version else f"{pipeline} has no champion."
+    _tell({"pipeline": pipeline, "champion": version}, said, as_json)
 
 
-def _freeze(pipeline: str, on: bool, reason: str, home: Path | None) -> None:
+def _freeze(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
     from mlops_pipelines import promoting
 
     changed = _decided(home, pipeline, promoting.freeze, on, reason=reason)
-    state = "frozen" if on else "not frozen"
-    click.echo(f"The champion of {pipeline} is {state}{'' if changed else ', as it was before'}.")
+    state = f"{'frozen' if on else 'not frozen'}{'' if changed else ', as it was before'}"
+    told = {"pipeline": pipeline, "frozen": on, "changed": changed}
+    _tell(told, f"The champion of {pipeline} is {state}.", as_json)
 
 
 def _decided(

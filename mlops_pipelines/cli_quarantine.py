@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlops_pipelines.cli_options import home_option, json_option, place_of
+from mlops_pipelines.cli_options import home_option, json_option, place_of, reason_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,7 +177,7 @@ def replay(
 @quarantine.command()
 @click.argument("pipeline")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why; it is kept with the rows.")
+@reason_option
 @STREAM
 @home_option
 def discard(

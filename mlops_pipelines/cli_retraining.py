@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlops_pipelines.cli_options import acting, home_option, json_option, place_of
+from mlops_pipelines.cli_options import acting, home_option, json_option, place_of, reason_option
 from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.ledger.triggers import Trigger, TriggerStatus
     from mlops_pipelines.triggering import Explanation
-
-reason_option = click.option("--reason", required=True, help="Why, for whoever asks later.")
 
 
 @click.command()
@@ -37,13 +35,15 @@ def triggers(
       mlops triggers flight_delays --status pending
       mlops triggers flight_delays --limit 5 --json
     """
+    from mlops_pipelines.triggering import facts
+
     found = place_of(home, pipeline).ledger.triggers(pipeline, status, limit)
     if as_json:
         click.echo(json.dumps({"pipeline": pipeline, "triggers": [_as_json(one) for one in found]}, indent=2))
         return
     for one in found:
         click.echo(f"{one.created_at:%Y-%m-%d %H:%M}  {one.kind:<11}  {_became(one)}")
-        click.echo("  " + ", ".join(f"{name} {value}" for name, value in one.evidence.items()))
+        click.echo(f"  {facts(one.evidence)}")
     if not found:
         click.echo(f"Nothing has asked for a retrain of {pipeline}{f' that is {status}' if status else ''}.")
 
@@ -103,33 +103,38 @@ def explain(pipeline: str, home: Path | None, as_json: bool) -> None:
 @click.argument("pipeline")
 @reason_option
 @home_option
-def pause(pipeline: str, reason: str, home: Path | None) -> None:
+@json_option
+def pause(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None:
     """Start no retrain of PIPELINE until `mlops resume`. One that runs goes on; triggers wait.
 
     \b
     Examples:
       mlops pause flight_delays --reason "the label feed is being rebuilt"
     """
-    _pause(pipeline, True, reason, home)
+    _pause(pipeline, True, reason, home, as_json)
 
 
 @click.command()
 @click.argument("pipeline")
 @reason_option
 @home_option
-def resume(pipeline: str, reason: str, home: Path | None) -> None:
+@json_option
+def resume(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None:
     """Let PIPELINE retrain again. What asked meanwhile folds into one retrain.
 
     \b
     Examples:
       mlops resume flight_delays --reason "the label feed is back"
     """
-    _pause(pipeline, False, reason, home)
+    _pause(pipeline, False, reason, home, as_json)
 
 
-def _pause(pipeline: str, on: bool, reason: str, home: Path | None) -> None:
+def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
     place = place_of(home, pipeline)
     changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason)
+    if as_json:
+        click.echo(json.dumps({"pipeline": pipeline, "paused": on, "changed": changed}, indent=2))
+        return
     state = "paused" if on else "not paused"
     click.echo(f"Retraining of {pipeline} is {state}{'' if changed else ', as it was before'}.")
 

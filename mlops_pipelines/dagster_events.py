@@ -12,7 +12,6 @@ import dagster as dg
 
 from mlops_pipelines import promoting
 from mlops_pipelines.audit import CROWNING, Head, as_written
-from mlops_pipelines.errors import TerminalError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -63,13 +62,10 @@ def catch_up(place: PipelineHome, instance: dg.DagsterInstance) -> str | None:
     """
     if not _untold(place.home, place.name, instance, dg.AssetKey([place.name, "champion"])):
         return None
-    try:
-        promoting.heal(place.home, place.name)
-    except (TransientError, TerminalError) as error:
-        # Dagster is told last: the next tick looks again.
-        return f"The registry does not say yet what was decided. {error}"
-    tell(place, instance)
-    return None
+    # Dagster is told last: the next tick looks again.
+    if (hindered := promoting.try_to_heal(place.home, place.name)) is None:
+        tell(place, instance)
+    return hindered
 
 
 class Approved(TypedDict):

@@ -169,6 +169,15 @@ def heal(home: Home, pipeline: str) -> None:
     remember(home, pipeline)
 
 
+def try_to_heal(home: Home, pipeline: str) -> str | None:
+    """`heal`, and what hinders it; None if nothing does."""
+    try:
+        heal(home, pipeline)
+    except (TransientError, TerminalError) as error:
+        return f"The registry does not say what was decided. {error}"
+    return None
+
+
 def _serving(home: Home, pipeline: str) -> dict[str, str | None]:
     """Versions by alias, as the ledger says; None for one that was freed, or whose number names another model
     since the registry was put back. Raises TerminalError if that is the champion.
@@ -254,10 +263,9 @@ def _note_on_card(home: Home, pipeline: str, version: str) -> None:
 
 def keep_heads(home: Home, pipeline: str, going: Iterable[Mapping[str, str]]) -> None:
     """Let the registered model remember what versions do that are to be freed. going: their tags."""
-    for tags in going:
-        known = home.registry.tags_of(pipeline, None) or {}
-        heads = {name: value for name, value in tags.items() if name.startswith(_HEAD) and name not in known}
-        home.registry.tag(pipeline, None, heads)
+    known = home.registry.tags_of(pipeline, None) or {}
+    heads = {name: value for tags in going for name, value in tags.items() if name.startswith(_HEAD)}
+    home.registry.tag(pipeline, None, {name: heads[name] for name in heads.keys() - known.keys()})
 
 
 def _tag(one: Record) -> str:

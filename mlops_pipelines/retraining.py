@@ -414,15 +414,17 @@ def evaluate(place: PipelineHome, *, run_id: str, measure_again: bool = False) -
     registry, ledger = place.home.registry, place.ledger
     kept = registry.evaluation(registered.run_id)
     judged = retrain is not None and ledger.judged(retrain.id)
-    report, drawn = kept, None
+    report, candidate = kept, None
     if report is None or not judged or measure_again:
         candidate = _candidate(place, registered.version)
         report = _measured(place, registered, candidate, kept, judged=judged, measure_again=measure_again)
-        drawn = pictures(report)
-        said = ledger.verdicts(retrain.id) if retrain and judged else judge(report, place.spec.gates)
-        page = _evaluation_page(place, registered, candidate, report=report, verdicts=said, drawn=drawn)
-        registry.log_evaluation(registered.run_id, report, drawn, page)
+    drawn = pictures(report)
     verdicts: Sequence[GivenVerdict] = judge(report, place.spec.gates)
+    if candidate is not None:
+        said = ledger.verdicts(retrain.id) if retrain and judged else verdicts
+        page = _evaluation_page(place, registered, candidate, report=report, verdicts=said, drawn=drawn)
+        # Before the verdicts: what was judged has a report.
+        registry.log_evaluation(registered.run_id, report, drawn, page)
     card = ""
     if retrain is not None:
         given = [vars(verdict) for verdict in verdicts]
@@ -442,7 +444,7 @@ def evaluate(place: PipelineHome, *, run_id: str, measure_again: bool = False) -
         as_markdown(report),
         verdicts,
         report.content_hash,
-        drawn or pictures(report),
+        drawn,
         card,
         f"{registered.link}/artifacts/evaluation/{PAGE}",
     )

@@ -87,7 +87,7 @@ def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
     if not free:
         return []
     return [
-        f"Trigger {keys[reason.kind]}: {_facts(reason.evidence)}."
+        f"Trigger {keys[reason.kind]}: {facts(reason.evidence)}."
         for reason in reasons(place, now, *free)
         if reason.due
         and place.ledger.append_trigger(
@@ -165,11 +165,10 @@ def _performance(place: PipelineHome, now: datetime) -> Reason | None:
     from mlops_pipelines.monitoring import reports
 
     trigger = place.spec.triggers.performance
-    champion = place.ledger.champion(place.name)
     if trigger is None:
         return None
-    if champion is None:
-        return Reason("performance", False, "looked at once there is a champion")
+    if (champion := place.ledger.champion(place.name)) is None:
+        return _no_champion("performance")
     drop = reports.quality_drop_of(place, champion, trigger, _unanswered_since(place, champion), now)
     if drop is None:
         sentence = f"{trigger.metric} of v{champion.mlflow_version} is not surely {trigger.drop:g} lower yet"
@@ -182,11 +181,10 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
     from mlops_pipelines.monitoring import reports
 
     trigger = place.spec.triggers.drift
-    champion = place.ledger.champion(place.name)
     if trigger is None:
         return None
-    if champion is None:
-        return Reason("drift", False, "looked at once there is a champion")
+    if (champion := place.ledger.champion(place.name)) is None:
+        return _no_champion("drift")
     found = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
     if found is None:
         m, n = trigger.persists
@@ -195,11 +193,16 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
     return Reason("drift", True, found["finding"], found)
 
 
+def _no_champion(kind: str) -> Reason:
+    return Reason(kind, False, "looked at once there is a champion")
+
+
 def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:
     """From when on no candidate has learned from the champion's days: a rejected one has seen the rest."""
     last = place.ledger.last_candidate(place.name)
     return max(champion.at, last.watermark) if last else champion.at
 
 
-def _facts(evidence: Mapping[str, Any]) -> str:
+def facts(evidence: Mapping[str, Any]) -> str:
+    """What a trigger rests on, on one line."""
     return ", ".join(f"{name} {value}" for name, value in evidence.items())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.features.views import CompiledView
     from mlops_pipelines.retraining import Outcome
+    from mlops_pipelines.spec_loading import LoadedSpec
 
 FIRST = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -56,12 +57,13 @@ def _new_registry() -> TemporaryDirectory[str]:
     return folder
 
 
-def copy_of(home: Path, to: Path) -> PipelineHome:
-    """The small pipeline's place in a copy of a home, whose models are its own as well."""
+def copy_of(home: Path, to: Path, pipeline: LoadedSpec | None = None) -> PipelineHome:
+    """The place of a pipeline in a copy of a home, whose models are its own as well; the small one's, unless
+    another is given."""
     shutil.copytree(home, to)
     if (to / "mlflow" / "mlflow.db").is_file():
         relocate(to / "mlflow" / "mlflow.db", to / "mlflow" / "artifacts")
-    return Home.open(to).pipeline(loaded())
+    return Home.open(to).pipeline(pipeline or loaded())
 
 
 def varied(place: PipelineHome, **changes: object) -> PipelineHome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,9 @@ import pytest
 from mlops_pipelines import dagster_events, promoting
 from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ledger import FrozenError
-from mlops_pipelines.model_versions import relocate
 from tests import candidates
 from tests.candidates import P, hash_in, home_of_models, judged, promoted
-from tests.loop import mlops, move
+from tests.loop import copy_of, mlops, move
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -99,9 +97,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
-    shutil.copytree(lived, tmp_path / "home")
-    relocate(tmp_path / "home" / "mlflow" / "mlflow.db", tmp_path / "home" / "mlflow" / "artifacts")
-    return PipelineHome(Home.open(tmp_path / "home"), loaded(P))
+    return copy_of(lived, tmp_path / "home", loaded(P))
 
 
 @pytest.fixture

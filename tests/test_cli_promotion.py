@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import jwt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +15,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from assets import monitoring
+from assets.stage import Stage
 from mlops_pipelines import dagster_events, retraining
 from mlops_pipelines.clock import WallClock
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.identity import AUDIENCE, who_acts
+from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 from mlops_pipelines.spec import Gates, Promotion
 from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
@@ -190,7 +194,8 @@ def test_an_altered_candidate_is_not_approved(waiting: PipelineHome) -> None:
 
 def test_while_frozen_a_candidate_waits(place: PipelineHome) -> None:
     assert "is frozen" in mlops(place, "freeze", place.name, *SAID).output
-    assert "as it was before" in mlops(place, "freeze", place.name, *SAID).output
+    again = told(mlops(place, "freeze", place.name, *SAID, "--json"))
+    assert again == {"pipeline": place.name, "frozen": True, "changed": False}
     outcome = retrain(place, "third")
     assert "the champion is frozen by" in outcome.sentence
     refused = mlops(place, "approve", place.name, "3", *SAID)
@@ -206,6 +211,19 @@ def test_an_alias_that_was_moved_by_hand_is_moved_back(place: PipelineHome) -> N
     assert champion(place) == ("2", "2")
     assert mlops(place, "registry", "adopt", place.name, "1", *SAID).exit_code == 0
     assert champion(place) == ("1", "1")
+
+
+def test_an_alias_that_was_moved_by_hand_is_moved_back_when_performance_is_reported(
+    place: PipelineHome,
+) -> None:
+    place.home.registry.set_alias(place.name, "champion", "1")
+    stage = Stage(place.loaded)
+    reporting = [one for one in monitoring.build(stage) if one.key.path[-1] == "performance_report"]
+    resources = {"home": HomeResource(path=str(place.home.path))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = dg.materialize(reporting, instance=instance, resources=resources, partition_key="2013-01-10")
+    assert done.success
+    assert champion(place) == ("2", "2")
 
 
 def test_what_was_altered_is_named_with_exit_code_1(place: PipelineHome) -> None:

@@ -82,7 +82,8 @@ def test_a_paused_pipeline_is_held_until_somebody_resumes_it(place: PipelineHome
     advance(later, at(11))
     paused = mlops(later, "pause", place.name, "--reason", "feed is rebuilt")
     assert (paused.exit_code, paused.output) == (0, f"Retraining of {place.name} is paused.\n")
-    assert "as it was before" in mlops(later, "pause", place.name, "--reason", "again").output
+    again = mlops(later, "pause", place.name, "--reason", "again", "--json").output
+    assert json.loads(again) == {"pipeline": place.name, "paused": True, "changed": False}
     found = explained(later)
     assert (found["held_by"], str(found["sentence"]).endswith("feed is rebuilt")) == ("paused", True)
     mlops(later, "resume", place.name, "--reason", "feed is back")

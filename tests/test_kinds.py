@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -17,8 +16,7 @@ from assets.stage import Stage
 from mlops_pipelines import experiments, retraining, status, triggering, watching
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.evaluation_page import as_markdown
-from mlops_pipelines.home import Home, PipelineHome
-from mlops_pipelines.model_versions import relocate
+from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.outcomes import LOSSES, METRICS
@@ -28,7 +26,7 @@ from mlops_pipelines.spec import Gates, Training
 from mlops_pipelines.spec_loading import load_spec
 from mlops_pipelines.trace import find_prediction, trace
 from mlops_pipelines.trace_page import as_page, as_text
-from tests.loop import ask, check_reproduced, land, mlops, move, retrain, serve, take_all, varied
+from tests.loop import ask, check_reproduced, copy_of, land, mlops, move, retrain, serve, take_all, varied
 from tests.parcels import DAY, PLACES, SKILL, START, advance, new_place, parcels, written
 
 if TYPE_CHECKING:
@@ -62,9 +60,7 @@ def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def copied(lived: PipelineHome, tmp_path: Path) -> PipelineHome:
     """A copy of that home, to be changed."""
-    shutil.copytree(lived.home.path, tmp_path / "home")
-    relocate(tmp_path / "home/mlflow/mlflow.db", tmp_path / "home/mlflow/artifacts")
-    return Home.open(tmp_path / "home").pipeline(lived.loaded)
+    return copy_of(lived.home.path, tmp_path / "home", lived.loaded)
 
 
 def report_of(place: PipelineHome, sequence: int) -> EvaluationReport:

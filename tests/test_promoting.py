@@ -4,7 +4,6 @@ another moment, what serves is what the ledger says, and what one has lost the o
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -19,13 +18,12 @@ from mlops_pipelines.backup import back_up, restore
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.errors import MlopsError
 from mlops_pipelines.home import Home, PipelineHome
-from mlops_pipelines.model_versions import relocate
 from mlops_pipelines.registry import Registry
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Promotion
 from tests import candidates
 from tests.candidates import P, asked, hash_in, home_of_models, promoted
-from tests.loop import mlops, move, varied
+from tests.loop import copy_of, mlops, move, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -47,9 +45,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
-    shutil.copytree(lived, tmp_path / "home")
-    relocate(tmp_path / "home" / "mlflow" / "mlflow.db", tmp_path / "home" / "mlflow" / "artifacts")
-    return PipelineHome(Home.open(tmp_path / "home"), loaded(P))
+    return copy_of(lived, tmp_path / "home", loaded(P))
 
 
 def copied(source: Path, to: Path) -> Path:
@@ -182,7 +178,7 @@ def test_a_champion_that_somebody_set_in_the_ledger_gets_no_alias(place: Pipelin
 def test_what_refuses_a_command_is_found_by_verify_too(
     place: PipelineHome, statement: str, said: str
 ) -> None:
-    asked(place.ledger, "3", model_hash=hash_in(place, "3"))
+    asked(place.ledger, "3", model_hash=hash_in(place, "3"), interval=(0.05, 0.15))
     assert promoting.verify(place.home, P) == []
     alter(place, statement)
     told = mlops(place, "promotions", P, "--verify")

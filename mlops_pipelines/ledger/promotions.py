@@ -23,7 +23,12 @@ from mlops_pipelines.ledger.retrains import (
 )
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
-from mlops_pipelines.ledger.verdicts import RecordedVerdict, verdict_values, verdicts_on
+from mlops_pipelines.ledger.verdicts import (
+    RecordedVerdict,
+    candidate_facts,
+    verdict_values,
+    verdicts_on,
+)
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -312,9 +317,9 @@ class Promotions(Retrains):
             reason=reason,
         )
         connection.execute(promotions.insert().values(**vars(promotion)))
+        told = about and {**candidate_facts(connection, retrain), **about}
         facts = {
-            **self._known(connection, retrain),
-            **(about or {}),
+            **(told or self._known(connection, retrain)),
             "authority": kind,
             "sequence": promotion.sequence,
             "replaced": promotion.previous,

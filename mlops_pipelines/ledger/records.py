@@ -118,13 +118,17 @@ class Records(Store):
     def _frozen(self, connection: Connection, pipeline: str) -> str | None:
         """Who froze the champion, and why; None if it is not frozen.
 
-        Each record says so, and only the newest one counts. Where that was altered nobody knows, and the
-        champion is frozen until a person says otherwise.
+        Each record says so, and only the newest one counts.
         """
         last = _newest(connection, pipeline)
-        if last is None:
-            return None
-        if self._fault(last):
+        return self._frozen_by(last, self._fault(last)) if last else None
+
+    @staticmethod
+    def _frozen_by(last: Record, fault: str | None) -> str | None:
+        """What the newest record says of it. Where that was altered nobody knows, and the champion is frozen
+        until a person says otherwise.
+        """
+        if fault:
             return f"nobody who is known: record {last.number} was altered"
         frozen: str | None = parsed(last).get("frozen")
         return frozen
@@ -139,10 +143,6 @@ class Records(Store):
                     expected="records as they were written",
                     remedy=f"mlops promotions {pipeline} --verify",
                 )
-
-    def _hash(self, one: Record) -> str:
-        """What the next record follows on: whatever somebody altered of one, put back it is whole again."""
-        return hash_of(one.body) if self._fault(one) is None else _encodable(one.hash)
 
     def _fault(self, one: Record) -> str | None:
         return signature_fault(one, self._keys) if self._keys is not None else None
@@ -181,9 +181,12 @@ class Records(Store):
         """The next record. The transaction holds the pipeline's row, so that there is one at a time."""
         if self._keys is None:
             raise TerminalError("This ledger was opened without a key: it can write no record.")
-        last = _newest(connection, pipeline)
-        number, previous = (last.number + 1, self._hash(last)) if last else (1, NOTHING)
-        frozen = self._frozen(connection, pipeline)
+        number, previous, frozen = 1, NOTHING, None
+        if last := _newest(connection, pipeline):
+            fault = self._fault(last)
+            number, frozen = last.number + 1, self._frozen_by(last, fault)
+            # Whatever somebody altered of it, put back it is whole again.
+            previous = _encodable(last.hash) if fault else hash_of(last.body)
         said = {"frozen": frozen, **facts, "by": by, "why": why, "at": at.astimezone(UTC).isoformat()}
         made = record(pipeline, number, previous, kind, said, self._keys)
         connection.execute(records.insert().values(**vars(made)))

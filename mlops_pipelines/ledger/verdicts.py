@@ -62,7 +62,7 @@ def verdicts_on(connection: Connection, retrain: AnyRow) -> list[RecordedVerdict
 
 
 def candidate_facts(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
-    """What the ledger knows of a retrain's candidate, for a record. Figures as they were judged."""
+    """What the ledger knows of a retrain's candidate, as JSON gives it back. Figures as they were judged."""
     return {
         "retrain_id": retrain.id,
         "mlflow_version": retrain.mlflow_version,
@@ -70,7 +70,7 @@ def candidate_facts(connection: Connection, retrain: AnyRow) -> dict[str, Any]:
         "dataset_version": retrain.dataset_version,
         "verdicts": [
             {"gate": one.gate, "outcome": one.outcome, "figure": one.figure, "bound": one.bound,
-             "interval": one.interval, "sentence": one.sentence}
+             "interval": one.interval and list(one.interval), "sentence": one.sentence}
             for one in verdicts_on(connection, retrain)
         ],
     }  # fmt: skip
