@@ -186,6 +186,23 @@ def test_what_refuses_a_command_is_found_by_verify_too(
     assert "Try: mlops restore" in told.output
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE promotions SET at = 'yesterday'",
+        "UPDATE promotions SET at = 7",
+        "UPDATE promotions SET at = x'ff'",
+        "UPDATE promotions SET at = ''",
+    ],
+)
+def test_a_moment_that_is_none_is_named(place: PipelineHome, statement: str) -> None:
+    alter(place, statement)
+    for command in (["promotions", P, "--verify"], ["registry", "heal", P]):
+        told = mlops(place, *command)
+        assert told.exit_code == 1
+        assert "where a moment is" in told.output
+
+
 def test_a_ledger_restored_from_an_older_backup_lacks_what_the_others_remember(
     place: PipelineHome, tmp_path: Path
 ) -> None:

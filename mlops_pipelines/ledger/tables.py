@@ -6,13 +6,40 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from mlops_pipelines.errors import TerminalError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Dialect
+    from sqlalchemy.types import TypeEngine
 
 SCHEMA_VERSION = 8
 
 metadata = sa.MetaData()
+
+
+class _SqliteTime(sqlite.DATETIME):
+    """What SQLite keeps as text, which somebody may have altered to be no moment."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        parse = super().result_processor(dialect, coltype)
+        if parse is None:
+            return None
+
+        def parsed(value: Any) -> Any:
+            try:
+                return parse(value)
+            except (TypeError, ValueError) as error:
+                raise TerminalError(
+                    f"The ledger has {value!r} where a moment is.",
+                    expected="a ledger that nobody has altered",
+                    remedy="mlops restore, from a backup of before",
+                ) from error
+
+        return parsed
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
@@ -20,6 +47,11 @@ class UtcTime(sa.TypeDecorator[datetime]):
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return _SqliteTime()  # type: ignore[no-untyped-call]
+        return self.impl_instance
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
