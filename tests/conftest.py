@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
+# Workers share the cores: a thread of LightGBM that spins while it waits takes them from the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Example counts come from the profile, so that one test serves `make test` and `make verify`.
 settings.register_profile(
     "fast",

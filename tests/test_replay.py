@@ -62,7 +62,7 @@ KILLS = [
     Kill(LEDGER, "finish_retrain", nth=1),
     Kill(LEDGER, "finish_retrain", nth=1, after=True),
 ]
-FAST = 3
+FAST = 2
 
 
 @pytest.fixture(scope="module")
