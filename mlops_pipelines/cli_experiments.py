@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlops_pipelines.cli_options import home_option, json_option, place_of
+from mlops_pipelines.cli_options import aligned, home_option, json_option, place_of
 from mlops_pipelines.settings import settings
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _experiment_text(pipeline: str, made: Experiment) -> str:
             *([] if made.reproducible else ["Not reproducible: trained twice, it gave two models."]),
             f"Judged on {report.rows:,} rows of {report.days} days, {report.first_day} to {report.last_day}.",
             "",
-            *_aligned(metric_rows(report, "experiment")),
+            *aligned(metric_rows(report, "experiment")),
             "",
             *(
                 [
@@ -163,10 +163,10 @@ def _comparison_text(found: SideBySide) -> str:
     only_first, only_second = found.features
     changed = {**found.training, **found.params, **found.platform}
     parts = [
-        _aligned([["", *names], *_about(sides)]),
-        _aligned([["metric", *names, f"{names[0]} minus {names[1]} on the same rows"], *_metric_rows(found)]),
+        aligned([["", *names], *_about(sides)]),
+        aligned([["metric", *names, f"{names[0]} minus {names[1]} on the same rows"], *_metric_rows(found)]),
         [found.lacking or _on_which(found)],
-        _aligned([["what differs", *names], *([n, str(a), str(b)] for n, (a, b) in changed.items())])
+        aligned([["what differs", *names], *([n, str(a), str(b)] for n, (a, b) in changed.items())])
         if changed
         else ["Settings, parameters and platform: the same."],
         [f"Features that only {names[0]} has: {', '.join(only_first)}."] if only_first else [],
@@ -224,14 +224,4 @@ def _importance_lines(sides: Sequence[Side], names: Sequence[str]) -> list[str]:
     rows = [[name, *(f"{w[name]:.4f}" if name in w else "" for w in weights)] for name in ranked[:_SHOWN]]
     units = {side.report.importance_unit for side in sides if side.report}
     head = f"what weighs most ({units.pop() if len(units) == 1 else 'each by its own measure'})"
-    return _aligned([[head, *names], *rows]) if rows else []
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table, columns below each other."""
-    width = max(map(len, rows))
-    full = [[*row, *[""] * (width - len(row))] for row in rows]
-    widths = [max(len(row[column]) for row in full) for column in range(width)]
-    return [
-        "  ".join(f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True)).rstrip() for row in full
-    ]
+    return aligned([[head, *names], *rows]) if rows else []

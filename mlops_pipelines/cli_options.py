@@ -13,7 +13,7 @@ from mlops_pipelines.errors import UserError
 from mlops_pipelines.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlops_pipelines.errors import MlopsError
     from mlops_pipelines.home import PipelineHome
@@ -93,6 +93,16 @@ def acting(place: PipelineHome) -> str:
     known = settings()
     token = known.identity_token.get_secret_value() if known.identity_token else None
     return who_acts(known.identity_keys or place.home.path / "keys" / "identities", token)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table, columns below each other."""
+    width = max(map(len, rows))
+    full = [[*row, *[""] * (width - len(row))] for row in rows]
+    widths = [max(len(row[column]) for row in full) for column in range(width)]
+    return [
+        "  ".join(f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True)).rstrip() for row in full
+    ]
 
 
 def require_free(port: int) -> None:

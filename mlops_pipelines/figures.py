@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     import numpy as np
     from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ _PALE = "#b3d4e8"
 _RED = "#d55e00"
 _GREEN = "#009e73"
 _GREY = "#8a9099"
+# Of the same palette, for more lines than three.
+_POLICIES = (_BLUE, _RED, _GREEN, "#cc79a7", "#e69f00", "#56b4e9", _INK)
 _COLOURS = 32
 
 
@@ -141,6 +144,42 @@ def bars(
     hidden = len(values) - len(shown)
     axes.set_xlabel(f"{unit} (and {hidden} more)" if hidden else unit)
     axes.grid(visible=False, axis="y")
+    return _png(figure)
+
+
+def policies(
+    losses: Mapping[str, Mapping[str, float]],
+    retrains: Mapping[str, Sequence[datetime]],
+    *,
+    title: str,
+    unit: str,
+) -> bytes:
+    """PNG of a line a policy, its loss by week less that of the first one, and of each a row of its retrains.
+
+    losses: by policy, and by the first day of the week, YYYY-MM-DD, the same weeks for all. retrains:
+    moments, UTC. At most seven policies.
+    """
+    import numpy as np
+
+    figure, axes = _canvas(4.4, title)
+    names = [*losses]
+    weeks = np.array([*losses[names[0]]], dtype="datetime64[D]")
+    lines = np.array([[*losses[name].values()] for name in names])
+    lines -= lines[0].copy()
+    low, high = float(lines.min()), float(lines.max())
+    # Marks stand below the lines, a row each; the names above.
+    row = 0.08 * ((high - low) or 1.0)
+    for number, (name, line, colour) in enumerate(zip(names, lines, _POLICIES, strict=False)):
+        count = len(retrains[name])
+        label = f"{name}, {count} {'retrain' if count == 1 else 'retrains'}"
+        axes.plot(weeks, line, color=colour, linewidth=1.6, label=label)
+        # Without the time zone, which is UTC.
+        marks = np.array([one.replace(tzinfo=None) for one in retrains[name]], dtype="datetime64[s]")
+        axes.scatter(marks, np.full(count, low - (number + 1.5) * row), color=colour, marker="|", s=28)
+    above = (len(names) + 1) * row
+    axes.set(ylabel=f"{unit} by week, less that of {names[0]}", ylim=(low - above - row, high + above))
+    axes.set_xlabel("marks: retrains")
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _png(figure)
 
 

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.datasets import DatasetVersion
     from mlops_pipelines.evaluation_report import EvaluationReport, TrainedOn
+    from mlops_pipelines.features.views import FeatureColumn
     from mlops_pipelines.gates import GivenVerdict
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Promotion, PromotionConflictError, Retrain
+    from mlops_pipelines.monitoring.reference import Reference
     from mlops_pipelines.registry import LoadedModel, Registered
-    from mlops_pipelines.spec import Gates
+    from mlops_pipelines.spec import Gates, Training
     from mlops_pipelines.training import Candidate, Incumbent
+    from mlops_pipelines.tuning import Tuned
 
 EXPERIMENT = "experiment"
 REFERENCE_FILE = "drift_reference.json"
@@ -313,6 +316,47 @@ def parts_by_day(rows: pa.Table) -> dict[str, pa.Table]:
     }
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a training set taught. training: with the parameters that a search chose, where there was one.
+
+    weights: importance by feature, the greatest first. reference: what drift is measured from.
+    """
+
+    candidate: Candidate
+    training: Training
+    tuned: Tuned | None
+    weights: Mapping[str, float]
+    reference: Reference
+
+
+def learn(
+    table: pa.Table,
+    features: Sequence[FeatureColumn],
+    training: Training,
+    *,
+    told: Callable[[str], None] = lambda what: None,
+) -> Learned:
+    """A candidate of the table's rows, and what its champion would be watched by.
+
+    Raises what `fit_candidate` raises.
+    """
+    from mlops_pipelines.evaluation import importance
+    from mlops_pipelines.monitoring.reference import build_reference
+    from mlops_pipelines.training import fit_candidate
+    from mlops_pipelines.tuning import tune
+
+    tuned = tune(table, features, training, told=told) if training.tune else None
+    if tuned is not None:
+        training = tuned.training
+    candidate = fit_candidate(table, features, training)
+    weights = importance(candidate.refit, table)
+    scores = candidate.refit.predict(table)
+    if candidate.refit.outcome.shape:
+        scores = most_likely(candidate.refit.outcome, scores)
+    return Learned(candidate, training, tuned, weights, build_reference(table, features, scores, weights))
+
+
 def fit(
     place: PipelineHome,
     *,
@@ -325,30 +369,18 @@ def fit(
     dataset_version: what an experiment learns from, by default the latest; a retrain has its own.
     told: is called with how a search for parameters goes.
     """
-    from mlops_pipelines.evaluation import importance
-    from mlops_pipelines.monitoring.reference import build_reference
-    from mlops_pipelines.training import fit_candidate, train_again
-    from mlops_pipelines.tuning import tune
+    from mlops_pipelines.training import train_again
 
     retrain = carried_by(place, run_id)
     version = _dataset_version(place, retrain, dataset_version)
     table = place.home.datasets.read(place.name, version)
     # Those of the training set: the YAML may say otherwise by now.
     made_by = set_version(place.home.datasets.version(place.name, version).manifest["views"])
-    features = known_set(place, made_by).columns
-    training = place.spec.training
-    tuned = tune(table, features, training, told=told) if training.tune else None
-    if tuned is not None:
-        training = tuned.training
-    candidate = fit_candidate(table, features, training)
+    learned = learn(table, known_set(place, made_by).columns, place.spec.training, told=told)
+    candidate, training, tuned = learned.candidate, learned.training, learned.tuned
     # LightGBM is told to be repeatable; of another trainer nothing is known but what it does.
     own = training.trainer is not None
     reproducible = not own or train_again(table, candidate.refit).hash == candidate.refit.hash
-    weights = importance(candidate.refit, table)
-    scores = candidate.refit.predict(table)
-    if candidate.refit.outcome.shape:
-        scores = most_likely(candidate.refit.outcome, scores)
-    reference = build_reference(table, features, scores, weights)
     made = place.home.registry.log_candidate(
         place.name,
         retrain.id if retrain else f"{EXPERIMENT}-{run_id}",
@@ -365,7 +397,7 @@ def fit(
             "reproducible": reproducible,
             "trainer_source": trainers.source_hash(training.trainer) if training.trainer else None,
         },
-        files={REFERENCE_FILE: reference.to_json()},
+        files={REFERENCE_FILE: learned.reference.to_json()},
         tags={
             "authority": retrain.id if retrain else EXPERIMENT,
             "reproducible": str(reproducible).lower(),
@@ -393,7 +425,7 @@ def fit(
         retrain.id if retrain else EXPERIMENT,
         [
             {"feature": name, candidate.refit.importance_unit: f"{value:.4f}"}
-            for name, value in list(weights.items())[:15]
+            for name, value in list(learned.weights.items())[:15]
         ],
         reproducible,
         tuned.sentence if tuned else "",
@@ -464,22 +496,31 @@ def _measured(
     kept: the report of before. Of it stays what the clock measured, unless that is asked for once more, and
     where the gates have judged it all the rest: they compared it with the champion of then.
     """
-    from mlops_pipelines.evaluation import evaluate as measure
     from mlops_pipelines.evaluation import latency
 
     if kept is not None and judged:
         return replace(kept, latency=latency(candidate.refit, candidate.holdout))
-    made = measure(
+    data = _trained_on(place, registered.version, candidate)
+    made = measure(place, candidate, _incumbent(place, candidate.holdout), data)
+    return made if kept is None or measure_again else replace(made, latency=kept.latency)
+
+
+def measure(
+    place: PipelineHome, candidate: Candidate, incumbent: Incumbent | None, data: TrainedOn
+) -> EvaluationReport:
+    """The candidate on its holdout beside the incumbent, by what the pipeline declares."""
+    from mlops_pipelines.evaluation import evaluate as figures_of
+
+    return figures_of(
         candidate,
-        _incumbent(place, candidate.holdout),
+        incumbent,
         gates=place.spec.gates,
         slicing=_slicing(place, candidate.holdout_days),
         decision=place.spec.decision,
         sensitive=_sensitive(place),
-        data=_trained_on(place, registered.version, candidate),
+        data=data,
         seed=place.spec.training.seed,
     )
-    return made if kept is None or measure_again else replace(made, latency=kept.latency)
 
 
 def _evaluation_page(

@@ -709,6 +709,12 @@ class PerformanceTrigger(Model):
     )
 
 
+class ScheduleTrigger(Model):
+    every: PositiveDuration = Field(
+        description="Time since the last training set after which a retrain is asked for, whatever happened."
+    )
+
+
 class Triggers(Model):
     backlog: BacklogTrigger = Field(default_factory=BacklogTrigger, description="When events are taken in.")
     drift: DriftTrigger | None = Field(
@@ -716,6 +722,7 @@ class Triggers(Model):
     )
     labels: LabelsTrigger | None = Field(default=None, description="When enough new outcomes are known.")
     performance: PerformanceTrigger | None = Field(default=None, description="When quality falls.")
+    schedule: ScheduleTrigger | None = Field(default=None, description="When the last training set is old.")
 
 
 class Budget(Model):
@@ -842,6 +849,13 @@ class Document(Model):
             raise ValidationError.from_exception_data(
                 cls.__name__, in_plain_words(error, cls, value)
             ) from None
+
+
+class TriedPolicy(Document):
+    """A file of a policy for `mlops backtest`: what it leaves out is as the pipeline declares."""
+
+    triggers: Triggers | None = Field(default=None, description="As in a pipeline.")
+    policy: Policy | None = Field(default=None, description="As in a pipeline.")
 
 
 class SharedViews(Document):

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         Labels,
         PerformanceTrigger,
         PipelineSpec,
+        Policy,
         Reference,
         Search,
         SkillGate,
         SlicesGate,
         Training,
+        Triggers,
         View,
         Watch,
     )
@@ -107,6 +109,12 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_kind(spec)
     yield from _check_triggers(spec)
     yield from _check_retention(spec)
+
+
+def check_policy(spec: PipelineSpec) -> Findings:
+    """What is wrong with the triggers and the policy of a spec whose rest is right."""
+    yield from _check_triggers(spec)
+    yield from _check_kind(spec)
 
 
 def check_shared_views(views: tuple[View, ...], spec: PipelineSpec, contract: Contract) -> Findings:
@@ -646,6 +654,27 @@ def _check_triggers(spec: PipelineSpec) -> Findings:
         yield Finding(
             ("triggers", "performance", "over"),
             f"{format_duration(performance.over)} is not a whole number of days (allowed: 1d, 2d …)",
+        )
+    yield from _check_schedule(spec.triggers, spec.policy)
+
+
+def _check_schedule(triggers: Triggers, policy: Policy) -> Findings:
+    """A schedule that the policy would not let anybody keep."""
+    schedule = triggers.schedule
+    if schedule is None:
+        return
+    every, place = format_duration(schedule.every), ("triggers", "schedule", "every")
+    if schedule.every < policy.cooldown:
+        yield Finding(
+            place,
+            f"{every} is shorter than the cooldown (allowed: {format_duration(policy.cooldown)} or more)",
+        )
+    budget = policy.budget
+    if schedule.every * budget.retrains < budget.per:
+        yield Finding(
+            place,
+            f"{every} asks for more than {budget.retrains} retrains in {format_duration(budget.per)}, the "
+            f"budget (allowed: {format_duration(budget.per / budget.retrains)} or more)",
         )
 
 

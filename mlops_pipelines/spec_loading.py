@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from mlops_pipelines.errors import UserError
 from mlops_pipelines.features.views import compile_view
 from mlops_pipelines.ingest.contract import load_contract
-from mlops_pipelines.spec import PipelineSpec, SharedViews, format_duration
-from mlops_pipelines.spec_checks import check_shared_views, check_used_views, cross_check
+from mlops_pipelines.spec import PipelineSpec, SharedViews, TriedPolicy, format_duration
+from mlops_pipelines.spec_checks import check_policy, check_shared_views, check_used_views, cross_check
 from mlops_pipelines.spec_wording import alternatives, shown
 from mlops_pipelines.yaml_source import read_yaml
 
@@ -179,6 +179,28 @@ def _contract(source: YamlSource, spec: PipelineSpec, problems: Sequence[Problem
         raise
 
 
+def load_policy(path: Path, spec: PipelineSpec) -> PipelineSpec:
+    """The pipeline with the triggers and the policy of a file; what that leaves out stays.
+
+    Raises one UserError that lists every problem with its line.
+    """
+    source = read_yaml(path)
+    if not isinstance(source.data, dict):
+        text = f"a mapping with triggers and policy is needed, not {shown(source.data)}"
+        raise _refusal(path, [source.problem((), text)])
+    problems = [*source.repeated, *_empty_parts(source, source.data, ("triggers",), ())]
+    try:
+        given = TriedPolicy.model_validate(source.data)
+    except ValidationError as error:
+        raise _refusal(path, [*problems, *_shape_problems(source, error, ())]) from None
+    parts = {"triggers": given.triggers or spec.triggers, "policy": given.policy or spec.policy}
+    tried = spec.model_copy(update=parts)
+    problems += _located(source, check_policy(tried), ())
+    if problems:
+        raise _refusal(path, problems)
+    return tried
+
+
 def find_specs(root: Path = PIPELINES) -> list[Path]:
     """Every `defs.yaml` below a folder that declares a pipeline, sorted; one that is not YAML included."""
     return [path for path in sorted(root.rglob("defs.yaml")) if _declares_pipeline(path)]
@@ -311,14 +333,19 @@ def _file_problems(source: YamlSource) -> Iterator[Problem]:
         # Dagster would resolve them; this file is read without Dagster too.
         if "{{" in text and place[:1] == ("attributes",):
             yield source.problem(place, f"{shown(text)}: templates are not resolved in a pipeline's YAML")
-    attributes = source.data.get("attributes")
-    for part in ("gates", "triggers"):
+    yield from _empty_parts(source, source.data.get("attributes"), ("gates", "triggers"))
+
+
+def _empty_parts(
+    source: YamlSource, attributes: object, parts: Sequence[str], below: Place = ("attributes",)
+) -> Iterator[Problem]:
+    """Gates and triggers that are named and empty: they would be none, and say nothing of it."""
+    for part in parts:
         declared = attributes.get(part) if isinstance(attributes, dict) else None
         for name, value in declared.items() if isinstance(declared, dict) else ():
-            # An empty gate would be none, and say nothing of it.
             if value is None:
                 text = "nothing is declared here; write {} for its defaults, or leave it out"
-                yield source.problem(("attributes", part, name), text)
+                yield source.problem((*below, part, name), text)
 
 
 def _shape_problems(

@@ -22,7 +22,6 @@ MOST_NAMED = 10
 # By path (`*` is any step): None is the key itself, a set the values of the field.
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
-    ("triggers", "schedule"): None,
     ("triggers", "prediction_drift"): None,
     ("triggers", "staleness"): None,
     ("triggers", "concept_drift"): None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.policy import Admit
+from mlops_pipelines.policy import Admit, format_moment
 from mlops_pipelines.retraining import (
     data_mark,
     matured_events,
@@ -17,15 +17,17 @@ from mlops_pipelines.retraining import (
     matured_through,
     vectors_lacking,
 )
+from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.ledger import Promotion, Retrain
+    from mlops_pipelines.ledger import Ledger, Promotion, Retrain
     from mlops_pipelines.policy import Hold, PendingTrigger, State
+    from mlops_pipelines.spec import LabelsTrigger, ScheduleTrigger
 
 MANUAL = "manual"
 
@@ -71,27 +73,43 @@ class Explanation:
 
 def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
     """The reasons that the pipeline declares, or those of some kinds, at a moment (UTC)."""
-    found = {"bootstrap": _bootstrap, "labels": _labels, "performance": _performance, "drift": _drift}
+    found = {
+        "bootstrap": _bootstrap,
+        "labels": _labels,
+        "performance": _performance,
+        "drift": _drift,
+        "schedule": _schedule,
+    }
     looked = (found[kind](place, now) for kind in kinds or found)
     return [reason for reason in looked if reason is not None]
 
 
 def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
     """Append a trigger for each reason of these kinds that is due; what was appended, as sentences."""
-    latest = next(iter(place.ledger.retrains(place.name, limit=1)), None)
+    keys = free_keys(place.ledger, place.name, kinds)
+    return append_due(place.ledger, place.name, keys, reasons(place, now, *keys), now) if keys else []
+
+
+def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> dict[str, str]:
+    """The keys of triggers that may be appended, by kind: none while a retrain is in flight, and of each kind
+    one for each retrain there has been."""
+    latest = next(iter(ledger.retrains(pipeline, limit=1)), None)
     if latest is not None and latest.finished_at is None:
-        return []
+        return {}
     keys = {kind: f"{kind}:{latest.id if latest else 'first'}" for kind in kinds}
-    asked = {kind for kind, key in keys.items() if place.ledger.has_trigger(place.name, key)}
-    free = [kind for kind in kinds if kind not in asked]
-    if not free:
-        return []
+    return {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)}
+
+
+def append_due(
+    ledger: Ledger, pipeline: str, keys: Mapping[str, str], found: Iterable[Reason], now: datetime
+) -> list[str]:
+    """Append a trigger for each of these reasons that is due; what was appended, as sentences."""
     return [
         f"Trigger {keys[reason.kind]}: {facts(reason.evidence)}."
-        for reason in reasons(place, now, *free)
+        for reason in found
         if reason.due
-        and place.ledger.append_trigger(
-            place.name, reason.kind, keys[reason.kind], reason.evidence, now, urgent=reason.urgent
+        and ledger.append_trigger(
+            pipeline, reason.kind, keys[reason.kind], reason.evidence, now, urgent=reason.urgent
         )
     ]
 
@@ -142,6 +160,11 @@ def _bootstrap(place: PipelineHome, now: datetime) -> Reason | None:
     rows = matured_rows(place, now)
     if rows >= minimum:
         rows = matured_events(place, now)
+    return bootstrap_reason(rows, minimum)
+
+
+def bootstrap_reason(rows: int, minimum: int) -> Reason:
+    """rows: events of matured days that have a label. minimum: what the first model is to learn from."""
     sentence = f"{rows:,} of {minimum:,} matured labels for the first model"
     return Reason("bootstrap", rows >= minimum, sentence, {"matured_rows": rows, "min_rows": minimum})
 
@@ -154,7 +177,13 @@ def _labels(place: PipelineHome, now: datetime) -> Reason | None:
         return None
     if last is None:
         return Reason("labels", False, "counted from the first training set on")
-    new = matured_rows(place, now, after=matured_through(place, last.watermark))
+    return labels_reason(
+        trigger, last, matured_rows(place, now, after=matured_through(place, last.watermark))
+    )
+
+
+def labels_reason(trigger: LabelsTrigger, last: Retrain, new: int) -> Reason:
+    """new: labels of days that matured since `last`, the latest retrain that got as far as a candidate."""
     sentence = f"{new:,} of {trigger.at_least:,} labels matured since {last.id}"
     evidence = {"new_labels": new, "at_least": trigger.at_least, "since": last.id}
     return Reason("labels", new >= trigger.at_least, sentence, evidence)
@@ -195,6 +224,22 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
 
 def _no_champion(kind: str) -> Reason:
     return Reason(kind, False, "looked at once there is a champion")
+
+
+def _schedule(place: PipelineHome, now: datetime) -> Reason | None:
+    """The last training set is as old as the pipeline lets it be."""
+    trigger = place.spec.triggers.schedule
+    return schedule_reason(trigger, place.ledger.last_candidate(place.name), now) if trigger else None
+
+
+def schedule_reason(trigger: ScheduleTrigger, last: Retrain | None, now: datetime) -> Reason:
+    """last: the latest retrain that got as far as a candidate."""
+    if last is None:
+        return Reason("schedule", False, "counted from the first training set on")
+    due = last.watermark + trigger.every
+    every = format_duration(trigger.every)
+    sentence = f"every {every}: next at {format_moment(due)}"
+    return Reason("schedule", now >= due, sentence, {"every": every, "since": last.id})
 
 
 def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:

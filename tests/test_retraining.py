@@ -12,7 +12,7 @@ import pytest
 from mlops_pipelines import promoting, retraining, triggering
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from mlops_pipelines.spec import Gates
+from mlops_pipelines.spec import Gates, ScheduleTrigger, Triggers
 from tests.loop import advance, ask, at, copy_of, finish, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
@@ -291,6 +291,18 @@ def test_enough_new_labels_ask_once_for_each_candidate(place: PipelineHome) -> N
     assert triggering.append(place, later, "labels") == []
     evidence = place.ledger.triggers(place.name)[-1].evidence
     assert evidence["new_labels"] >= evidence["at_least"]
+
+
+def test_a_schedule_asks_once_when_the_last_training_set_is_old(place: PipelineHome) -> None:
+    scheduled = varied(place, triggers=Triggers(schedule=ScheduleTrigger(every=timedelta(days=5))))
+    now = place.clock.now()
+    assert triggering.append(scheduled, now, "schedule") == []
+    retrain(place, "run")
+    due = now + timedelta(days=5)
+    assert triggering.append(scheduled, due - timedelta(minutes=1), "schedule") == []
+    assert len(triggering.append(scheduled, due, "schedule")) == 1
+    assert triggering.append(scheduled, due + timedelta(days=1), "schedule") == []
+    assert triggering.append(place, due, "schedule") == [], "it declares none"
 
 
 def test_the_same_data_makes_the_same_mark_and_a_further_matured_day_another(place: PipelineHome) -> None:
