@@ -36,7 +36,8 @@ def build(loaded: LoadedSpec) -> Graph:
         "monitor": _job(stage, "monitor", ["feature_report", "drift_report", "performance_report"],
                         priority=1, description="Measure features, drift and quality."),
         "retrain": _job(stage, "retrain", ["training_set", "model", "evaluation_report", "champion"],
-                        priority=0, description="Train, evaluate and, through the gates, promote."),
+                        priority=loaded.spec.policy.priority - 10,
+                        description="Train, evaluate and, through the gates, promote."),
     }  # fmt: skip
     return Graph(
         assets=[
@@ -55,6 +56,8 @@ def _job(stage: Stage, name: str, assets: list[str], *, priority: int, descripti
     if name == "retrain":
         # A second attempt is a new admission, never an automatic re-execution (ARCHITECTURE.md).
         tags["dagster/max_retries"] = "0"
+        # One at a time on a machine: it takes all cores (dagster.yaml).
+        tags["mlops/learns"] = "yes"
     return dg.define_asset_job(
         f"{stage.name}_{name}",
         selection=dg.AssetSelection.assets(*(stage.key(asset) for asset in assets)),

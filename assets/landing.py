@@ -1,4 +1,4 @@
-"""What producers drop: external assets, one for each landing folder."""
+"""What others drop: external assets, one for each landing folder, and one for requests to retrain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.stage import table_schema
+from mlops_pipelines.dagster_events import RETRAIN_REQUESTS
 from mlops_pipelines.lineage import landed_columns
 
 if TYPE_CHECKING:
@@ -17,14 +18,24 @@ def build(stage: Stage) -> list[dg.AssetSpec]:
     spec = stage.loaded.spec
     folders = {"events": spec.events.landing, "labels": spec.labels.landing}
     folders |= {name: reference.landing for name, reference in spec.references.items()}
+    requests = dg.AssetSpec(
+        stage.key(RETRAIN_REQUESTS),
+        description="Retrains that other systems ask for: materializations that they report to Dagster; the "
+        "sensor `retraining` makes each a trigger.",
+        group_name=f"{stage.name}_landing",
+        owners=list(spec.owners),
+    )
     return [
-        dg.AssetSpec(
-            stage.key(f"landing_{stream}"),
-            description=f"Files that producers finish under `{folder}`, in folders by arrival date (UTC).",
-            group_name=f"{stage.name}_landing",
-            owners=list(spec.owners),
-            kinds={"parquet"},
-            metadata=table_schema(landed_columns(stage.loaded, stream)),
-        )
-        for stream, folder in folders.items()
+        requests,
+        *(
+            dg.AssetSpec(
+                stage.key(f"landing_{stream}"),
+                description=f"Files that producers finish under `{folder}`, in folders by day of arrival.",
+                group_name=f"{stage.name}_landing",
+                owners=list(spec.owners),
+                kinds={"parquet"},
+                metadata=table_schema(landed_columns(stage.loaded, stream)),
+            )
+            for stream, folder in folders.items()
+        ),
     ]

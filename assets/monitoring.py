@@ -39,7 +39,7 @@ def build(stage: Stage) -> list[dg.AssetsDefinition]:
 
 def _drift(stage: Stage) -> dg.AssetsDefinition:
     loaded = stage.loaded
-    trigger = loaded.spec.triggers.drift
+    trigger = reports.drift_bands(loaded.spec.triggers)
     spec = stage.spec(
         "drift_report",
         description="Inputs of a day against the reference stored with the champion.",

@@ -25,6 +25,7 @@ from mlops_pipelines.features.coding import microseconds
 from mlops_pipelines.gates import judge
 from mlops_pipelines.metrics import REPLICATES, estimate, resampled_days
 from mlops_pipelines.monitoring.performance import PREQUENTIAL
+from mlops_pipelines.monitoring.reports import drift_bands
 from mlops_pipelines.outcomes import LOGGED_IN, from_log, logged
 from mlops_pipelines.provenance import lock_hash
 from mlops_pipelines.retraining import learn, matured_rows, matured_through, measure, training_rows
@@ -46,7 +47,13 @@ if TYPE_CHECKING:
     from mlops_pipelines.monitoring.drift import Level
     from mlops_pipelines.monitoring.performance import DaySums
     from mlops_pipelines.monitoring.reference import Reference
-    from mlops_pipelines.spec import DriftTrigger, Kind, PerformanceTrigger, PipelineSpec
+    from mlops_pipelines.spec import (
+        DriftTrigger,
+        Kind,
+        PerformanceTrigger,
+        PipelineSpec,
+        PredictionDriftTrigger,
+    )
     from mlops_pipelines.training import Candidate, TrainedModel
     from mlops_pipelines.triggering import Reason
 
@@ -57,7 +64,9 @@ NEVER, DEFAULT = "never", "default"
 CALENDARS = {"weekly": timedelta(days=7), "fortnightly": timedelta(days=14), "monthly": timedelta(days=30)}
 OF_ONE_TRIGGER = ("labels", "drift")
 # Triggers that ask for retrains after the first.
-ASKING = ("labels", "performance", "drift", "schedule")
+ASKING = ("labels", "performance", "drift", "prediction_drift", "schedule")
+# What they rest on is not measured again by a backtest.
+NOT_TRIED = ("staleness", "contract_change")
 NAMES = (NEVER, *CALENDARS, *OF_ONE_TRIGGER, DEFAULT)
 
 DAY = timedelta(days=1)
@@ -185,12 +194,17 @@ def backtest(
 ) -> Backtest:
     """What each policy would have done from `first` to `last` (UTC days, both included).
 
-    told: is called with each retrain. What a retrain makes is kept in the pipeline's folder of the home, by
-    what it is made of: another policy, or another run, costs only what was never made.
+    told: is called with each retrain, and with triggers that ask for nothing here. What a retrain makes is
+    kept in the pipeline's folder of the home, by what it is made of: another policy, or another run, costs
+    only what was never made.
     Raises UserError where the home does not have the days, or no candidate ever passes its gates.
     """
     import pyarrow.compute as pc
 
+    for one in tried:
+        for name in NOT_TRIED:
+            if getattr(one.triggers, name) is not None:
+                told(f"{one.name}  triggers.{name} asks for nothing in a backtest")
     past = _Past(place, first, last)
     courses = [_Course(past, one, told) for one in tried]
     for course in courses:
@@ -422,8 +436,9 @@ class _Course:
         self._champions: list[_Champion] = []
         # What each champion said, as a log has it, of the rows from its start on.
         self._logs: list[list[pa.Table]] = []
-        # Of the last champion: the drift of days from what it knows, and the sums of its matured days.
-        self._levels: list[tuple[str, Level]] = []
+        # Of the last champion: the drift of days from what it knows, that of its scores, and the sums of its
+        # matured days.
+        self._drifts: list[tuple[str, Level, float]] = []
         self._sums: dict[str, DaySums] = {}
 
     @property
@@ -487,9 +502,9 @@ class _Course:
         if "bootstrap" in kinds:
             rows = matured_rows(past.place, now)
             yield triggering.bootstrap_reason(rows, past.place.spec.training.min_rows)
-        if declared.drift and champion:
+        if champion and (bands := drift_bands(declared)):
             # Every day is measured, whether or not it may ask.
-            self._measure_drift(declared.drift, champion, now)
+            self._measure_drift(bands, champion, now)
         if last is None or champion is None:
             return
         if "labels" in kinds and declared.labels:
@@ -502,6 +517,8 @@ class _Course:
             yield self._performance(declared.performance, champion, since, now)
         if "drift" in kinds and declared.drift:
             yield self._drift(declared.drift, since)
+        if "prediction_drift" in kinds and declared.prediction_drift:
+            yield self._prediction_drift(declared.prediction_drift, since)
 
     def _performance(
         self, trigger: PerformanceTrigger, champion: _Champion, since: datetime, now: datetime
@@ -512,14 +529,23 @@ class _Course:
         sums = self._sums_since(champion, first.date().isoformat(), now)
         on_holdout = champion.report.metrics.get(trigger.metric)
         drop = quality_drop(sums, on_holdout.value, trigger) if on_holdout else None
-        return triggering.Reason("performance", drop is not None, drop.sentence if drop else "it stands")
+        if drop is None:
+            return triggering.Reason("performance", False, "it stands")
+        urgent = trigger.floor is not None and drop.upper < trigger.floor
+        return triggering.Reason("performance", True, drop.sentence, urgent=urgent)
 
     def _drift(self, trigger: DriftTrigger, since: datetime) -> Reason:
         from mlops_pipelines.monitoring.drift import persistent
 
-        levels = [level for day, level in self._levels if day >= since.date().isoformat()]
+        levels = [level for day, level, _ in self._drifts if day >= since.date().isoformat()]
         due = persistent(levels[-trigger.persists[1] :], trigger.persists)
         return triggering.Reason("drift", due, "it persists" if due else "it does not persist")
+
+    def _prediction_drift(self, trigger: PredictionDriftTrigger, since: datetime) -> Reason:
+        enough, window = trigger.persists
+        of_scores = [excess for day, _, excess in self._drifts if day >= since.date().isoformat()]
+        due = sum(excess >= trigger.alarm for excess in of_scores[-window:]) >= enough
+        return triggering.Reason("prediction_drift", due, "it persists" if due else "it does not persist")
 
     def _measure_drift(self, trigger: DriftTrigger, champion: _Champion, now: datetime) -> None:
         """The day that is over, against what the champion knows."""
@@ -530,7 +556,7 @@ class _Course:
         if mine.num_rows:
             score = "predicted" if self._past.kind == "category" else "score"
             report = drift_of(champion.reference, self._past.of_days([day]), trigger, mine[score])
-            self._levels.append((day, report.level))
+            self._drifts.append((day, report.level, report.score.excess if report.score else 0.0))
 
     def _sums_since(self, champion: _Champion, first: str, now: datetime) -> list[DaySums]:
         """What each day from `first` on says of the champion, by the labels known now."""
@@ -607,7 +633,7 @@ class _Course:
             self._score_until(now)
             self._champions.append(_Champion(made, report, now, past.place_of(now)))
             self._logs.append([])
-            self._levels, self._sums = [], {}
+            self._drifts, self._sums = [], {}
         ledger.finish_retrain(
             retrain.id, retrain.token, status="rejected" if failed else "promoted", reason=outcome, at=now
         )

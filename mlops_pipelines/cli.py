@@ -39,7 +39,7 @@ from mlops_pipelines.cli_promotion import (
     unfreeze,
 )
 from mlops_pipelines.cli_quarantine import quarantine
-from mlops_pipelines.cli_retraining import pause, policy, resume, retrain, triggers
+from mlops_pipelines.cli_retraining import incidents, pause, policy, resume, retrain, triggers
 from mlops_pipelines.cli_trace import pages, reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.settings import settings, silence_warning, use_home
@@ -316,6 +316,7 @@ main.add_command(datasets)
 main.add_command(features)
 main.add_command(freeze)
 main.add_command(gc)
+main.add_command(incidents)
 main.add_command(pages)
 main.add_command(parity)
 main.add_command(pause)

@@ -1,9 +1,10 @@
-"""`mlops triggers`, `retrain`, `policy explain`, `pause` and `resume`: why something is retrained, and why
-nothing is."""
+"""`mlops triggers`, `retrain`, `policy explain`, `pause`, `resume` and `incidents`: why something is
+retrained, why nothing is, and what failed."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,6 +130,38 @@ def resume(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None
     _pause(pipeline, False, reason, home, as_json)
 
 
+@click.command()
+@click.argument("pipeline")
+@click.option("--all", "past", is_flag=True, help="Also those after which the same job has succeeded.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Of each job.")
+@home_option
+@json_option
+def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_json: bool) -> None:
+    """Runs of PIPELINE that failed and are not over: why, and the command that helps.
+
+    One is over when a later run of its job has succeeded: what failed was left as it was, and the next run
+    takes it up.
+
+    \b
+    Examples:
+      mlops incidents flight_delays
+      mlops incidents flight_delays --all --json
+    """
+    from mlops_pipelines.incidents import incidents as looked_up
+
+    found = [one for one in looked_up(place_of(home, pipeline), limit) if past or one.over_by is None]
+    if as_json:
+        told = [{**asdict(one), "at": one.at.isoformat()} for one in found]
+        click.echo(json.dumps({"pipeline": pipeline, "incidents": told}, indent=2))
+        return
+    for one in found:
+        at, over = f"{one.at:%Y-%m-%d %H:%M}", f", over since run {one.over_by[:8]}" if one.over_by else ""
+        click.echo(f"{at}  {one.job}{f' of {one.days}' if one.days else ''}, run {one.run_id[:8]}{over}")
+        click.echo(f"  {one.step or 'lost'}: {one.cause}\n  Try: {one.remedy}")
+    if not found:
+        click.echo(f"No run of {pipeline} has failed{'' if past else ' that is not over'}.")
+
+
 def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
     place = place_of(home, pipeline)
     changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason)
@@ -142,8 +175,8 @@ def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: boo
 def _became(one: Trigger) -> str:
     if one.status == "pending":
         return "waits"
-    by = f" by {one.retrain_id}" if one.retrain_id else ""
-    return f"{one.status}{by}{f': {one.reason}' if one.reason else ''}"
+    # Of what a retrain answered the reason says both.
+    return str(one.reason) if one.retrain_id else f"{one.status}: {one.reason}"
 
 
 def _as_json(one: Trigger) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Decisions on models as events of the asset `champion`: for Dagster's pages, and as a memory of the records.
 
-What people decide at the command line happens in no run; it is told to Dagster afterwards.
+What people decide at the command line happens in no run; it is told to Dagster afterwards. And the other way
+round: retrains that are asked for by a report to Dagster.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ CHECK_APPROVED = "approved"
 _NUMBER, _HASH = "record", "record_hash"
 # Events that are read at once.
 _PAGE = 100
+RETRAIN_REQUESTS, EXTERNAL = "retrain_requests", "external"
+# Of what somebody else reports so much is kept.
+_SAID = 500
 
 
 def tell(place: PipelineHome, instance: dg.DagsterInstance | None = None) -> None:
@@ -33,7 +37,7 @@ def tell(place: PipelineHome, instance: dg.DagsterInstance | None = None) -> Non
     """
     home, pipeline = place.home, place.name
     key = dg.AssetKey([pipeline, "champion"])
-    with _opened(home) if instance is None else nullcontext(instance) as told_to:
+    with opened(home) if instance is None else nullcontext(instance) as told_to:
         untold = _untold(home, pipeline, told_to, key)
         for record, content in untold:
             metadata = _metadata(record, content)
@@ -68,6 +72,30 @@ def catch_up(place: PipelineHome, instance: dg.DagsterInstance) -> str | None:
     return hindered
 
 
+def take_requests(
+    place: PipelineHome, instance: dg.DagsterInstance, cursor: str | None
+) -> tuple[list[str], str | None]:
+    """Append a trigger for each retrain request that was reported after `cursor`; what was appended, as
+    sentences, and the cursor from there.
+
+    A cursor that cannot be read begins anew: what was taken before is not taken twice.
+    """
+    after = int(cursor) if cursor and cursor.isdecimal() else None
+    wanted = dg.AssetRecordsFilter(dg.AssetKey([place.name, RETRAIN_REQUESTS]), after_storage_id=after)
+    appended = []
+    for one in instance.fetch_materializations(wanted, limit=_PAGE, ascending=True).records:
+        cursor = str(one.storage_id)
+        # A store of events that was made anew counts from 1 again.
+        key = f"{EXTERNAL}:{one.storage_id}:{one.timestamp}"
+        reported = one.asset_materialization
+        evidence = {"description": reported.description or ""} if reported else {}
+        for name, value in (reported.metadata if reported else {}).items():
+            evidence[name] = str(value.value)[:_SAID]
+        if place.ledger.append_trigger(place.name, EXTERNAL, key, evidence, place.clock.now()):
+            appended.append(f"Trigger {key}, reported to Dagster.")
+    return appended, cursor
+
+
 class Approved(TypedDict):
     """What the check `approved` says, evaluated by a run or beside one."""
 
@@ -90,7 +118,7 @@ def approved(place: PipelineHome) -> Approved:
 
 def heads(home: Home, pipeline: str) -> list[Head]:
     """What Dagster's events remember of the records."""
-    with _opened(home) as instance:
+    with opened(home) as instance:
         return list(_heads(instance, dg.AssetKey([pipeline, "champion"])))
 
 
@@ -139,5 +167,6 @@ def _metadata(record: Record, told: Mapping[str, Any]) -> dict[str, str | int]:
     }
 
 
-def _opened(home: Home) -> dg.DagsterInstance:
+def opened(home: Home) -> dg.DagsterInstance:
+    """The Dagster instance of a home."""
     return dg.DagsterInstance.from_config(str(home.dagster))

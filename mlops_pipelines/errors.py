@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# How the part of an error that helps begins.
+TRY = "Try: "
+
 
 class MlopsError(Exception):
     """What happened, what was expected, and the command that helps.
@@ -19,7 +22,7 @@ class MlopsError(Exception):
         if expected:
             parts.append(f"Expected: {expected}")
         if remedy:
-            parts.append(f"Try: {remedy}")
+            parts.append(f"{TRY}{remedy}")
         super().__init__("\n".join(parts))
 
 

@@ -284,18 +284,20 @@ def _commit_training_set(place: PipelineHome, retrain: Retrain) -> DatasetVersio
             view_versions=place.features.view_versions,
             window=(start, retrain.watermark),
             matured_through=matured,
-            contracts=_contracts_passed(place, days),
+            contracts=contracts_passed(place, days, place.streams),
             about=figures(place, rows, days=days, versions=versions),
         ),
         created_at=retrain.watermark,
     )
 
 
-def _contracts_passed(place: PipelineHome, days: tuple[str, str]) -> dict[str, set[str]]:
-    """By table the versions of the contract that the rows of these days, first to last, have passed."""
+def contracts_passed(
+    place: PipelineHome, days: tuple[str, str], streams: Sequence[str]
+) -> dict[str, set[str]]:
+    """By stream the versions of the contract that the rows of these days, first to last, have passed."""
     first, last = days
     passed: dict[str, set[str]] = {}
-    for table in place.streams:
+    for table in streams:
         if place.lake.exists(table):
             held = [day for day in place.lake.days(table) if first <= day <= last or day == STATIC_DAY]
             commits = place.lake.written_by(table, held).values()

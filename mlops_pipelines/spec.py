@@ -707,6 +707,30 @@ class PerformanceTrigger(Model):
     over: PositiveDuration = Field(
         default=timedelta(days=14), description="Matured days the figure is taken over."
     )
+    floor: Number | None = Field(
+        default=None, le=1, description="Skill below which a retrain does not wait for the cooldown."
+    )
+
+
+class PredictionDriftTrigger(Model):
+    alarm: Number = Field(
+        default=0.25, gt=0, description="Unexplained index of the scores from which a partition counts."
+    )
+    persists: Persistence = Field(default=(2, 3), description="m of the last n partitions must have drifted.")
+
+
+class StalenessTrigger(Model):
+    at_least: Number = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of a partition's decisions that find a view older than its `max_age`.",
+    )
+    persists: Persistence = Field(default=(2, 3), description="m of the last n partitions must be stale.")
+
+
+class ContractChangeTrigger(Model):
+    pass
 
 
 class ScheduleTrigger(Model):
@@ -722,6 +746,16 @@ class Triggers(Model):
     )
     labels: LabelsTrigger | None = Field(default=None, description="When enough new outcomes are known.")
     performance: PerformanceTrigger | None = Field(default=None, description="When quality falls.")
+    prediction_drift: PredictionDriftTrigger | None = Field(
+        default=None, description="When scores are no longer spread as over the training set."
+    )
+    staleness: StalenessTrigger | None = Field(
+        default=None, description="When features are older than they should be."
+    )
+    contract_change: ContractChangeTrigger | None = Field(
+        default=None,
+        description="When rows that passed a changed contract have matured, and no training set has any.",
+    )
     schedule: ScheduleTrigger | None = Field(default=None, description="When the last training set is old.")
 
 
@@ -753,6 +787,12 @@ class Policy(Model):
         description="Hours of every day (UTC) in which no retrain starts; one that runs goes on.",
     )
     budget: Budget = Field(default_factory=Budget, description="Token bucket of retrains.")
+    priority: Whole = Field(
+        default=0,
+        ge=0,
+        le=9,
+        description="Of pipelines whose retrains wait for their turn, the greater number goes first.",
+    )
     breaker: Breaker = Field(default_factory=Breaker, description="Stops retraining that keeps failing.")
 
 
@@ -913,7 +953,8 @@ class PipelineSpec(Document):
     @property
     def predictions_used_for(self) -> timedelta:
         """How long after its event a prediction is looked at: for events that still arrive, and triggers."""
-        performance, drift = self.triggers.performance, self.triggers.drift
+        performance = self.triggers.performance
         measured = performance.over + self.labels.matures_after if performance else timedelta(0)
-        drifted = timedelta(days=drift.persists[1]) if drift else timedelta(0)
+        drifting = (self.triggers.drift, self.triggers.prediction_drift)
+        drifted = max((timedelta(days=one.persists[1]) for one in drifting if one), default=timedelta(0))
         return max(self.ids_unique_within, measured, drifted)

@@ -48,7 +48,7 @@ DAY = timedelta(days=1)
 RESERVED_NAMES = frozenset({
     "champion", "drift_report", "evaluation_report", "events", "examples", "feature_tiles", "labels",
     "labels_unmatched", "model", "performance_report", "predictions", "quarantine", "quarantine_decisions",
-    "training_set",
+    "retrain_requests", "training_set",
 })  # fmt: skip
 # Columns of the examples that are no features.
 _EXAMPLE_COLUMNS = ("day", "event_id", "event_time", "decision_time", "view_versions", "made_of",

@@ -22,10 +22,7 @@ MOST_NAMED = 10
 # By path (`*` is any step): None is the key itself, a set the values of the field.
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
-    ("triggers", "prediction_drift"): None,
-    ("triggers", "staleness"): None,
     ("triggers", "concept_drift"): None,
-    ("policy", "priority"): None,
     ("exploration",): None,
     ("alerts",): None,
     ("sinks",): None,

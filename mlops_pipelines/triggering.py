@@ -7,10 +7,13 @@ flight: a reason that a retrain did not take away asks again, at the pace of the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.ingest.taking import contract_version
 from mlops_pipelines.policy import Admit, format_moment
 from mlops_pipelines.retraining import (
+    contracts_passed,
     data_mark,
     matured_events,
     matured_rows,
@@ -78,6 +81,9 @@ def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
         "labels": _labels,
         "performance": _performance,
         "drift": _drift,
+        "prediction_drift": _prediction_drift,
+        "staleness": _staleness,
+        "contract_change": _contract_change,
         "schedule": _schedule,
     }
     looked = (found[kind](place, now) for kind in kinds or found)
@@ -86,7 +92,9 @@ def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
 
 def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
     """Append a trigger for each reason of these kinds that is due; what was appended, as sentences."""
-    keys = free_keys(place.ledger, place.name, kinds)
+    # "bootstrap" is of every pipeline, the others are declared.
+    asking = [kind for kind in kinds if getattr(place.spec.triggers, kind, True) is not None]
+    keys = free_keys(place.ledger, place.name, asking) if asking else {}
     return append_due(place.ledger, place.name, keys, reasons(place, now, *keys), now) if keys else []
 
 
@@ -202,7 +210,7 @@ def _performance(place: PipelineHome, now: datetime) -> Reason | None:
     if drop is None:
         sentence = f"{trigger.metric} of v{champion.mlflow_version} is not surely {trigger.drop:g} lower yet"
         return Reason("performance", False, sentence)
-    return Reason("performance", True, drop["finding"], drop)
+    return Reason("performance", True, drop["finding"], drop, urgent=drop["below_floor"])
 
 
 def _drift(place: PipelineHome, now: datetime) -> Reason | None:
@@ -224,6 +232,63 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
 
 def _no_champion(kind: str) -> Reason:
     return Reason(kind, False, "looked at once there is a champion")
+
+
+def _prediction_drift(place: PipelineHome, now: datetime) -> Reason | None:
+    """The champion's scores stay apart from those of its training set."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.prediction_drift
+    if trigger is None:
+        return None
+    if (champion := place.ledger.champion(place.name)) is None:
+        return _no_champion("prediction_drift")
+    found = reports.persistent_score_drift(place, champion, trigger, _unanswered_since(place, champion))
+    if found is None:
+        m, n = trigger.persists
+        sentence = f"on fewer than {m} of the last {n} days the scores lay {trigger.alarm:g} apart"
+        return Reason("prediction_drift", False, sentence)
+    return Reason("prediction_drift", True, found["finding"], found)
+
+
+def _staleness(place: PipelineHome, now: datetime) -> Reason | None:
+    """Decisions keep finding features that are too old: what comes is to be learned from as it is."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.staleness
+    if trigger is None:
+        return None
+    if (champion := place.ledger.champion(place.name)) is None:
+        return _no_champion("staleness")
+    found = reports.persistent_staleness(place, trigger, _unanswered_since(place, champion))
+    if found is None:
+        m, n = trigger.persists
+        share = f"{trigger.at_least:.0%} of the decisions found a view too old"
+        return Reason("staleness", False, f"on fewer than {m} of the last {n} days {share}")
+    return Reason("staleness", True, found["finding"], found)
+
+
+def _contract_change(place: PipelineHome, now: datetime) -> Reason | None:
+    """Rows that passed a contract of which the last training set has none have matured."""
+    last = place.ledger.last_candidate(place.name)
+    if place.spec.triggers.contract_change is None:
+        return None
+    if last is None or last.dataset_version is None:
+        return Reason("contract_change", False, "looked at from the first training set on")
+    manifest = place.home.datasets.version(place.name, last.dataset_version).manifest
+    changed = [
+        stream
+        for stream in ("events", "labels")
+        if contract_version(place.loaded, stream) not in manifest["contracts"].get(stream, [])
+    ]
+    since = matured_through(place, last.watermark) + timedelta(days=1)
+    passed = contracts_passed(place, (since.isoformat(), matured_through(place, now).isoformat()), changed)
+    matured = [one for one in changed if contract_version(place.loaded, one) in passed.get(one, ())]
+    if not matured:
+        waiting = f"rows of {', '.join(changed)} under it have not matured" if changed else "unchanged"
+        return Reason("contract_change", False, f"{waiting} since {last.id}")
+    sentence = f"rows of {', '.join(matured)} passed a contract that {last.id} knew none of"
+    return Reason("contract_change", True, sentence, {"streams": matured, "since": last.id})
 
 
 def _schedule(place: PipelineHome, now: datetime) -> Reason | None:

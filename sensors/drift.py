@@ -19,12 +19,14 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         jobs=[jobs["monitor"]],
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=30,
-        description="Closed days with vectors or scores are measured; drift that persists becomes a trigger.",
+        description="Closed days with vectors or scores are measured; drift or staleness that persists and a "
+        "changed contract become triggers.",
     )
     def drift(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        appended = triggering.append(place, now, "drift")
+        kinds = ("drift", "prediction_drift", "staleness", "contract_change")
+        appended = triggering.append(place, now, *kinds)
         for sentence in appended:
             context.log.info(sentence)
         days = sorted({*reports.days_to_measure(place, now), *feature_health.days_to_look_at(place, now)})

@@ -29,7 +29,11 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
             context.log.info(f"Nobody decided on version {', '.join(ended)} in time.")
         if hindered := dagster_events.catch_up(place, context.instance):
             context.log.warning(hindered)
-        triggering.append(place, now, "bootstrap", "schedule")
+        reported, cursor = dagster_events.take_requests(place, context.instance, context.cursor)
+        for sentence in [*reported, *triggering.append(place, now, "bootstrap", "schedule")]:
+            context.log.info(sentence)
+        if cursor != context.cursor:
+            context.update_cursor(cursor)
         held_by = library.run_in_flight(place)
         if held_by is not None and _run_is_over(context.instance, held_by):
             context.log.warning(library.take_back(place, held_by, now))

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mlops_pipelines.spec import PipelineSpec, SharedViews, Training
+from mlops_pipelines.spec import PipelineSpec, SharedViews, Training, TriedPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -70,6 +70,8 @@ def test_yaml_is_what_it_seems(snippet: Snippet) -> None:
             PipelineSpec.model_validate(document["attributes"])
         if isinstance(document, dict) and set(document) == {"pipeline", "views"}:
             SharedViews.model_validate(document)
+        if isinstance(document, dict) and set(document) == {"triggers", "policy"}:
+            TriedPolicy.model_validate(document)
         if isinstance(document, dict) and set(document) == {"training"}:
             Training.model_validate(document["training"])
 

@@ -12,7 +12,9 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.monitoring import drift as drifting
 from mlops_pipelines.monitoring.performance import FIGURES_OF
+from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
+from mlops_pipelines.spec import DriftTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +28,13 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.monitoring.drift import DriftReport
     from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance, DaySums
-    from mlops_pipelines.spec import DriftTrigger, Kind, PerformanceTrigger
+    from mlops_pipelines.spec import (
+        Kind,
+        PerformanceTrigger,
+        PredictionDriftTrigger,
+        StalenessTrigger,
+        Triggers,
+    )
 
 OVERALL = "*"
 DRIFT_COLUMNS = {
@@ -245,7 +253,12 @@ def quality_drop_of(
     drop = quality_drop(sums, _holdout_skill(place, champion, trigger.metric), trigger)
     if drop is None:
         return None
-    return {"champion": champion.mlflow_version, "value": round(drop.value, 4), "finding": drop.sentence}
+    return {
+        "champion": champion.mlflow_version,
+        "value": round(drop.value, 4),
+        "finding": drop.sentence,
+        "below_floor": trigger.floor is not None and drop.upper < trigger.floor,
+    }
 
 
 def _sums(row: Mapping[str, Any]) -> DaySums:
@@ -370,17 +383,7 @@ def persistent_drift(
     place: PipelineHome, champion: Promotion, trigger: DriftTrigger, since: datetime
 ) -> dict[str, Any] | None:
     """Evidence that drift against this champion persists on days from `since` on, or None."""
-    _, window = trigger.persists
-    lake = place.lake
-    if not lake.exists("drift_report"):
-        return None
-    days = [day for day in lake.days("drift_report") if day >= since.date().isoformat()][-window:]
-    rows = lake.read("drift_report", days=days, columns=["day", "feature", "model_hash", "level", "sentence"])
-    overall = sorted(
-        (row for row in rows.to_pylist()
-         if row["feature"] == OVERALL and row["model_hash"] == champion.model_hash),
-        key=lambda row: row["day"],
-    )  # fmt: skip
+    overall = _drift_since(place, champion, OVERALL, since, trigger.persists[1])
     if not drifting.persistent([row["level"] for row in overall], trigger.persists):
         return None
     return {
@@ -390,6 +393,65 @@ def persistent_drift(
     }
 
 
+def persistent_score_drift(
+    place: PipelineHome, champion: Promotion, trigger: PredictionDriftTrigger, since: datetime
+) -> dict[str, Any] | None:
+    """Evidence that the champion's scores stay apart from those of its training set, or None."""
+    rows = _drift_since(place, champion, SCORE, since, trigger.persists[1])
+    days = [row["day"] for row in rows if row["excess"] >= trigger.alarm]
+    if len(days) < trigger.persists[0]:
+        return None
+    worst = max(row["excess"] for row in rows)
+    finding = f"the scores' unexplained PSI was {worst:.2f} at most, on {len(days)} of {len(rows)} days at "
+    return {
+        "champion": champion.mlflow_version,
+        "days": days,
+        "finding": f"{finding}least {trigger.alarm:g}",
+    }
+
+
+def persistent_staleness(
+    place: PipelineHome, trigger: StalenessTrigger, since: datetime
+) -> dict[str, Any] | None:
+    """Evidence that decisions keep finding views that are too old, or None."""
+    from mlops_pipelines.monitoring.feature_health import WHOLE_VIEW
+
+    lake, (enough, window) = place.lake, trigger.persists
+    if not lake.exists("feature_report"):
+        return None
+    days = [day for day in lake.days("feature_report") if day >= since.date().isoformat()][-window:]
+    columns = ["day", "view", "feature", "stale"]
+    rows = lake.read("feature_report", days=days, columns=columns).to_pylist()
+    stale = [
+        row for row in rows if row["feature"] == WHOLE_VIEW and (row["stale"] or 0.0) >= trigger.at_least
+    ]
+    on = sorted({row["day"] for row in stale})
+    if len(on) < enough:
+        return None
+    views = ", ".join(sorted({row["view"] for row in stale}))
+    share = f"{trigger.at_least:.0%} of the decisions or more found {views} too old"
+    return {"days": on, "finding": f"on {len(on)} of the last {len(days)} days {share}"}
+
+
+def drift_bands(triggers: Triggers) -> DriftTrigger | None:
+    """By what drift is measured; None where no trigger asks for it."""
+    return triggers.drift or (DriftTrigger() if triggers.prediction_drift else None)
+
+
+def _drift_since(
+    place: PipelineHome, champion: Promotion, feature: str, since: datetime, window: int
+) -> list[dict[str, Any]]:
+    """What was found of a feature against this champion, on the last days from `since` on, oldest first."""
+    lake = place.lake
+    if not lake.exists("drift_report"):
+        return []
+    days = [day for day in lake.days("drift_report") if day >= since.date().isoformat()][-window:]
+    columns = ["day", "feature", "model_hash", "excess", "level", "sentence"]
+    rows = lake.read("drift_report", days=days, columns=columns).to_pylist()
+    mine = (row for row in rows if (row["feature"], row["model_hash"]) == (feature, champion.model_hash))
+    return sorted(mine, key=lambda row: str(row["day"]))
+
+
 def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | None:
     """The day against the reference of the champion that scored last on it; None if none scored."""
     import pyarrow.compute as pc
@@ -397,7 +459,7 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
     from mlops_pipelines.monitoring.reference import Reference
     from mlops_pipelines.retraining import REFERENCE_FILE, model_of
 
-    trigger = place.spec.triggers.drift
+    trigger = drift_bands(place.spec.triggers)
     lake = place.lake
     if trigger is None or not lake.exists("predictions"):
         return None

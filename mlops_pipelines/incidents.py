@@ -1,0 +1,102 @@
+"""Runs that failed: why, and what helps. Read from Dagster's own store of runs, which keeps them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from mlops_pipelines.dagster_events import opened
+from mlops_pipelines.errors import TRY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlops_pipelines.home import PipelineHome
+
+JOBS = ("ingest", "score", "labels", "monitor", "retrain")
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A run that failed.
+
+    at: when it ended, by the wall clock, UTC. days: what it was to work on, where it is cut by days. step:
+    where it failed; empty where its process was lost. cause: a sentence. remedy: the command that helps.
+    over_by: the run of the same job that has succeeded since; None while nothing has.
+    """
+
+    run_id: str
+    job: str
+    at: datetime
+    days: str
+    step: str
+    cause: str
+    remedy: str
+    over_by: str | None
+
+
+def incidents(place: PipelineHome, limit: int) -> list[Incident]:
+    """The runs of a pipeline that failed, the newest first, at most `limit` of each of its jobs."""
+    found: list[Incident] = []
+    with opened(place.home) as instance:
+        for job in JOBS:
+            name = f"{place.name}_{job}"
+            failed = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.FAILURE])
+            done = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS])
+            records = instance.get_run_records(failed, limit=limit)
+            latest = instance.get_run_records(done, limit=1) if records else []
+            found += [_incident(instance, one, latest[0] if latest else None, job) for one in records]
+    return sorted(found, key=lambda one: one.at, reverse=True)
+
+
+def _incident(
+    instance: dg.DagsterInstance, record: dg.RunRecord, latest: dg.RunRecord | None, job: str
+) -> Incident:
+    run = record.dagster_run
+    step, cause = _cause(instance, run.run_id)
+    told, _, remedy = cause.partition(TRY)
+    ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
+    over = latest is not None and latest.storage_id > record.storage_id
+    return Incident(
+        run.run_id,
+        job,
+        datetime.fromtimestamp(ended, UTC),
+        _days(run.tags),
+        step,
+        " ".join(told.split()),
+        remedy.strip() or f"look at the run {run.run_id} in the UI (mlops dev)",
+        latest.dagster_run.run_id if over and latest else None,
+    )
+
+
+def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
+    """The step that failed first, and why; of a run whose process was lost, what Dagster says of it."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = entry.dagster_event
+        failure = event.step_failure_data if event else None
+        if event and failure:
+            said = failure.user_failure_data
+            error = failure.error
+            while error and error.cause:
+                error = error.cause
+            cause = (said.description if said else None) or (error.message if error else None)
+            return event.step_key or "", cause or "it does not say why"
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+        return "", entry.user_message or (
+            entry.dagster_event and entry.dagster_event.message
+        ) or "it was lost"
+    return "", "its process was lost"
+
+
+def _days(tags: Mapping[str, str]) -> str:
+    if ASSET_PARTITION_RANGE_START_TAG in tags:
+        return f"{tags[ASSET_PARTITION_RANGE_START_TAG]} to {tags[ASSET_PARTITION_RANGE_END_TAG]}"
+    return tags.get(PARTITION_NAME_TAG, "")

@@ -1,0 +1,88 @@
+"""Runs that failed, as `mlops incidents` tells them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pytest
+
+from mlops_pipelines import scoring
+from mlops_pipelines.component import build_definitions
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.resources import HomeResource
+from tests.loop import mlops, small_home
+from tests.small_flights import loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.home import PipelineHome
+
+DAY = "2013-01-05"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> PipelineHome:
+    return small_home(tmp_path)
+
+
+def run(place: PipelineHome, job: str) -> bool:
+    """Whether a run of a job on the home's own instance succeeded."""
+    definitions = build_definitions(loaded(), HomeResource(path=str(place.home.path)))
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        done = definitions.resolve_job_def(f"{place.name}_{job}").execute_in_process(
+            instance=instance, partition_key=DAY, raise_on_error=False
+        )
+    return done.success
+
+
+def told(place: PipelineHome, *arguments: str) -> list[dict[str, Any]]:
+    done = mlops(place, "incidents", place.name, *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.output)["incidents"]
+    return found
+
+
+def test_a_failed_run_is_told_with_its_cause_until_the_job_succeeds(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No run of small_flights has failed" in mlops(place, "incidents", place.name).output
+
+    def broken(*_: object) -> None:
+        raise TerminalError("The disk is full.", expected="room", remedy="df -h")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "make_tiles", broken)
+        assert not run(place, "score")
+    [incident] = told(place)
+    assert (incident["job"], incident["days"], incident["step"]) == (
+        "score",
+        DAY,
+        "small_flights__feature_tiles",
+    )
+    assert (incident["cause"], incident["remedy"]) == ("The disk is full. Expected: room", "df -h")
+    assert incident["over_by"] is None
+    said = mlops(place, "incidents", place.name).output
+    assert "small_flights__feature_tiles: The disk is full. Expected: room\n  Try: df -h\n" in said
+    assert run(place, "score")
+    assert told(place) == []
+    [over] = told(place, "--all")
+    assert over["over_by"]
+    assert "over since run" in mlops(place, "incidents", place.name, "--all").output
+
+
+def test_a_run_whose_process_was_lost_is_told_too(place: PipelineHome) -> None:
+    definitions = build_definitions(loaded(), HomeResource(path=str(place.home.path)))
+    job = definitions.resolve_job_def(f"{place.name}_retrain")
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        lost = instance.create_run_for_job(job)
+        instance.report_run_failed(lost, "the run worker was killed")
+    [incident] = told(place)
+    assert (incident["job"], incident["step"], incident["cause"]) == (
+        "retrain",
+        "",
+        "the run worker was killed",
+    )
+    assert lost.run_id in incident["remedy"]
