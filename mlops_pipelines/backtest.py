@@ -474,7 +474,7 @@ class _Course:
         """What a policy does at a midnight."""
         keys = triggering.free_keys(ledger, self._name, self._kinds())
         triggering.append_due(ledger, self._name, keys, self._reasons(ledger, [*keys], now), now)
-        if not ledger.pending_triggers(self._name):
+        if ledger.pending(self._name) is None:
             return
         got = ledger.admit(
             self._name,

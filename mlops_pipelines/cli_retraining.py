@@ -203,10 +203,12 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "admitted": found.decision is not None and hold is None,
         "held_by": hold.reason if hold else None,
         "until": hold.until.isoformat() if hold and hold.until else None,
-        "pending": [
-            {"kind": one.kind, "key": one.key, "created_at": one.created_at.isoformat(), "urgent": one.urgent}
-            for one in found.pending
-        ],
+        "pending": found.pending
+        and {
+            "kinds": dict(found.pending.kinds),
+            "since": found.pending.first.created_at.isoformat(),
+            "urgent": found.pending.urgent,
+        },
         "in_flight": found.in_flight.id if found.in_flight else None,
         "failures_in_a_row": found.state.failures,
         "last_retrain": found.state.last_retrain,
@@ -220,7 +222,10 @@ def _said(pipeline: str, found: Explanation) -> str:
         one = found.in_flight
         since = f"{one.started_at:%Y-%m-%d %H:%M}"
         lines.append(f"  {one.id} is {one.status} since {since}, run {one.run_id}")
-    lines += [f"  {each.kind} waits since {each.created_at:%Y-%m-%d %H:%M}" for each in found.pending]
+    if found.pending:
+        first = found.pending.first
+        kinds = ", ".join(f"{n} {kind}" for kind, n in found.pending.kinds.items())
+        lines.append(f"  waiting: {kinds}, the first since {first.created_at:%Y-%m-%d %H:%M}")
     lines += ["", "What asks for a retrain:"]
     lines += [f"  {each.kind:<12} {'due: ' if each.due else ''}{each.sentence}" for each in found.reasons]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mlops_pipelines.spec import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping
     from datetime import time
 
     from mlops_pipelines.spec import Breaker, Budget, Policy
@@ -37,6 +37,28 @@ class PendingTrigger:
     key: str
     created_at: datetime
     urgent: bool = False
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The reasons to retrain that wait, taken together: one retrain answers them all.
+
+    first: the oldest, which it serves; the others fold into it. kinds: how many there are of each kind, the
+    first one included. urgent: whether any of them is.
+    """
+
+    first: PendingTrigger
+    kinds: Mapping[str, int]
+    urgent: bool
+
+    @classmethod
+    def of(cls, triggers: Iterable[PendingTrigger]) -> Pending | None:
+        """All of these; None if there are none."""
+        ordered = sorted(triggers, key=lambda one: (one.created_at, one.kind, one.key))
+        if not ordered:
+            return None
+        kinds = Counter(one.kind for one in ordered)
+        return cls(ordered[0], kinds, any(one.urgent for one in ordered))
 
 
 @dataclass(frozen=True)
@@ -77,13 +99,13 @@ class State:
 
 @dataclass(frozen=True)
 class Admit:
-    """A retrain may start.
+    """A retrain may start, and answers all that waits.
 
-    trigger_ids: the triggers it answers, the served one first, the folded ones after it; empty when
-    `takes_up` names a lost retrain that goes on with the triggers it has.
+    serves: id of the trigger it is for; None where `takes_up` names a lost retrain, which goes on with the
+    triggers it has.
     """
 
-    trigger_ids: tuple[int, ...]
+    serves: int | None
     sentence: str
     takes_up: str | None = None
 
@@ -100,15 +122,18 @@ class Hold:
     sentence: str
 
 
-def decide(pending: Sequence[PendingTrigger], state: State, policy: Policy, now: datetime) -> Admit | Hold:
+_NOTHING = Hold("nothing_pending", None, "nothing to do: no trigger is pending")
+
+
+def decide(pending: Pending | None, state: State, policy: Policy, now: datetime) -> Admit | Hold:
     """Whether a retrain may start now, and why, or what it waits for.
 
     A lost retrain goes before any trigger. All pending triggers fold into one retrain. Of several holds
     that end by themselves the last to end is named, or the quiet hours that it ends in, so `until` is the
     moment to ask again.
     """
-    if not pending and state.lost is None and state.in_flight is None:
-        return Hold("nothing_pending", None, "nothing to do: no trigger is pending")
+    if pending is None and state.lost is None and state.in_flight is None:
+        return _NOTHING
     if state.paused is not None:
         return Hold("paused", None, f"held: retraining was paused by {state.paused}")
     decision = _decide_in_act_mode(pending, state, policy, now)
@@ -124,19 +149,19 @@ def charge(bucket: Bucket, budget: Budget, now: datetime) -> Bucket:
     return Bucket(_spent(bucket, budget, now) + 1, as_of)
 
 
-def _decide_in_act_mode(
-    pending: Sequence[PendingTrigger], state: State, policy: Policy, now: datetime
-) -> Admit | Hold:
+def _decide_in_act_mode(pending: Pending | None, state: State, policy: Policy, now: datetime) -> Admit | Hold:
     if state.in_flight is not None:
         return Hold("in_flight", None, f"held: retrain {state.in_flight} is in flight")
     if state.lost is not None:
-        return Admit((), f"retrain {state.lost} lost its run and is taken up again", takes_up=state.lost)
+        return Admit(None, f"retrain {state.lost} lost its run and is taken up again", takes_up=state.lost)
+    if pending is None:
+        return _NOTHING
     holds = [
         hold
         for hold in (
             _breaker_hold(state, policy.breaker),
             _budget_hold(state.bucket, policy.budget),
-            None if any(t.urgent for t in pending) else _cooldown_hold(state, policy.cooldown),
+            None if pending.urgent else _cooldown_hold(state, policy.cooldown),
         )
         if hold is not None and hold.until is not None and now < hold.until
     ]
@@ -193,15 +218,16 @@ def _quiet_hold(last: Hold | None, hours: tuple[time, time] | None, now: datetim
     return _hold_until("quiet_hours", until, f"quiet hours from {start:%H:%M} to {end:%H:%M} UTC{before}")
 
 
-def _admit(pending: Sequence[PendingTrigger], *, trial: bool) -> Admit:
-    served, *folded = sorted(pending, key=lambda t: (t.created_at, t.kind, t.key))
+def _admit(pending: Pending, *, trial: bool) -> Admit:
+    served = pending.first
     sentence = f"admitted for a {served.kind} trigger of {format_moment(served.created_at)}"
+    folded = Counter(pending.kinds) - Counter([served.kind])
     if folded:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(t.kind for t in folded).items()))
-        sentence += f", with {len(folded)} more folded in ({kinds})"
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(folded.items()))
+        sentence += f", with {folded.total()} more folded in ({kinds})"
     if trial:
         sentence += ", as the breaker's one trial"
-    return Admit((served.id, *(t.id for t in folded)), sentence)
+    return Admit(served.id, sentence)
 
 
 def _spent(bucket: Bucket, budget: Budget, now: datetime) -> Fraction:

@@ -410,14 +410,14 @@ def _training_set(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _retrain(place: PipelineHome, retrain: Retrain) -> dict[str, Any]:
-    asked = [one for one in place.ledger.triggers(place.name) if one.id in retrain.trigger_ids]
     return {
         "id": retrain.id,
         "why": retrain.reason,
         "admitted_at": retrain.watermark.isoformat(),
         "run": retrain.run_id,
         "triggers": [
-            {"kind": one.kind, "at": one.created_at.isoformat(), "evidence": one.evidence} for one in asked
+            {"kind": one.kind, "at": one.created_at.isoformat(), "evidence": one.evidence}
+            for one in place.ledger.triggers_of(retrain.id)
         ],
         "outcome": retrain.outcome,
     }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Ledger, Promotion, Retrain
-    from mlops_pipelines.policy import Hold, PendingTrigger, State
+    from mlops_pipelines.policy import Hold, Pending, State
     from mlops_pipelines.spec import LabelsTrigger, ScheduleTrigger
 
 MANUAL = "manual"
@@ -69,7 +69,7 @@ class Explanation:
     sentence: str
     decision: Admit | Hold | None
     state: State
-    pending: tuple[PendingTrigger, ...]
+    pending: Pending | None
     in_flight: Retrain | None
     reasons: tuple[Reason, ...]
 
@@ -143,7 +143,7 @@ def explain(place: PipelineHome, now: datetime) -> Explanation:
         sentence,
         decision,
         place.ledger.state(place.name),
-        tuple(place.ledger.pending_triggers(place.name)),
+        place.ledger.pending(place.name),
         place.ledger.in_flight(place.name),
         tuple(reasons(place, now)),
     )
@@ -151,7 +151,7 @@ def explain(place: PipelineHome, now: datetime) -> Explanation:
 
 def _decision(place: PipelineHome, now: datetime) -> tuple[Admit | Hold | None, str]:
     # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
-    pending = place.ledger.pending_triggers(place.name)
+    pending = place.ledger.pending(place.name)
     if pending and (sentence := vectors_lacking(place, now)):
         return None, sentence
     mark = data_mark(place, now) if pending else ""

@@ -69,7 +69,7 @@ def test_what_was_asked_for_is_served_once_the_policy_admits_it(place: PipelineH
 
 def test_why_nothing_happens_is_said_with_what_would_ask(place: PipelineHome) -> None:
     found = explained(place)
-    assert (found["admitted"], found["held_by"], found["pending"]) == (False, "nothing_pending", [])
+    assert (found["admitted"], found["held_by"], found["pending"]) == (False, "nothing_pending", None)
     text = mlops(place, "policy", "explain", place.name).output
     assert text.startswith(f"{place.name} at 2013-01-10 00:00 UTC: nothing to do: no trigger is pending\n")
     kinds = {one["kind"]: one["sentence"] for one in found["reasons"]}  # type: ignore[attr-defined]

@@ -24,8 +24,9 @@ from mlops_pipelines.ledger import (
     Retrain,
     StaleTokenError,
 )
+from mlops_pipelines.ledger import tables as of_ledger
 from mlops_pipelines.ledger.landing import FinishedFile
-from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
+from mlops_pipelines.policy import Admit, Hold, Pending, PendingTrigger, State
 from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 
@@ -342,7 +343,7 @@ def test_triggers_are_listed_in_order_and_cut_to_the_latest(ledger: Ledger) -> N
     assert [t.key for t in ledger.triggers(P, limit=2)] == ["k3", "k4"]
     ledger.expire_triggers(P, [ledger.triggers(P)[0].id], "the champion changed", NOW)
     assert [t.key for t in ledger.triggers(P, status="expired")] == ["k0"]
-    assert [t.key for t in ledger.pending_triggers(P)] == ["k1", "k2", "k3", "k4"]
+    assert [t.key for t in ledger.triggers(P, "pending")] == ["k1", "k2", "k3", "k4"]
 
 
 def test_only_pending_triggers_of_the_pipeline_expire(ledger: Ledger) -> None:
@@ -366,7 +367,8 @@ def test_an_admitted_retrain_ends_its_triggers(ledger: Ledger) -> None:
     retrain = admit(ledger, now=NOW + 2 * DAY)
     assert (retrain.id, retrain.seq, retrain.status) == ("flights-00001", 1, "running")
     assert (retrain.watermark, retrain.started_at) == (NOW + 2 * DAY, NOW + 2 * DAY)
-    assert (retrain.trigger_kinds, retrain.trigger_ids) == (("labels", "drift"), (2, 1))
+    assert retrain.trigger_kinds == ("labels", "drift")
+    assert [one.id for one in ledger.triggers_of(retrain.id)] == [2, 1]
     assert retrain.reason == (
         "admitted for a labels trigger of 2013-03-01 00:00 UTC, with 1 more folded in (1 drift)"
     )
@@ -382,6 +384,24 @@ def test_nothing_pending_admits_nothing(ledger: Ledger) -> None:
     assert ledger.retrains(P) == []
 
 
+def test_more_triggers_than_a_statement_takes_parameters_fold_into_one(ledger: Ledger) -> None:
+    many = 33_000
+    rows = [
+        {"pipeline": P, "kind": ("drift", "labels")[n % 2], "key": f"k{n}", "evidence": {}, "urgent": False,
+         "created_at": NOW + timedelta(seconds=n)}
+        for n in range(many)
+    ]  # fmt: skip
+    with ledger._writing() as connection:
+        connection.execute(of_ledger.triggers.insert(), rows)
+    retrain = admit(ledger, now=NOW + 2 * DAY)
+    assert retrain.reason == (
+        "admitted for a drift trigger of 2013-03-01 00:00 UTC, with 32999 more folded in "
+        "(16499 drift, 16500 labels)"
+    )
+    assert retrain.trigger_kinds == ("drift", "labels")
+    assert ledger.counts(P).triggers == {"pending": 0, "served": 1, "folded": many - 1, "expired": 0}
+
+
 def test_a_run_that_asks_again_gets_the_same_retrain(ledger: Ledger) -> None:
     retrain = begin(ledger)
     with unchanged(ledger):
@@ -392,7 +412,7 @@ def test_another_run_is_held_while_one_is_in_flight(ledger: Ledger) -> None:
     retrain = begin(ledger)
     ledger.append_trigger(P, "drift", "later", {}, NOW)
     assert hold(ledger).sentence == f"held: retrain {retrain.id} is in flight"
-    assert [t.key for t in ledger.pending_triggers(P)] == ["later"]
+    assert [t.key for t in ledger.triggers(P, "pending")] == ["later"]
 
 
 def test_triggers_that_came_during_a_retrain_are_judged_afterwards(ledger: Ledger) -> None:
@@ -505,7 +525,7 @@ def test_the_database_itself_refuses_two_in_flight(ledger: Ledger) -> None:
     ledger.append_trigger(P, "labels", "k2", {}, NOW)
 
     def reckless(pending: Any, state: State, policy: Policy, now: datetime) -> Admit | Hold:
-        return Admit(tuple(t.id for t in pending), "admitted whatever is in flight")
+        return Admit(pending.first.id, "admitted whatever is in flight")
 
     with unchanged(ledger), pytest.raises(IntegrityError):
         ledger.admit(P, now=NOW, policy=POLICY, run_id="r", data_mark="d", decide=reckless)
@@ -529,7 +549,7 @@ def test_lost_retrain_is_taken_up_by_the_next_run(ledger: Ledger) -> None:
     assert (second.id, second.watermark, second.data_mark) == (first.id, NOW, "d1")
     assert (second.run_id, second.started_at) == ("run-2", NOW + DAY)
     assert second.token != first.token
-    assert second.trigger_ids == first.trigger_ids
+    assert second.trigger_kinds == first.trigger_kinds
     assert second.reason == first.reason
     assert ledger.state(P).bucket == charged
     assert ledger.counts(P).retrains["running"] == 1
@@ -1010,5 +1030,6 @@ def test_what_a_tick_asks_does_not_grow_with_history(ledger: Ledger) -> None:
 
 def test_policy_types_are_what_the_policy_takes(ledger: Ledger) -> None:
     ledger.append_trigger(P, "manual", "k", {"by": "ann"}, NOW, urgent=True)
-    assert ledger.pending_triggers(P) == [PendingTrigger(1, "manual", "k", NOW, urgent=True)]
+    first = PendingTrigger(1, "manual", "k", NOW, urgent=True)
+    assert ledger.pending(P) == Pending(first, {"manual": 1}, urgent=True)
     assert ledger.state(P) == State()

@@ -290,7 +290,7 @@ class LedgerMachine(RuleBasedStateMachine):
             triggers=set(model.pending),
         )
         assert (answer.retrain.id, answer.retrain.watermark) == (retrain.id, at(model.now))
-        assert len(answer.retrain.trigger_ids) == len(retrain.triggers)
+        assert len(self.ledger.triggers_of(retrain.id)) == len(retrain.triggers)
         model.retrains.append(retrain)
         model.ended.update(dict.fromkeys(model.pending, retrain.id))
         model.pending.clear()

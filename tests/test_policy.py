@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlops_pipelines.policy import Admit, Bucket, Hold, PendingTrigger, State, charge, decide, format_moment
+from mlops_pipelines.policy import Admit, Bucket, Hold, Pending, PendingTrigger, State, charge, format_moment
+from mlops_pipelines.policy import decide as decide_together
 from mlops_pipelines.spec import Budget, Policy
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def policy(**fields: Any) -> Policy:
 
 def trigger(n: int = 1, kind: str = "labels", *, urgent: bool = False, at: datetime = NOW) -> PendingTrigger:
     return PendingTrigger(n, kind, f"key-{n}", at, urgent)
+
+
+def decide(pending: list[PendingTrigger], state: State, rules: Policy, now: datetime) -> Admit | Hold:
+    return decide_together(Pending.of(pending), state, rules, now)
 
 
 def held(decision: Admit | Hold) -> Hold:
@@ -48,7 +53,7 @@ def test_all_pending_triggers_fold_into_the_oldest() -> None:
     pending = [trigger(3, "drift"), trigger(1, at=NOW - DAY), trigger(2, "drift"), trigger(4)]
     admit = decide(pending, State(), policy(), NOW)
     assert admit == Admit(
-        (1, 2, 3, 4),
+        1,
         "admitted for a labels trigger of 2013-02-28 00:00 UTC, with 3 more folded in (2 drift, 1 labels)",
     )
 
@@ -163,7 +168,7 @@ def test_lost_retrain_goes_before_cooldown_budget_and_breaker() -> None:
     )
     sentence = "retrain p-00003 lost its run and is taken up again"
     for pending in ([], [trigger()]):
-        assert decide(pending, state, policy(), NOW) == Admit((), sentence, takes_up="p-00003")
+        assert decide(pending, state, policy(), NOW) == Admit(None, sentence, takes_up="p-00003")
 
 
 def test_pause_and_observe_hold_a_lost_retrain_too() -> None:
@@ -333,7 +338,8 @@ def test_decision_is_the_plain_models(
     expected = expected_reason(pending, state, rules, now)
     if expected is None:
         assert isinstance(decision, Admit)
-        assert set(decision.trigger_ids) == (set() if state.lost else {t.id for t in pending})
+        oldest = min(pending, key=lambda t: (t.created_at, t.kind, t.key), default=None)
+        assert decision.serves == (None if state.lost or oldest is None else oldest.id)
         assert decision.takes_up == state.lost
     else:
         assert held(decision).reason in expected.split("/")

@@ -137,8 +137,8 @@ def test_quality_below_the_floor_does_not_wait_for_the_cooldown(
     ]  # fmt: skip
     written(place, "performance_report", rows, reports.performance_columns("binary"))
     assert len(triggering.append(place, at(11), "performance")) == 1
-    [appended] = [one for one in place.ledger.pending_triggers(place.name) if one.kind == "performance"]
-    assert appended.urgent is urgent
+    [appended] = place.ledger.triggers(place.name, "pending")
+    assert (appended.kind, appended.urgent) == ("performance", urgent)
 
 
 def test_a_retrain_that_is_reported_to_dagster_is_asked_for_once(place: PipelineHome) -> None:

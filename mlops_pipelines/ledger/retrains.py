@@ -15,21 +15,21 @@ from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.records import Records
 from mlops_pipelines.ledger.store import insert_new
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers
-from mlops_pipelines.ledger.triggers import pending_triggers
+from mlops_pipelines.ledger.triggers import pending_of
 from mlops_pipelines.ledger.verdicts import candidate_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from sqlalchemy.engine import Connection
 
     from mlops_pipelines.audit import Kind
     from mlops_pipelines.ledger.store import AnyRow
-    from mlops_pipelines.policy import Admit, Hold, PendingTrigger, State
+    from mlops_pipelines.policy import Admit, Hold, Pending, State
     from mlops_pipelines.spec import Policy
 
-    Decide = Callable[[Sequence[PendingTrigger], State, Policy, datetime], Admit | Hold]
+    Decide = Callable[[Pending | None, State, Policy, datetime], Admit | Hold]
 
 RetrainStatus = Literal[
     "running", "lost", "waiting", "promoted", "rejected", "failed", "nothing", "expired", "rolled_back",
@@ -66,7 +66,7 @@ class Retrain:
     token: authority of the attempt that runs now, or ran last. started_at: the home's clock when that
     attempt began. losses: attempts whose run was lost and not interrupted. data_mark: names the data it was
     admitted on.
-    reason: why it was admitted, a sentence. trigger_ids, trigger_kinds: what it answers, the served one
+    reason: why it was admitted, a sentence. trigger_kinds: kinds of what it answers, that of the served one
     first. dataset_version ... mlflow_run_id: the candidate, None until there is one; cutoff: UTC;
     feature_set: version of the set that made its rows.
     outcome, finished_at: how and when it ended.
@@ -83,7 +83,6 @@ class Retrain:
     losses: int
     data_mark: str
     reason: str
-    trigger_ids: tuple[int, ...]
     trigger_kinds: tuple[str, ...]
     dataset_version: str | None
     feature_set: str | None
@@ -139,7 +138,7 @@ class Retrains(Records):
         """What `admit` would decide now; nothing is written."""
         with self._reading() as connection:
             state = _state(connection, pipeline, data_mark)
-            return decide(pending_triggers(connection, pipeline), state, policy, now)
+            return decide(pending_of(connection, pipeline), state, policy, now)
 
     def admit(
         self,
@@ -164,7 +163,7 @@ class Retrains(Records):
                 taken_up = unfinished.losses > 0
                 return Admitted(_retrain(connection, unfinished.id), taken_up, unfinished.reason)
             state = _state(connection, pipeline, data_mark)
-            decision = decide(pending_triggers(connection, pipeline), state, policy, now)
+            decision = decide(pending_of(connection, pipeline), state, policy, now)
             if isinstance(decision, policies.Hold):
                 return Held(decision)
             if decision.takes_up is not None:
@@ -435,7 +434,7 @@ def latest_of(connection: Connection, pipeline: str, version: str) -> AnyRow | N
 def _begin(
     connection: Connection, pipeline: str, decision: Admit, *, run_id: str, data_mark: str, now: datetime
 ) -> str:
-    """Insert the admitted retrain and end its triggers. Its id."""
+    """Insert the admitted retrain and end its triggers: one is served, all others that wait fold. Its id."""
     last = sa.select(sa.func.coalesce(sa.func.max(retrains.c.seq), 0)).where(retrains.c.pipeline == pipeline)
     seq = connection.execute(last).scalar_one() + 1
     # Numbered, not random: a replay that is killed and repeated gives the same ids.
@@ -454,14 +453,13 @@ def _begin(
             reason=decision.sentence,
         )
     )
-    served, *folded = decision.trigger_ids
-    for ids, status, reason in (
-        ([served], "served", f"served by retrain {retrain_id}"),
-        (folded, "folded", f"folded into retrain {retrain_id}"),
+    for which, status, reason in (
+        (triggers.c.id == decision.serves, "served", f"served by retrain {retrain_id}"),
+        (sa.true(), "folded", f"folded into retrain {retrain_id}"),
     ):
         connection.execute(
             triggers.update()
-            .where(triggers.c.pipeline == pipeline, triggers.c.id.in_(ids), triggers.c.status == "pending")
+            .where(triggers.c.pipeline == pipeline, triggers.c.status == "pending", which)
             .values(status=status, reason=reason, retrain_id=retrain_id, ended_at=now)
         )
     return retrain_id
@@ -557,15 +555,16 @@ def _retrain(connection: Connection, retrain_id: str) -> Retrain:
 
 def _retrains(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Retrain]:
     rows = connection.execute(query).all()
-    answered: dict[str, list[AnyRow]] = {row.id: [] for row in rows}
-    # Served before folded, folded in the order they came.
-    order = (triggers.c.status == "folded", triggers.c.created_at, triggers.c.kind, triggers.c.key)
-    for trigger in connection.execute(
-        sa.select(triggers.c.id, triggers.c.kind, triggers.c.retrain_id)
+    answered: dict[str, list[str]] = {row.id: [] for row in rows}
+    # Served before folded, and each kind once, however many there were.
+    folded = sa.func.min(sa.case((triggers.c.status == "folded", 1), else_=0))
+    for kind, retrain_id in connection.execute(
+        sa.select(triggers.c.kind, triggers.c.retrain_id)
         .where(triggers.c.retrain_id.in_(answered))
-        .order_by(*order)
+        .group_by(triggers.c.retrain_id, triggers.c.kind)
+        .order_by(folded, triggers.c.kind)
     ):
-        answered[trigger.retrain_id].append(trigger)
+        answered[retrain_id].append(kind)
     return [
         Retrain(
             id=row.id,
@@ -579,8 +578,7 @@ def _retrains(connection: Connection, query: sa.Select[tuple[object, ...]]) -> l
             losses=row.losses,
             data_mark=row.data_mark,
             reason=row.reason,
-            trigger_ids=tuple(trigger.id for trigger in answered[row.id]),
-            trigger_kinds=tuple(trigger.kind for trigger in answered[row.id]),
+            trigger_kinds=tuple(answered[row.id]),
             dataset_version=row.dataset_version,
             feature_set=row.feature_set,
             matured_rows=row.matured_rows,

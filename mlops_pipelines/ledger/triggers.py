@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from mlops_pipelines.ledger.store import Store, insert_new
 from mlops_pipelines.ledger.tables import triggers
-from mlops_pipelines.policy import PendingTrigger
+from mlops_pipelines.policy import Pending, PendingTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,10 +88,20 @@ class Triggers(Store):
         with self._reading() as connection:
             return [_trigger(row) for row in connection.execute(query)][::-1]
 
-    def pending_triggers(self, pipeline: str) -> list[PendingTrigger]:
-        """The triggers that still wait, as the policy takes them."""
+    def pending(self, pipeline: str) -> Pending | None:
+        """The triggers that still wait, taken together, as the policy takes them; None if none waits."""
         with self._reading() as connection:
-            return pending_triggers(connection, pipeline)
+            return pending_of(connection, pipeline)
+
+    def triggers_of(self, retrain_id: str) -> list[Trigger]:
+        """The triggers that a retrain answers, the served one first."""
+        query = (
+            sa.select(triggers)
+            .where(triggers.c.retrain_id == retrain_id)
+            .order_by(triggers.c.status == "folded", triggers.c.created_at, triggers.c.kind, triggers.c.key)
+        )
+        with self._reading() as connection:
+            return [_trigger(row) for row in connection.execute(query)]
 
     def expire_triggers(self, pipeline: str, ids: Sequence[int], reason: str, at: datetime) -> int:
         """End pending triggers that no retrain will answer. How many ended; ended ones stay as they are."""
@@ -109,15 +119,24 @@ class Triggers(Store):
             ).rowcount
 
 
-def pending_triggers(connection: Connection, pipeline: str) -> list[PendingTrigger]:
-    """The triggers that still wait, in the order they came."""
+def pending_of(connection: Connection, pipeline: str) -> Pending | None:
+    """The triggers that still wait, taken together: two statements, however many there are."""
     columns = triggers.c
-    query = (
+    waits = sa.and_(columns.pipeline == pipeline, columns.status == "pending")
+    first = connection.execute(
         sa.select(columns.id, columns.kind, columns.key, columns.created_at, columns.urgent)
-        .where(columns.pipeline == pipeline, columns.status == "pending")
-        .order_by(columns.created_at, columns.id)
-    )
-    return [PendingTrigger(*row) for row in connection.execute(query)]
+        .where(waits)
+        .order_by(columns.created_at, columns.kind, columns.key)
+        .limit(1)
+    ).one_or_none()
+    if first is None:
+        return None
+    by_kind = sa.select(columns.kind, columns.urgent, sa.func.count()).where(waits)
+    counts = connection.execute(by_kind.group_by(columns.kind, columns.urgent)).all()
+    kinds: dict[str, int] = {}
+    for kind, _, count in counts:
+        kinds[kind] = kinds.get(kind, 0) + count
+    return Pending(PendingTrigger(*first), kinds, any(urgent for _, urgent, _ in counts))
 
 
 def _trigger(row: AnyRow) -> Trigger:
