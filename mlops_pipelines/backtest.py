@@ -474,7 +474,7 @@ class _Course:
         """What a policy does at a midnight."""
         keys = triggering.free_keys(ledger, self._name, self._kinds())
         triggering.append_due(ledger, self._name, keys, self._reasons(ledger, [*keys], now), now)
-        if ledger.pending(self._name) is None:
+        if not ledger.has_pending(self._name):
             return
         got = ledger.admit(
             self._name,

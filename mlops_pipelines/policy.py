@@ -44,12 +44,13 @@ class Pending:
     """The reasons to retrain that wait, taken together: one retrain answers them all.
 
     first: the oldest, which it serves; the others fold into it. kinds: how many there are of each kind, the
-    first one included. urgent: whether any of them is.
+    first one included. urgent: whether any of them is. more: whether there are more than were counted.
     """
 
     first: PendingTrigger
     kinds: Mapping[str, int]
     urgent: bool
+    more: bool = False
 
     @classmethod
     def of(cls, triggers: Iterable[PendingTrigger]) -> Pending | None:
@@ -224,7 +225,8 @@ def _admit(pending: Pending, *, trial: bool) -> Admit:
     folded = Counter(pending.kinds) - Counter([served.kind])
     if folded:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(folded.items()))
-        sentence += f", with {folded.total()} more folded in ({kinds})"
+        over = "over " if pending.more else ""
+        sentence += f", with {over}{folded.total()} more folded in ({kinds})"
     if trial:
         sentence += ", as the breaker's one trial"
     return Admit(served.id, sentence)

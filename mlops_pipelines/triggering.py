@@ -151,7 +151,7 @@ def explain(place: PipelineHome, now: datetime) -> Explanation:
 
 def _decision(place: PipelineHome, now: datetime) -> tuple[Admit | Hold | None, str]:
     # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
-    pending = place.ledger.pending(place.name)
+    pending = place.ledger.has_pending(place.name)
     if pending and (sentence := vectors_lacking(place, now)):
         return None, sentence
     mark = data_mark(place, now) if pending else ""

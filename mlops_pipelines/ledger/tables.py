@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 metadata = sa.MetaData()
 
@@ -257,6 +257,19 @@ triggers = sa.Table(
     sa.UniqueConstraint("pipeline", "key"),
     sa.Index("triggers_by_status", "pipeline", "status", "created_at"),
     sa.Index("triggers_by_retrain", "retrain_id"),
+    # In the order in which the policy takes those that wait, and those that do not wait for the cooldown.
+    sa.Index(
+        "triggers_that_wait",
+        *("pipeline", "created_at", "kind", "key"),
+        sqlite_where=sa.text("status = 'pending'"),
+        postgresql_where=sa.text("status = 'pending'"),
+    ),
+    sa.Index(
+        "triggers_that_press",
+        "pipeline",
+        sqlite_where=sa.text("status = 'pending' AND urgent"),
+        postgresql_where=sa.text("status = 'pending' AND urgent"),
+    ),
 )
 
 # Verdicts belong to a model, not only to a retrain: a later attempt that trains another model cannot be

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.store import AnyRow
 
 TriggerStatus = Literal["pending", "served", "folded", "expired"]
+# Of those that wait so many are counted by kind; what there are more is not counted for a sentence.
+MOST_COUNTED = 1000
 TRIGGER_STATUSES: tuple[TriggerStatus, ...] = ("pending", "served", "folded", "expired")
 
 
@@ -93,6 +95,12 @@ class Triggers(Store):
         with self._reading() as connection:
             return pending_of(connection, pipeline)
 
+    def has_pending(self, pipeline: str) -> bool:
+        """Whether a trigger still waits."""
+        query = sa.select(triggers.c.id).where(triggers.c.pipeline == pipeline, sa.text("status = 'pending'"))
+        with self._reading() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     def triggers_of(self, retrain_id: str) -> list[Trigger]:
         """The triggers that a retrain answers, the served one first."""
         query = (
@@ -120,23 +128,29 @@ class Triggers(Store):
 
 
 def pending_of(connection: Connection, pipeline: str) -> Pending | None:
-    """The triggers that still wait, taken together: two statements, however many there are."""
+    """The triggers that still wait, taken together: three statements, and the same work for any number."""
     columns = triggers.c
-    waits = sa.and_(columns.pipeline == pipeline, columns.status == "pending")
+    # As the indexes say it, or SQLite would not take them.
+    waits = sa.and_(columns.pipeline == pipeline, sa.text("status = 'pending'"))
+    order = (columns.created_at, columns.kind, columns.key)
     first = connection.execute(
         sa.select(columns.id, columns.kind, columns.key, columns.created_at, columns.urgent)
         .where(waits)
-        .order_by(columns.created_at, columns.kind, columns.key)
+        .order_by(*order)
         .limit(1)
     ).one_or_none()
     if first is None:
         return None
-    by_kind = sa.select(columns.kind, columns.urgent, sa.func.count()).where(waits)
-    counts = connection.execute(by_kind.group_by(columns.kind, columns.urgent)).all()
-    kinds: dict[str, int] = {}
-    for kind, _, count in counts:
-        kinds[kind] = kinds.get(kind, 0) + count
-    return Pending(PendingTrigger(*first), kinds, any(urgent for _, urgent, _ in counts))
+    oldest = sa.select(columns.kind).where(waits).order_by(*order).limit(MOST_COUNTED + 1).subquery()
+    by_kind = sa.select(oldest.c.kind, sa.func.count()).group_by(oldest.c.kind)
+    counted = {str(kind): int(number) for kind, number in connection.execute(by_kind)}
+    pressing = sa.select(columns.id).where(waits, sa.text("urgent")).limit(1)
+    return Pending(
+        PendingTrigger(*first),
+        counted,
+        urgent=connection.execute(pressing).first() is not None,
+        more=sum(counted.values()) > MOST_COUNTED,
+    )
 
 
 def _trigger(row: AnyRow) -> Trigger:
