@@ -20,6 +20,7 @@ from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
 from mlops_pipelines.cli_keeping import backup, gc, restore
+from mlops_pipelines.cli_ledger import ledger
 from mlops_pipelines.cli_options import (
     DAY,
     at_home,
@@ -317,6 +318,7 @@ main.add_command(features)
 main.add_command(freeze)
 main.add_command(gc)
 main.add_command(incidents)
+main.add_command(ledger)
 main.add_command(pages)
 main.add_command(parity)
 main.add_command(pause)

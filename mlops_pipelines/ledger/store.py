@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
 
+# The schema from which on homes are carried over, and Alembic's own table of what was done to one.
+FIRST_VERSION = 8
+REVISIONS = "ledger_revision"
 # SQLite's wait for its one writer is unfair: with eight busy processes the unluckiest waits seconds.
 BUSY_TIMEOUT = timedelta(seconds=60)
 
@@ -81,18 +84,7 @@ class Store:
             with self._engine.begin() as connection:
                 made = _made(connection)
             version, home_id = made or self._create()
-        if version < SCHEMA_VERSION:
-            raise TerminalError(
-                f"The ledger {self._address} has schema version {version}.",
-                expected=f"version {SCHEMA_VERSION}; homes are not carried over before version 1.0",
-                remedy="begin a new home, with --home DIR",
-            )
-        if version > SCHEMA_VERSION:
-            raise TerminalError(
-                f"The ledger {self._address} has schema version {version}.",
-                expected=f"version {SCHEMA_VERSION}",
-                remedy="upgrade mlops-pipelines, or point it at another home",
-            )
+        self._check_version(version)
         if home_id != self._home_id:
             raise UserError(
                 f"The ledger {self._address} is that of another home.",
@@ -100,15 +92,50 @@ class Store:
                 remedy="another database in MLOPS_LEDGER_URL; an empty one begins anew",
             )
 
+    def _check_version(self, version: int) -> None:
+        """Raises TerminalError for a schema that is neither this code's nor one step away from it."""
+        if abs(version - SCHEMA_VERSION) <= 1:
+            return
+        if version < FIRST_VERSION:
+            expected = f"version {FIRST_VERSION} at least, from which on homes are carried over"
+            remedy = "begin a new home, with --home DIR"
+        else:
+            expected = f"version {SCHEMA_VERSION}, or one more or less"
+            older = version < SCHEMA_VERSION
+            remedy = "mlops ledger upgrade" if older else "upgrade mlops-pipelines, or another home"
+        raise TerminalError(
+            f"The ledger {self._address} has schema version {version}.", expected=expected, remedy=remedy
+        )
+
+    def upgrade(self) -> tuple[int, int]:
+        """Bring the tables to this code's schema, in one transaction; the versions before and after.
+
+        Whoever works on the ledger meanwhile waits. Raises TerminalError for one that is newer, or too old.
+        """
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "mlops_pipelines.ledger:migrations")
+        with _errors_translated(), self._writer.begin() as connection:
+            _wait_for_others(connection)
+            before = (_made(connection) or (SCHEMA_VERSION, None))[0]
+            if not FIRST_VERSION <= before <= SCHEMA_VERSION:
+                self._check_version(before)
+                return before, before
+            config.attributes["connection"] = connection
+            command.stamp(config, str(before))
+            command.upgrade(config, "head")
+            connection.execute(ledger_schema.update().values(version=SCHEMA_VERSION))
+        return before, SCHEMA_VERSION
+
     def close(self) -> None:
         """Close all connections. The ledger can be used again afterwards."""
         self._engine.dispose()
 
     def _create(self) -> tuple[int, str | None]:
         with self._writer.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                # CREATE TABLE IF NOT EXISTS races there; the number only has to be the ledger's own.
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C6564676572)))
+            _wait_for_others(connection)
             made = _made(connection)
             if made is None:
                 metadata.create_all(connection)
@@ -141,6 +168,13 @@ class Store:
             yield connection
 
 
+def _wait_for_others(connection: Connection) -> None:
+    """Be alone in making or changing tables; on SQLite a writer is."""
+    if connection.dialect.name == "postgresql":
+        # CREATE TABLE IF NOT EXISTS races there; the number only has to be the ledger's own.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C6564676572)))
+
+
 def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with its unique key is there. Whether it was inserted."""
     on_postgresql = connection.dialect.name == "postgresql"
@@ -156,7 +190,7 @@ def _made(connection: Connection) -> tuple[int, str | None] | None:
     if not inspected.has_table(ledger_schema.name):
         return None
     version: int = connection.execute(sa.select(ledger_schema.c.version)).scalar_one()
-    if version != SCHEMA_VERSION:
+    if version < FIRST_VERSION:
         return version, None
     home_id: str | None = connection.execute(sa.select(ledger_schema.c.home)).scalar_one()
     return version, home_id
