@@ -76,7 +76,7 @@ def as_markdown(report: EvaluationReport) -> str:
         "than that does, 1 is never wrong. Concordance is 1 where twin and refit score alike.",
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
-        _decided_sentence(report.decided) if report.decided else "",
+        decided_sentence(report.decided) if report.decided else "",
         _errors_sentence(report.spread) if report.spread else "",
         class_table(report.classes) if report.classes else "",
         f"## Slices\n\n{slice_table(report.slices)}" if report.slices else "",
@@ -190,7 +190,8 @@ def _threshold_table(thresholds: Sequence[Threshold]) -> str:
     return markdown.table(["score from", "flagged", "precision", "recall", "false positive rate"], rows)
 
 
-def _decided_sentence(decided: Decided) -> str:
+def decided_sentence(decided: Decided) -> str:
+    """What is decided at the pipeline's threshold, and how rightly."""
     cost = f" A decision costs {said(decided.cost)} on average." if decided.cost else ""
     return (
         f"At the pipeline's threshold, {decided.score:g}, {said(decided.flagged)} of the rows are decided as "

@@ -12,6 +12,7 @@ from mlops_pipelines import markdown
 from mlops_pipelines.evaluation_page import (
     class_table,
     comparison_sentence,
+    decided_sentence,
     fairness_table,
     metric_table,
     outcomes_sentence,
@@ -198,6 +199,7 @@ def _analyses(report: EvaluationReport, verdicts: Sequence[GivenVerdict]) -> str
     parts = [
         metric_table(report),
         comparison_sentence(report.comparison) if report.comparison else "",
+        decided_sentence(report.decided) if report.decided else "",
         f"Gates:\n\n{given}" if given else "No gate is declared.",
         class_table(report.classes) if report.classes else "",
         slice_table(report.slices) if report.slices else "",

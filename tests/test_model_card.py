@@ -59,6 +59,7 @@ def test_card_has_the_sections_of_the_paper_and_what_was_measured(report: Evalua
         "Will it be late?",
         "team:ops",
         "Reason: bootstrap",
+        "At the pipeline's threshold, 0.5,",
     ):
         assert said in card
     assert all(verdict.sentence in card for verdict in verdicts)
