@@ -28,13 +28,19 @@ def build(loaded: LoadedSpec) -> Graph:
     references = list(loaded.spec.references)
     takes = ["events", "quarantine", "labels", *references]
     serves = ["feature_tiles", "examples", "predictions"]
+    measures = ["feature_report", "drift_report", "performance_report"]
+    daily = [
+        name for name in takes if name not in loaded.spec.references or loaded.spec.references[name].time
+    ]
     jobs = {
         "ingest": _job(stage, "ingest", [*takes, *serves], priority=10, description="Take in and score."),
         "score": _job(stage, "score", serves, priority=9, description="Score days that late data reopened."),
         "labels": _job(stage, "labels", ["labels", "performance_report"], priority=5,
                        description="Take in outcomes and measure quality."),
-        "monitor": _job(stage, "monitor", ["feature_report", "drift_report", "performance_report"],
-                        priority=1, description="Measure features, drift and quality."),
+        "monitor": _job(stage, "monitor", measures, priority=1,
+                        description="Measure features, drift and quality."),
+        "backfill": _job(stage, "backfill", [*daily, *serves, *measures], priority=0,
+                         description="All that is made of a day, for any days; what is right is left alone."),
         "retrain": _job(stage, "retrain", ["training_set", "model", "evaluation_report", "champion"],
                         priority=loaded.spec.policy.priority - 10,
                         description="Train, evaluate and, through the gates, promote."),

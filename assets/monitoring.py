@@ -11,6 +11,7 @@ import dagster as dg
 
 from assets.stage import (
     Stage,
+    asked,
     library_errors,
     made,
     partition_days,
@@ -54,7 +55,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
     @made(stage, [spec], pool="monitor")
     def drift_report(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult[Any]:
         with library_errors():
-            made = reports.report_drift(home.pipeline(loaded), partition_days(context))
+            made = reports.report_drift(home.pipeline(loaded), **asked(context, spec))
         run: dict[str, Any] = {
             "levels": table_preview([{"day": day, **found} for day, found in made.days.items()])
         }
@@ -67,7 +68,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         by_day = {
             day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
         }
-        return record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        return record_days(context, spec.key, made.written, run=run, by_day=by_day, right=made.right)
 
     return drift_report
 
@@ -97,7 +98,7 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
     def feature_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         place = home.pipeline(loaded)
         with library_errors():
-            made = feature_health.report_features(place, partition_days(context))
+            made = feature_health.report_features(place, **asked(context, spec))
         run: dict[str, Any] = {"views": table_preview([_of_view(one) for one in made.views])}
         if made.views:
             from mlops_pipelines.figures import as_markdown, bars
@@ -111,7 +112,7 @@ def _features(stage: Stage) -> dg.AssetsDefinition:
             }
             for day, ones in made.by_day.items()
         }
-        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day, right=made.right)
         with library_errors():
             found = parity(place, sorted({*partition_days(context), *by_day}))
         yield _parity(found, spec.key)
@@ -215,7 +216,7 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
     @made(stage, [spec], pool="monitor", checks=[check] if loaded.spec.promotion.watch else [])
     def performance_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
-            made = reports.report_performance(home.pipeline(loaded), partition_days(context))
+            made = reports.report_performance(home.pipeline(loaded), **asked(context, spec))
         run = {}
         for name, picture in made.pictures.items():
             from mlops_pipelines.figures import as_markdown
@@ -225,7 +226,7 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
             day: {**figures, "models": table_preview(made.models[day])}
             for day, figures in made.figures.items()
         }
-        yield record_days(context, spec.key, made.written, run=run, by_day=by_day)
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day, right=made.right)
         place = home.pipeline(loaded)
         if loaded.spec.promotion.watch:
             with library_errors():

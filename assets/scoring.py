@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.stage import (
     Stage,
+    asked,
     library_errors,
     made,
     partition_days,
@@ -52,9 +53,9 @@ def _tiles(stage: Stage) -> dg.AssetsDefinition:
     @made(stage, [tiles], pool="ingest", checks=[every_view])
     def feature_tiles(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
-            made = scoring.make_tiles(home.pipeline(loaded), partition_days(context))
+            made = scoring.make_tiles(home.pipeline(loaded), **asked(context, tiles))
         online = {"online_keys": made.online_keys, "online_as_of": str(made.online_as_of)}
-        yield record_days(context, tiles.key, made.written, run=online)
+        yield record_days(context, tiles.key, made.written, run=online, right=made.right)
         yield _check(tiles.key, CHECK_EVERY_VIEW, made.failed, "No vectors are made of a view without tiles.")
 
     return feature_tiles

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import dagster as dg
 
 from mlops_pipelines import markdown
-from mlops_pipelines.errors import MlopsError, TransientError
+from mlops_pipelines.backfilling import FORCE
+from mlops_pipelines.errors import MlopsError, TransientError, UserError
 from mlops_pipelines.features.catalogue import described
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name
@@ -163,6 +164,22 @@ def partition_days(context: dg.AssetExecutionContext) -> list[str]:
     return sorted(context.partition_keys)
 
 
+class Asked(TypedDict):
+    """What a step that can make days again was asked for. made_by: version of its code and configuration."""
+
+    days: list[str]
+    made_by: str
+    force: bool
+
+
+def asked(context: dg.AssetExecutionContext, spec: dg.AssetSpec) -> Asked:
+    """The days of this run; with the tag `mlops/force` also those that are right are made again."""
+    force = context.run.tags.get(FORCE, "false")
+    if force not in ("true", "false"):
+        raise UserError(f"The run has the tag {FORCE} with {force!r}.", expected="true, or false")
+    return {"days": partition_days(context), "made_by": spec.code_version or "", "force": force == "true"}
+
+
 def data_version(written: Sequence[Written]) -> dg.DataVersion:
     """Content hash of one partition; of several, the hash over each one's day and hash.
 
@@ -183,16 +200,25 @@ def record_days(
     by_day: Mapping[str, Mapping[str, Any]] | None = None,
     every_day: Mapping[str, Any] | None = None,
     hidden: frozenset[str] = frozenset(),
+    right: Sequence[str] | None = None,
 ) -> dg.MaterializeResult[Any]:
     """The materialization of the days of this run, and of days beyond it that late data touched.
 
     run: what there is to say of the run as a whole: every partition of it says so, after `run_`.
     by_day: what there is to say of one day. every_day: what holds for each. hidden: columns whose values
-    are masked in the preview.
+    are masked in the preview. right: days that were right already and were not made again, of an asset that
+    can make days again.
     """
     asked = set(partition_days(context))
+    if right:
+        context.log.info(
+            f"{len(right)} of {len(asked)} days are right already and were left alone. "
+            f"A run with the tag {FORCE}=true makes them again."
+        )
     for one in written:
         facts = {**written_facts(one, hidden), **(every_day or {}), **(by_day or {}).get(one.day, {})}
+        if right is not None:
+            facts["recomputed"] = one.day not in right
         if one.day in asked:
             context.add_asset_metadata(facts, asset_key=key, partition_key=one.day)
         elif one.changed:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlops_pipelines.cli_backfill import backfill
 from mlops_pipelines.cli_backtest import backtest
 from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
@@ -309,6 +310,7 @@ def _become(program: str, *arguments: str) -> None:
 
 
 main.add_command(approve)
+main.add_command(backfill)
 main.add_command(backtest)
 main.add_command(backup)
 main.add_command(compare)

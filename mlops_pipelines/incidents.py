@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
 
-JOBS = ("ingest", "score", "labels", "monitor", "retrain")
+JOBS = ("ingest", "score", "labels", "monitor", "backfill", "retrain")
 
 
 @dataclass(frozen=True)

@@ -313,6 +313,17 @@ class Lake:
             name, days, lambda _: table, sort_by=sort_by, unhashed=unhashed, provenance=provenance
         )
 
+    def as_it_stands(
+        self, name: str, days: Sequence[str], *, sort_by: Sequence[str], unhashed: Sequence[str] = ()
+    ) -> list[Written]:
+        """One entry a day, its content hash made anew from its rows; none without such a table."""
+        snapshot, wanted = self._snapshot(name), valid_days(days)
+        if snapshot is None:
+            return []
+        rows = snapshot.read(days=wanted)
+        content = _Content.of(rows, wanted, sort_by=sort_by, unhashed=unhashed, name=name, snapshot=snapshot)
+        return self._commit(name, snapshot, content, content, {})
+
     def append_new(
         self,
         name: str,

@@ -20,7 +20,7 @@ from mlops_pipelines.features.in_use import known_set
 from mlops_pipelines.features.parity import differing_features, made_again
 from mlops_pipelines.features.sets import set_version
 from mlops_pipelines.features.tiles import compute_tiles
-from mlops_pipelines.features.views import table_name, tile_table
+from mlops_pipelines.features.views import table_name, tile_order, tile_table
 from mlops_pipelines.ingest.taking import PROVENANCE
 from mlops_pipelines.lake import content_hash
 from mlops_pipelines.outcomes import logged
@@ -231,7 +231,7 @@ def _tiles(
     rebuilt: hashes of those made already; the others are added.
     """
     lake, versions = found.place.lake.of(view.pipeline), versions_at(view.pipeline, found.made_of)
-    table, order = tile_table(view), ["hour", *view.keys]
+    table, order = tile_table(view), tile_order(view)
     version = versions.get(table)
     if version is None:
         return Link(name, True, "", "", "there were none")

@@ -10,6 +10,7 @@ import hashlib
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines import outcomes
@@ -25,9 +26,10 @@ from mlops_pipelines.features.in_use import (
     without_tiles,
 )
 from mlops_pipelines.features.sets import features_of
-from mlops_pipelines.features.views import table_name, tile_table
+from mlops_pipelines.features.views import table_name, tile_order, tile_table
 from mlops_pipelines.provenance import code_commit
 from mlops_pipelines.spec_loading import hash_of
+from mlops_pipelines.standing import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,13 +82,14 @@ _TRIED_AGAIN = timedelta(days=1)
 class Tiles:
     """What became of the tiles. written: of each day, over all views; the head has each view's tiles.
 
-    failed: why there are no tiles of a view, by its id.
+    failed: why there are no tiles of a view, by its id. right: days that were left alone.
     """
 
     written: list[Written]
     online_keys: int
     online_as_of: datetime
     failed: Mapping[str, str]
+    right: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -147,21 +150,36 @@ def reopened_days(place: PipelineHome) -> list[str]:
     return sorted({place.partition_of(day) for day in days})
 
 
-def make_tiles(place: PipelineHome, days: Sequence[str]) -> Tiles:
+def make_tiles(place: PipelineHome, days: Sequence[str], *, made_by: str = "", force: bool = False) -> Tiles:
     """Tiles of every view in use for `days` (of knowledge time), in the lake and in the online store.
 
     Of a view that begins to be used, those of all that is known. What other pipelines use of this one is
-    made here too, and nothing of theirs.
+    made here too, and nothing of theirs. made_by: version of the code; days that are right by it are left
+    alone, unless forced.
     """
     use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
-    written, failed = write_tiles(place, use, sorted({*days, *reopened}))
+    tiled = sorted(view.id for view in use.made if view.windowed)
+    work = Work.on(place, "tiles", {*days, *reopened}, made_by and hash_of([made_by, tiled]))
+    right = [] if force else work.right({*days} - {*reopened}, partial(_tiles_as_they_stand, place, use))
+    written, failed = write_tiles(place, use, sorted({*days, *reopened} - {one.day for one in right}))
     keys, as_of = _write_online(place, use, failed)
     if failed:
         again = as_of + _TRIED_AGAIN
         place.ledger.reopen_days(place.name, [as_of.date().isoformat()], "tiles", again, reopened)
+    else:
+        work.record(written)
     place.ledger.close_days(place.name, reopened, "tiles")
-    return Tiles(written, keys, as_of, failed)
+    made = sorted([*right, *written], key=lambda one: one.day)
+    return Tiles(made, keys, as_of, failed, [one.day for one in right])
+
+
+def _tiles_as_they_stand(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Written]:
+    views = [view for view in use.made if view.windowed]
+    found = {
+        view.id: place.lake.as_it_stands(tile_table(view), days, sort_by=tile_order(view)) for view in views
+    }
+    return _by_day(days, found)
 
 
 def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> tuple[list[Written], dict[str, str]]:
@@ -186,7 +204,7 @@ def write_tiles(place: PipelineHome, use: InUse, days: Sequence[str]) -> tuple[l
             failed[view.id] = str(error)
             continue
         written[view.id] = place.lake.replace(
-            tile_table(view), tiles, days=made, sort_by=["hour", *view.keys], provenance=versions
+            tile_table(view), tiles, days=made, sort_by=tile_order(view), provenance=versions
         )
     place.ledger.record_kept_tiles(place.name, {*windowed} - {*failed})
     all_days = sorted({*days, *(one.day for ones in written.values() for one in ones)})

@@ -101,7 +101,9 @@ def test_sensors_and_schedules_run_by_default(repository: dg.RepositoryDefinitio
 
 def test_jobs_are_named_after_what_they_do(repository: dg.RepositoryDefinition) -> None:
     jobs = {name for name in repository.job_names if not name.startswith("__")}
-    assert jobs == {f"{NAME}_{job}" for job in ("ingest", "score", "labels", "monitor", "retrain")}
+    assert jobs == {
+        f"{NAME}_{job}" for job in ("ingest", "score", "labels", "monitor", "backfill", "retrain")
+    }
 
 
 def test_two_pipelines_in_one_location_do_not_touch_each_other() -> None:

@@ -50,7 +50,7 @@ def test_a_failed_run_is_told_with_its_cause_until_the_job_succeeds(
 ) -> None:
     assert "No run of small_flights has failed" in mlops(place, "incidents", place.name).output
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise TerminalError("The disk is full.", expected="room", remedy="df -h")
 
     with monkeypatch.context() as patched:

@@ -19,7 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlops_pipelines", "assets", "sensors")
 USES_DAGSTER = {
     f"mlops_pipelines/{name}.py"
-    for name in ("component", "dagster_events", "definitions", "incidents", "replay", "resources")
+    for name in (
+        "backfilling",
+        "component",
+        "dagster_events",
+        "definitions",
+        "incidents",
+        "replay",
+        "resources",
+    )
 }
 WALL_CLOCK = {
     "datetime.now",

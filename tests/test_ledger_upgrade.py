@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 P = "flight_delays"
 # Ledgers as earlier versions of the code made them, the first three months of flights: `8.sql` and so on.
 EARLIER = sorted((Path(__file__).parent / "ledgers").glob("*.sql"), key=lambda path: int(path.stem))
-ADDED_BY_9 = ("triggers_that_press", "triggers_that_wait")
+ADDED_SINCE_8 = ("INDEX triggers_that_press", "INDEX triggers_that_wait", "TABLE made_days")
 NOW = datetime(2013, 4, 1, tzinfo=UTC)
 
 
@@ -73,7 +73,7 @@ def test_an_earlier_ledger_is_carried_over_whole(ledger: Ledger, made: Path, tmp
     before = rows(made)
     version = ledger.upgrade()[0]
     assert version < SCHEMA_VERSION
-    assert rows(made) == before
+    assert rows(made) == {"made_days": []} | before
     new = Ledger(f"sqlite:///{tmp_path / 'new.db'}")
     new.prepare()
     new.close()
@@ -81,10 +81,14 @@ def test_an_earlier_ledger_is_carried_over_whole(ledger: Ledger, made: Path, tmp
     assert ledger.upgrade() == (SCHEMA_VERSION, SCHEMA_VERSION)
 
 
-def test_this_code_works_on_the_schema_before_its_own(ledger: Ledger, made: Path) -> None:
-    with closing(sqlite3.connect(made)) as database:
+def ledger_version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
         [(version,)] = database.execute("SELECT version FROM ledger_schema")
-    if version == SCHEMA_VERSION - 1:
+    return int(version)
+
+
+def test_this_code_works_on_the_schema_before_its_own(ledger: Ledger, made: Path) -> None:
+    if ledger_version(made) == SCHEMA_VERSION - 1:
         works(ledger)
     else:
         with pytest.raises(TerminalError, match="Try: mlops ledger upgrade"):
@@ -103,6 +107,8 @@ def works(ledger: Ledger) -> None:
     )
     assert isinstance(answer, Admitted)
     assert answer.retrain.trigger_kinds == ("manual",)
+    ledger.record_made_days(P, "drift", {"2013-04-01": 2}, {"2013-04-01": "hash"})
+    assert set(ledger.days_made(P, "drift", ["2013-04-01"])) <= {"2013-04-01"}
 
 
 @pytest.mark.parametrize(("version", "opens"), [(SCHEMA_VERSION + 1, True), (SCHEMA_VERSION + 2, False)])
@@ -127,12 +133,12 @@ def test_a_ledger_one_version_newer_works_and_one_two_newer_is_refused(
 
 def test_an_upgrade_that_breaks_off_leaves_everything_as_it_was(ledger: Ledger, made: Path) -> None:
     with closing(sqlite3.connect(made)) as database:
-        database.execute("CREATE INDEX triggers_that_press ON triggers (pipeline)")
-    before = schema(made)
+        database.execute("CREATE TABLE made_days (pipeline VARCHAR)")
+    before = schema(made), rows(made)
     with pytest.raises(OperationalError, match="already exists"):
         ledger.upgrade()
-    assert schema(made) == before
-    works(ledger)
+    assert (schema(made), rows(made)) == before
+    assert ledger_version(made) < SCHEMA_VERSION
 
 
 def test_a_ledger_on_a_server_is_upgraded_too(postgres: sa.URL) -> None:
@@ -141,13 +147,15 @@ def test_a_ledger_on_a_server_is_upgraded_too(postgres: sa.URL) -> None:
     ledger = Ledger(new_database(postgres), home_id=None)
     ledger.prepare()
     with ledger._writing() as connection:
-        for name in ADDED_BY_9:
-            connection.execute(sa.text(f"DROP INDEX {name}"))
+        for added in ADDED_SINCE_8:
+            connection.execute(sa.text(f"DROP {added}"))
         connection.execute(sa.text("UPDATE ledger_schema SET version = 8"))
     assert ledger.upgrade() == (8, SCHEMA_VERSION)
     with ledger._reading() as connection:
-        names = {index["name"] for index in sa.inspect(connection).get_indexes("triggers")}
-    assert names.issuperset(ADDED_BY_9)
+        there = sa.inspect(connection)
+        names = {index["name"] for index in there.get_indexes("triggers")}
+        assert there.has_table("made_days")
+    assert names.issuperset({"triggers_that_press", "triggers_that_wait"})
     assert ledger.upgrade() == (SCHEMA_VERSION, SCHEMA_VERSION)
     ledger.close()
 
@@ -157,8 +165,8 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert f"has schema version {SCHEMA_VERSION}: nothing to do" in mlops(place, "ledger", "upgrade").output
     place.ledger.close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
-        for name in ADDED_BY_9:
-            database.execute(f"DROP INDEX {name}")
+        for added in ADDED_SINCE_8:
+            database.execute(f"DROP {added}")
         database.execute("UPDATE ledger_schema SET version = 8")
         database.commit()
     assert f"from version 8 to {SCHEMA_VERSION}" in mlops(place, "ledger", "upgrade").output

@@ -155,6 +155,11 @@ def tile_table(view: CompiledView) -> str:
     return f"feature_tiles/{view.at_owner.id}"
 
 
+def tile_order(view: CompiledView) -> list[str]:
+    """Columns by which the tiles of a day are sorted."""
+    return ["hour", *view.keys]
+
+
 def table_name(pipeline: str | None, table: str) -> str:
     """How a table is called among those of several pipelines: `flight_delays:labels`; plain if its own."""
     return table if pipeline is None else f"{pipeline}:{table}"

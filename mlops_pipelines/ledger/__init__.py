@@ -15,6 +15,7 @@ from mlops_pipelines.ledger.approvals import Approval, Approvals, Wait
 from mlops_pipelines.ledger.feature_sets import FeatureSets, KnownSet, Reign
 from mlops_pipelines.ledger.freed import Freed, FreedThings
 from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile
+from mlops_pipelines.ledger.made_days import MadeDay, MadeDays
 from mlops_pipelines.ledger.promotions import (
     FrozenError,
     Promotion,
@@ -51,6 +52,7 @@ __all__ = [
     "KnownSet",
     "LandedFile",
     "Ledger",
+    "MadeDay",
     "Promotion",
     "PromotionConflictError",
     "PromotionKind",
@@ -72,7 +74,7 @@ class Counts:
     promotions: int
 
 
-class Ledger(Watermark, FeatureSets, Triggers, Approvals, FreedThings):
+class Ledger(Watermark, FeatureSets, MadeDays, Triggers, Approvals, FreedThings):
     """The ledger of one home. Safe to use from several threads and processes at once."""
 
     def counts(self, pipeline: str) -> Counts:

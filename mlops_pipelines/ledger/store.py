@@ -61,6 +61,7 @@ class Store:
             # As on SQLite: what is read in several statements is of one moment.
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._prepared = False
+        self._version = SCHEMA_VERSION
         self._preparing = threading.Lock()
 
     def prepare(self) -> None:
@@ -85,6 +86,7 @@ class Store:
                 made = _made(connection)
             version, home_id = made or self._create()
         self._check_version(version)
+        self._version = version
         if home_id != self._home_id:
             raise UserError(
                 f"The ledger {self._address} is that of another home.",
@@ -142,6 +144,12 @@ class Store:
                 made = SCHEMA_VERSION, self._home_id
                 connection.execute(ledger_schema.insert().values(version=made[0], home=made[1]))
             return made
+
+    @property
+    def _schema_version(self) -> int:
+        """Of the tables as they were found."""
+        self.prepare()
+        return self._version
 
     @property
     def _address(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 metadata = sa.MetaData()
 
@@ -156,6 +156,17 @@ reopened_days = sa.Table(
         sqlite_where=sa.text("revision > closed_revision"),
         postgresql_where=sa.text("revision > closed_revision"),
     ),
+)
+
+# By what a stage made a day last. The record of an older code may be missing: the day is made once more.
+made_days = sa.Table(
+    "made_days",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, primary_key=True),
+    sa.Column("day", sa.String, primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("made_by", sa.String, nullable=False),
 )
 
 feature_sets = sa.Table(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.batches import batched
@@ -21,6 +22,8 @@ from mlops_pipelines.features.point_in_time import has_facts
 from mlops_pipelines.features.sets import FeatureSet
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.monitoring.reports import closed_days, table_of
+from mlops_pipelines.spec_loading import hash_of
+from mlops_pipelines.standing import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.lake import Written
 
 TABLE = "feature_report"
+ORDER = ("view", "version", "feature")
 COLUMNS = {
     "view": "string",
     "version": "string",
@@ -88,12 +92,13 @@ class Health:
 @dataclass(frozen=True)
 class Report:
     """What was found of some days. rewritten: Python functions `module:name` of sets in use whose file is
-    another one by now, or gone: their features were not looked at."""
+    another one by now, or gone: their features were not looked at. right: days that were left alone."""
 
     written: list[Written]
     found: Sequence[Health]
     max_skew: float
     rewritten: Sequence[str]
+    right: Sequence[str] = ()
 
     @property
     def features(self) -> list[Health]:
@@ -155,18 +160,27 @@ def days_to_look_at(place: PipelineHome, now: datetime) -> list[str]:
     return [*closed_days(place, "features", now)]
 
 
-def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
+def report_features(
+    place: PipelineHome, days: Sequence[str], *, made_by: str = "", force: bool = False
+) -> Report:
     """Look at the features of `days` (UTC), and of closed days with new vectors.
 
     A set with a Python function whose file is another one by now is looked at without its functions.
-    Raises what `compute_examples` raises.
+    made_by: version of what decides on it; days that are right by it, with no fact new anywhere, are left
+    alone, unless forced. Raises what `compute_examples` raises.
     """
+    lake = place.lake
     reopened = closed_days(place, "features", place.clock.now(), days)
-    wanted = sorted({*days, *reopened})
+    sets = sets_in_use(place).sets
+    work = Work.on(place, "features", {*days, *reopened}, _made_by(place, made_by, sets))
+    right: list[Written] = []
+    if not force:
+        right = work.right({*days} - {*reopened}, partial(lake.as_it_stands, TABLE, sort_by=ORDER))
+    wanted = sorted({*days, *reopened} - {one.day for one in right})
     found: list[Health] = []
     seen: set[tuple[str, str]] = set()
     otherwise: set[str] = set()
-    for features in sets_in_use(place).sets:
+    for features in sets:
         unseen = _without(features, seen)
         seen |= {*features.view_versions.items()}
         if gone := rewritten(unseen.from_python):
@@ -175,13 +189,32 @@ def report_features(place: PipelineHome, days: Sequence[str]) -> Report:
         for part in batched(wanted, DAYS_AT_ONCE):
             found += _of_days(place, features.examples, unseen, part)
     written: list[Written] = []
-    if found or place.lake.exists(TABLE):
+    if wanted and (found or lake.exists(TABLE)):
         rows = [asdict(one) for one in found]
-        written = place.lake.replace(
-            TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=["view", "version", "feature"]
-        )
+        written = lake.replace(TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=ORDER)
     place.ledger.close_days(place.name, reopened, "features")
-    return Report(written, found, place.spec.features.max_skew, sorted(otherwise))
+    work.record(written)
+    if right:
+        kept = lake.read(TABLE, days=[one.day for one in right], columns=["day", *COLUMNS])
+        found += [Health(**row) for row in kept.to_pylist()]
+    return Report(
+        sorted([*written, *right], key=lambda one: one.day),
+        found,
+        place.spec.features.max_skew,
+        sorted(otherwise),
+        [one.day for one in right],
+    )
+
+
+def _made_by(place: PipelineHome, made_by: str, sets: Sequence[FeatureSet]) -> str:
+    """By what a report is made: a fresh store is another one with each fact, late ones of old days too."""
+    if not made_by:
+        return ""
+    held_against = {
+        features.version: [newest_versions(place.lake, features.views), rewritten(features.from_python)]
+        for features in sets
+    }
+    return hash_of([made_by, held_against])
 
 
 def latest(place: PipelineHome, since: date | None = None) -> list[dict[str, Any]]:

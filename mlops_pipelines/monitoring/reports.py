@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.clock import midnight
@@ -15,6 +16,7 @@ from mlops_pipelines.monitoring.performance import FIGURES_OF
 from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
 from mlops_pipelines.spec import DriftTrigger
+from mlops_pipelines.standing import Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
         Triggers,
     )
 
+DRIFT, PERFORMANCE = "drift_report", "performance_report"
+DRIFT_ORDER, PERFORMANCE_ORDER = ("feature",), ("model_hash",)
+# MLflow's number of a model says nothing of a day.
+UNHASHED = ("model_version",)
 OVERALL = "*"
 DRIFT_COLUMNS = {
     "model_version": "string",
@@ -76,8 +82,8 @@ PAGE_FEATURES = 10
 class Drift:
     """What became of the drift reports of some days.
 
-    days: what was found of each day measured. features: of each such day. picture: PNG, of the last of them.
-    page: Evidently's, of all of them, below the address of MLflow's pages.
+    days: what was found of each day. features: of each such day. picture: PNG, of the last day measured now.
+    page: Evidently's, of all of these, below the address of MLflow's pages. right: days that were left alone.
     """
 
     written: list[Written]
@@ -85,6 +91,7 @@ class Drift:
     features: Mapping[str, Sequence[Mapping[str, Any]]]
     picture: bytes | None = None
     page: str = ""
+    right: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,14 @@ class Performance:
     """What became of the performance reports of some days.
 
     figures: of each day, of the model with the most labels there. models: of each day, a row a model.
+    right: days that were left alone.
     """
 
     written: list[Written]
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    right: Sequence[str] = ()
 
 
 def performance_columns(kind: Kind) -> dict[str, str]:
@@ -134,48 +143,69 @@ def days_to_judge(place: PipelineHome, now: datetime) -> list[str]:
     )
 
 
-def report_drift(place: PipelineHome, days: Sequence[str]) -> Drift:
-    """Measure the drift of `days`, and of days that were scored and not measured yet."""
+def report_drift(
+    place: PipelineHome, days: Sequence[str], *, made_by: str = "", force: bool = False
+) -> Drift:
+    """Measure the drift of `days`, and of days that were scored and not measured yet.
+
+    made_by: version of what decides on it; days that are right by it are left alone, unless forced.
+    """
+    lake = place.lake
     reopened = closed_days(place, "drift", place.clock.now(), days)
-    wanted = sorted({*days, *reopened})
+    work = Work.on(place, "drift", {*days, *reopened}, made_by)
+    right: list[Written] = []
+    if not force:
+        as_it_stands = partial(lake.as_it_stands, DRIFT, sort_by=DRIFT_ORDER, unhashed=UNHASHED)
+        right = work.right({*days} - {*reopened}, as_it_stands)
+    wanted = sorted({*days, *reopened} - {one.day for one in right})
     reports = {day: report for day in wanted if (report := _drift_of(place, day)) is not None}
+    rows = [row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)]
     written: list[Written] = []
-    if reports or place.lake.exists("drift_report"):
-        rows = [
-            row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)
-        ]
-        written = place.lake.replace(
-            "drift_report",
-            table_of(rows, DRIFT_COLUMNS),
-            days=wanted,
-            sort_by=["feature"],
-            unhashed=("model_version",),
+    if wanted and (reports or lake.exists(DRIFT)):
+        written = lake.replace(
+            DRIFT, table_of(rows, DRIFT_COLUMNS), days=wanted, sort_by=DRIFT_ORDER, unhashed=UNHASHED
         )
     place.ledger.close_days(place.name, reopened, "drift")
+    work.record(written)
     page = _page(place, reports)
     latest = max(reports, default="")
+    if right:
+        rows += lake.read(DRIFT, days=[one.day for one in right]).to_pylist()
     return Drift(
-        written,
+        sorted([*written, *right], key=lambda one: one.day),
         days={
-            day: {"model": f"v{champion.mlflow_version}", "level": report.level,
-                  "unexplained_psi": report.overall, "finding": report.sentence}
-            for day, (champion, report) in reports.items()
+            row["day"]: {"model": f"v{row['model_version']}", "level": row["level"],
+                         "unexplained_psi": row["excess"], "finding": row["sentence"]}
+            for row in rows
+            if row["feature"] == OVERALL
         },
-        features={
-            day: [
-                {"feature": f.name, "psi": f"{f.psi:.3f}", "explained": f"{f.explained:.3f}",
-                 "importance": f"{f.importance:.3f}", "missing": f"{f.missing:.1%}"}
-                for f in report.features
-            ]
-            for day, (_, report) in reports.items()
-        },
+        features=_features_by_day(rows),
         picture=_drift_picture(latest, reports[latest][1]) if latest else None,
         page=page,
+        right=[one.day for one in right],
     )  # fmt: skip
 
 
-def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
-    """Judge the scores of `days`, and of days with scores or labels that were not judged since."""
+def _features_by_day(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """What was found of each feature, by day, the most important first; for people."""
+    found: dict[str, list[dict[str, str]]] = {row["day"]: [] for row in rows}
+    for row in sorted(rows, key=lambda row: (-(row.get("importance") or 0.0), row["feature"])):
+        if row["feature"] not in (OVERALL, SCORE):
+            found[row["day"]].append(
+                {"feature": row["feature"], "psi": f"{row['psi']:.3f}",
+                 "explained": f"{row['explained']:.3f}", "importance": f"{row['importance']:.3f}",
+                 "missing": f"{row['missing']:.1%}"}
+            )  # fmt: skip
+    return found
+
+
+def report_performance(
+    place: PipelineHome, days: Sequence[str], *, made_by: str = "", force: bool = False
+) -> Performance:
+    """Judge the scores of `days`, and of days with scores or labels that were not judged since.
+
+    made_by: version of what decides on it; days that are right by it are left alone, unless forced.
+    """
     import pyarrow.compute as pc
 
     from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
@@ -183,10 +213,16 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     now = place.clock.now()
     reopened = place.ledger.reopened_days(place.name, "monitor")
     maturing = place.ledger.reopened_days(place.name, "mature", by=now)
-    wanted = sorted({*days, *reopened, *maturing})
+    waiting = {*reopened, *maturing}
     lake = place.lake
-    if not lake.exists("events") or not wanted:
+    if not lake.exists("events") or not {*days, *waiting}:
         return Performance([])
+    work = Work.on(place, "monitor", {*days, *waiting}, made_by)
+    right: list[Written] = []
+    if not force:
+        as_it_stands = partial(lake.as_it_stands, PERFORMANCE, sort_by=PERFORMANCE_ORDER, unhashed=UNHASHED)
+        right = work.right({*days} - waiting, as_it_stands)
+    wanted = sorted({*days, *waiting} - {one.day for one in right})
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
     kind = place.spec.labels.kind
     logged = LOGGED_IN[kind]
@@ -211,23 +247,27 @@ def report_performance(place: PipelineHome, days: Sequence[str]) -> Performance:
     unscored = {one.day for one in matured} - {row["day"] for row in rows}
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
     written = lake.replace(
-        "performance_report",
+        PERFORMANCE,
         table_of(rows, performance_columns(kind)),
         days=wanted,
-        sort_by=["model_hash"],
-        unhashed=("model_version",),
+        sort_by=PERFORMANCE_ORDER,
+        unhashed=UNHASHED,
     )
     for one in matured:
         if not one.matured:
             place.ledger.reopen_days(place.name, [one.day], "mature", _matures(place, one.day))
     place.ledger.close_days(place.name, reopened, "monitor")
     place.ledger.close_days(place.name, maturing, "mature")
-    by_day = {one.day: [row for row in rows if row["day"] == one.day] for one in matured}
+    work.record(written)
+    if right:
+        rows += lake.read(PERFORMANCE, days=[one.day for one in right]).to_pylist()
+    by_day = {day: [row for row in rows if row["day"] == day] for day in sorted({row["day"] for row in rows})}
     return Performance(
-        written,
+        sorted([*written, *right], key=lambda one: one.day),
         figures={day: _figures(of_day, kind) for day, of_day in by_day.items()},
         models={day: [_shown(row, kind) for row in of_day] for day, of_day in by_day.items()},
         pictures=_performance_pictures(rows, kind),
+        right=[one.day for one in right],
     )
 
 
@@ -241,11 +281,11 @@ def quality_drop_of(
     from mlops_pipelines.monitoring.performance import quality_drop
 
     lake = place.lake
-    if not lake.exists("performance_report"):
+    if not lake.exists(PERFORMANCE):
         return None
     first = max(since, now - trigger.over - place.spec.labels.matures_after).date().isoformat()
-    days = [day for day in lake.days("performance_report") if day >= first]
-    rows = lake.read("performance_report", days=days).to_pylist()
+    days = [day for day in lake.days(PERFORMANCE) if day >= first]
+    rows = lake.read(PERFORMANCE, days=days).to_pylist()
     sums = [_sums(row) for row in rows if row["model_hash"] == champion.model_hash and row["labelled"]]
     # With days for less than half of the window nothing is sure, and the registry need not be asked.
     if 2 * timedelta(days=len(sums)) < trigger.over:
@@ -443,11 +483,11 @@ def _drift_since(
 ) -> list[dict[str, Any]]:
     """What was found of a feature against this champion, on the last days from `since` on, oldest first."""
     lake = place.lake
-    if not lake.exists("drift_report"):
+    if not lake.exists(DRIFT):
         return []
-    days = [day for day in lake.days("drift_report") if day >= since.date().isoformat()][-window:]
+    days = [day for day in lake.days(DRIFT) if day >= since.date().isoformat()][-window:]
     columns = ["day", "feature", "model_hash", "excess", "level", "sentence"]
-    rows = lake.read("drift_report", days=days, columns=columns).to_pylist()
+    rows = lake.read(DRIFT, days=days, columns=columns).to_pylist()
     mine = (row for row in rows if (row["feature"], row["model_hash"]) == (feature, champion.model_hash))
     return sorted(mine, key=lambda row: str(row["day"]))
 

@@ -1,0 +1,129 @@
+"""A backfill by hand: one run over any days, started by Dagster's daemon like any other run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from mlops_pipelines.dagster_events import opened
+from mlops_pipelines.errors import TerminalError, UserError
+from mlops_pipelines.home import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import date
+
+    from mlops_pipelines.home import PipelineHome
+
+FORCE = "mlops/force"
+_OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+_LOOK_EVERY = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a backfill came to in one asset: days (partitions) it went over, those that were right already and
+    were left alone, and those whose content is another one now."""
+
+    asset: str
+    days: int
+    right: int
+    changed: int
+
+
+def launch(place: PipelineHome, first: date, last: date, *, force: bool) -> str:
+    """Ask Dagster for a run of the job `backfill` over the days from `first` to `last` (UTC); its id.
+
+    It waits in the queue until a daemon starts it. Raises UserError for days that are no partitions of the
+    pipeline.
+    """
+    span = place.spec.partitions
+    end = (
+        min(place.clock.now().date(), span.end - timedelta(days=1)) if span.end else place.clock.now().date()
+    )
+    if not span.start <= first <= last <= end:
+        raise UserError(
+            f"{first} to {last} are no days of {place.name}.",
+            expected=f"from {span.start} to {end} at most, the first one first",
+        )
+    run_id = str(uuid4())
+    tags = {
+        ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
+        ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
+        FORCE: "true" if force else "false",
+        "mlops/reason": f"A backfill of {first} to {last}, asked for by hand.",
+    }
+    command = [
+        sys.executable, "-m", "dagster", "job", "launch", "-w", str(PROJECT / "workspace.yaml"),
+        "-j", f"{place.name}_backfill", "--tags", json.dumps(tags), "--run-id", run_id,
+    ]  # fmt: skip
+    homes = {"DAGSTER_HOME": str(place.home.dagster), "MLOPS_HOME": str(place.home.path)}
+    done = subprocess.run(  # noqa: S603 - fixed arguments, checked days, no shell
+        command, check=False, capture_output=True, text=True, env={**os.environ, **homes}
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise TerminalError(
+            f"Dagster did not take the run: {said[-1] if said else 'it does not say why'}",
+            remedy="dg check defs",
+        )
+    return run_id
+
+
+def status(place: PipelineHome, run_id: str) -> tuple[str, bool]:
+    """Of a run: its status, such as QUEUED, and whether a daemon is there that starts runs."""
+    with opened(place.home) as instance:
+        run = instance.get_run_by_id(run_id)
+        heartbeats = instance.get_daemon_statuses().values()
+        return run.status.value if run else "DELETED", any(one.healthy for one in heartbeats)
+
+
+def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> bool:
+    """Wait until a run is over; whether it succeeded. told: is given each new status, and each step's end."""
+    seen = ""
+    steps: set[str] = set()
+    with opened(place.home) as instance:
+        while True:
+            run = instance.get_run_by_id(run_id)
+            if run is None:
+                raise TerminalError(f"The run {run_id} was deleted while it was waited for.")
+            if run.status.value != seen:
+                seen = run.status.value
+                told(seen.lower())
+            for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_SUCCESS):
+                step = entry.step_key or ""
+                if step not in steps:
+                    steps.add(step)
+                    told(f"done: {step.partition('__')[2]}")
+            if run.status in _OVER:
+                return run.status == dg.DagsterRunStatus.SUCCESS
+            time.sleep(_LOOK_EVERY)
+
+
+def made(place: PipelineHome, run_id: str) -> list[Made]:
+    """What a run made, by asset, in order of their names."""
+    found: dict[str, Counter[str]] = {}
+    with opened(place.home) as instance:
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+            one = entry.asset_materialization
+            if one is not None:
+                count = found.setdefault(one.asset_key.path[-1], Counter())
+                count["days"] += 1
+                count["right"] += _is(one.metadata, "recomputed", False)
+                count["changed"] += _is(one.metadata, "changed", True)
+    return [Made(asset, n["days"], n["right"], n["changed"]) for asset, n in sorted(found.items())]
+
+
+def _is(metadata: Mapping[str, dg.MetadataValue[Any]], name: str, value: bool) -> bool:
+    return name in metadata and metadata[name].value is value
