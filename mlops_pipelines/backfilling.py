@@ -33,12 +33,13 @@ _LOOK_EVERY = 1.0  # seconds
 
 @dataclass(frozen=True)
 class Made:
-    """What a backfill came to in one asset: days (partitions) it went over, those that were right already and
-    were left alone, and those whose content is another one now."""
+    """What a backfill came to in one asset: days (partitions) it went over, days that it made again, and days
+    whose content is another one now. Facts are taken in or scored, and never made again.
+    """
 
     asset: str
     days: int
-    right: int
+    made_again: int
     changed: int
 
 
@@ -120,10 +121,10 @@ def made(place: PipelineHome, run_id: str) -> list[Made]:
             if one is not None:
                 count = found.setdefault(one.asset_key.path[-1], Counter())
                 count["days"] += 1
-                count["right"] += _is(one.metadata, "recomputed", False)
-                count["changed"] += _is(one.metadata, "changed", True)
-    return [Made(asset, n["days"], n["right"], n["changed"]) for asset, n in sorted(found.items())]
+                count["made_again"] += _says(one.metadata, "recomputed")
+                count["changed"] += _says(one.metadata, "changed")
+    return [Made(asset, n["days"], n["made_again"], n["changed"]) for asset, n in sorted(found.items())]
 
 
-def _is(metadata: Mapping[str, dg.MetadataValue[Any]], name: str, value: bool) -> bool:
-    return name in metadata and metadata[name].value is value
+def _says(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> bool:
+    return name in metadata and metadata[name].value is True

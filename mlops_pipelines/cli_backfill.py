@@ -56,8 +56,8 @@ def backfill(
         assets = [asdict(one) for one in found]
         click.echo(json.dumps({"run": run_id, "status": status, "assets": assets}, indent=2))
     else:
-        rows = [[one.asset, str(one.days), str(one.right), str(one.changed)] for one in found]
-        for line in aligned([["asset", "days", "right already", "changed"], *rows]):
+        rows = [[one.asset, str(one.days), str(one.made_again), str(one.changed)] for one in found]
+        for line in aligned([["asset", "days", "made again", "changed"], *rows]):
             click.echo(line)
     if not succeeded:
         click.echo(f"The run has not succeeded. Try: mlops incidents {pipeline}", err=True)
