@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,14 +14,19 @@ import pytest
 from mlops_pipelines.ledger import Admitted, Ledger, Retrain, StaleTokenError
 from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
+from tests.policy_model import START, Model, ModelRetrain, P, at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mlops_pipelines.ledger.retrains import RetrainStatus
+
+# What the processes of a simulated hour wait for each other with; one a process.
+TOGETHER: list[Any] = []
+
 pytestmark = pytest.mark.proof
 
-P = "flights"
 NOW = datetime(2013, 3, 1, tzinfo=UTC)
 UNLIMITED = {
     "cooldown": "0s",
@@ -165,6 +170,109 @@ def test_processes_that_race_for_a_small_budget_get_no_more_than_it_has(
     # Who asks while another is in flight asks in vain: what that left over is there for whoever comes alone.
     reports.append(orderly(ledger_url, tmp_path, "alone", 8, rules))
     assert sum(len(report.admitted) for report in reports) == 7
+
+
+# Of a simulated hour: the length of a slot, which is the tick of all sensors, in seconds.
+SLOT = 10
+# A retrain runs so many slots; every third is rejected, and the run of every fourth is lost once.
+LASTS = 3
+HOUR_RULES = {
+    "cooldown": "1m",
+    "budget": {"retrains": 30, "per": "1h"},
+    "breaker": {"after": 2, "backoff": "2m"},
+}
+
+
+def hour(
+    url: str, folder: Path, me: int, *, processes: int, triggers: int, slots: int
+) -> list[tuple[int, int]]:
+    """What one of several processes does in an hour of one clock: in each slot it appends its share of the
+    triggers, some of which another appends as well, and asks. The retrains it was given, each with its slot.
+    """
+    ledger, admitted = Ledger(url, keys=Keys(folder / "keys")), []
+    for slot in range(slots):
+        TOGETHER[0].wait()
+        if me == 0:
+            _go_on(ledger, slot)
+        TOGETHER[0].wait()
+        now = at(slot * SLOT)
+        for n in range(slot * triggers // slots, (slot + 1) * triggers // slots):
+            if n % processes == me or n % 5 == me:
+                ledger.append_trigger(P, ("labels", "drift", "external")[n % 3], f"n {n}", {}, now)
+        answer = ledger.admit(
+            P, now=now, policy=Policy.model_validate(HOUR_RULES), run_id=f"{me} {slot}", data_mark=f"{slot}"
+        )
+        if isinstance(answer, Admitted) and not answer.taken_up:
+            admitted.append((answer.retrain.seq, slot))
+    ledger.close()
+    return admitted
+
+
+def _go_on(ledger: Ledger, slot: int) -> None:
+    """What becomes of the retrain in flight by a slot, while nobody else is at work."""
+    flying = ledger.in_flight(P)
+    if flying is None:
+        return
+    begun = (flying.watermark - START) // timedelta(seconds=SLOT)
+    if flying.seq % 4 == 0 and slot == begun + 1:
+        ledger.mark_lost(flying.run_id, at(slot * SLOT))
+    elif slot >= begun + LASTS:
+        rejected = flying.seq % 3 == 0
+        if not rejected:
+            carry_through(ledger, flying)
+        status: RetrainStatus = "rejected" if rejected else "promoted"
+        ledger.finish_retrain(
+            flying.id, flying.token, status=status, reason="so it ended", at=at(slot * SLOT)
+        )
+
+
+def expected_hour(slots: int) -> list[int]:
+    """The slots in which a retrain is admitted, by the plain model; each slot has a trigger."""
+    model = Model(Policy.model_validate(HOUR_RULES), pending={"some": False})
+    for slot in range(slots):
+        model.now, model.mark = slot * SLOT, slot
+        if (flying := model.open) is not None:
+            begun = flying.admitted // SLOT
+            flying.state = "lost" if flying.number % 4 == 0 and slot == begun + 1 else "running"
+            if slot >= begun + LASTS:
+                flying.state = "rejected" if flying.number % 3 == 0 else "promoted"
+                flying.ended = model.now
+        if model.verdict() == {"admit"}:
+            number = len(model.retrains) + 1
+            model.retrains.append(ModelRetrain(number, "", "", str(slot), model.now, set()))
+    return [retrain.admitted // SLOT for retrain in model.retrains]
+
+
+def _meet_at(barrier: Any) -> None:
+    TOGETHER.append(barrier)
+
+
+def test_an_hour_of_triggers_is_admitted_as_the_plain_model_says(
+    ledger_url: str, tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    processes, triggers, slots = (8, 10_000, 360) if full else (4, 300, 60)
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(processes, timeout=120)
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_meet_at, initargs=(barrier,)) as pool:
+        tasks = [
+            pool.submit(hour, ledger_url, tmp_path, me, processes=processes, triggers=triggers, slots=slots)
+            for me in range(processes)
+        ]
+        admitted = sorted(one for task in tasks for one in task.result())
+    assert [slot for _, slot in admitted] == expected_hour(slots)
+    ledger = Ledger(ledger_url)
+    counts = ledger.counts(P)
+    assert [retrain.seq for retrain in ledger.retrains(P)] == [seq for seq, _ in admitted]
+    assert sum(counts.triggers.values()) == triggers
+    assert counts.triggers["served"] == len(admitted)
+    # Whatever was there when the last one was admitted is answered.
+    last = admitted[-1][1]
+    assert counts.triggers["pending"] <= triggers - last * triggers // slots
+    assert {one.status for one in ledger.triggers(P)} <= {"served", "folded", "pending"}
+    ledger.close()
+    sample_size("processes", processes)
+    sample_size("triggers", triggers)
+    sample_size("admitted", len(admitted))
 
 
 def test_zombies_that_race_with_their_successors_change_nothing(
