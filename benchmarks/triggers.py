@@ -8,7 +8,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks import Pair, row, seconds
+from benchmarks import Pair, daemons, row, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +33,43 @@ def tick_pending() -> Iterator[Pair]:
             return median(one for one, _ in both) - median(none for _, none in both)
 
         yield Pair(lambda: beyond(many.tick), lambda: beyond(few.tick))
+
+
+@row(
+    "triggers.landed_to_started",
+    against="a bare project as Dagster installs it, 30 s interval",
+    bound=0.25,
+    repeats=7,
+)
+def landed_to_started() -> Iterator[Pair]:
+    """From a landed file to the first step of the run that takes it in, under `dagster dev`."""
+    with both() as (ours, bare):
+        yield Pair(ours.landed_to_started, bare.landed_to_started)
+
+
+@row("triggers.landed_equal_interval", against="the bare project, its sensor as often as ours", repeats=5)
+def landed_equal_interval() -> Iterator[Pair]:
+    """As `triggers.landed_to_started`: what is due to other things than the interval. To inform."""
+    with both(eager=True) as (ours, bare):
+        yield Pair(ours.landed_to_started, bare.landed_to_started)
+
+
+@row("triggers.idle_cpu", against="the bare project, 30 s interval", unit="s in 30 s", repeats=2)
+def idle_cpu() -> Iterator[Pair]:
+    """Processor that the daemon, the UI and the code location take while nothing happens. To inform."""
+    with both() as (ours, bare):
+        yield Pair(lambda: ours.idle_cpu(30), lambda: bare.idle_cpu(30))
+
+
+@contextmanager
+def both(*, eager: bool = False) -> Iterator[tuple[daemons.Daemon, daemons.Daemon]]:
+    """Our daemon and a bare one."""
+    with (
+        TemporaryDirectory() as folder,
+        daemons.ours(Path(folder) / "ours") as ours,
+        daemons.bare(Path(folder) / "bare", eager=eager) as bare,
+    ):
+        yield ours, bare
 
 
 class Ticking:
