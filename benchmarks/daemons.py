@@ -170,6 +170,8 @@ def _running(
     import dagster as dg
 
     program = Path(sys.executable).with_name(command[0])
+    # As for a user: what is imported is compiled once.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     log = home.parent / f"{home.name}.log"
     with log.open("wb") as told:
         process = subprocess.Popen(
@@ -177,7 +179,7 @@ def _running(
             stdout=told,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1", **environment},
+            env={**inherited, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "1", **environment},
         )
     try:
         until = time.time() + PATIENCE
