@@ -64,9 +64,10 @@ class Model:
         rate = size / int(self.rules.budget.per.total_seconds())
         level, last = size, 0
         for admitted in [r.admitted for r in self.retrains]:
-            level = min(size, level + rate * (admitted - last)) - 1
-            last = admitted
-        return min(size, level + rate * (self.now - last))
+            level = min(size, level + rate * max(0, admitted - last)) - 1
+            # A clock that was set back gives nothing back.
+            last = max(last, admitted)
+        return min(size, level + rate * max(0, self.now - last))
 
     def failures(self) -> tuple[int, int]:
         """How many retrains failed in a row, and when the last of them did."""
@@ -95,17 +96,29 @@ class Model:
             holds.add("cooldown")
         return holds
 
+    def is_quiet(self) -> bool:
+        """By the minutes of the day, one by one."""
+        if self.rules.quiet_hours is None:
+            return False
+        first, end = (moment.hour * 60 + moment.minute for moment in self.rules.quiet_hours)
+        minute, quiet = first, set()
+        while minute != end:
+            quiet.add(minute)
+            minute = (minute + 1) % (24 * 60)
+        return self.now // 60 % (24 * 60) in quiet
+
     def verdict(self) -> set[str]:
         """What admission must answer: the holds that may be named, "take up" or "admit"."""
         retrain = self.open
         if retrain is None and not self.pending:
             return {"nothing_pending"}
-        if self.paused:
-            return {"paused"}
+        if self.paused or self.rules.mode == "observe":
+            return {"paused"} if self.paused else {"observe"}
         if retrain is not None:
             return {"in_flight"} if retrain.state == "running" else {"take up"}
-        if self.timed_holds():
-            return self.timed_holds()
+        if self.timed_holds() or self.is_quiet():
+            # What ends in quiet hours is held to their end.
+            return self.timed_holds() | ({"quiet_hours"} if self.rules.quiet_hours else set())
         if any(r.mark == str(self.mark) and r.state != "failed" for r in self.retrains):
             return {"nothing_new"}
         return {"admit"}

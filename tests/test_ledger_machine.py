@@ -37,6 +37,9 @@ POLICIES = [
     {"cooldown": "0s", "budget": {"retrains": 2, "per": "7h"}, "breaker": {"after": 1, "backoff": "1h"}},
     {"cooldown": "2h", "budget": {"retrains": 3, "per": "1d"}, "breaker": {"after": 2, "backoff": "3h"}},
     {"cooldown": "1h", "budget": {"retrains": 50, "per": "1d"}, "breaker": {"after": 2, "backoff": "1h"}},
+    {"cooldown": "1h", "budget": {"retrains": 9, "per": "1d"}, "quiet_hours": "20:00-06:30"},
+    {"cooldown": "0s", "budget": {"retrains": 9, "per": "1d"}, "quiet_hours": "02:00-03:00"},
+    {"mode": "observe"},
     {},
 ]
 
@@ -101,6 +104,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 1800, HOUR, 2 * HOUR, 5 * HOUR, 24 * HOUR, 4 * 24 * HOUR]))
     def time_passes(self, seconds: int) -> None:
         self.model.now += seconds
+
+    @precondition(lambda self: self.model.now)
+    @rule(seconds=st.sampled_from([1, HOUR, 30 * HOUR]))
+    def the_clock_is_set_back(self, seconds: int) -> None:
+        self.model.now = max(0, self.model.now - seconds)
 
     @precondition(lambda self: self.waiting_for is not None)
     @rule(early=st.booleans())
@@ -193,8 +201,19 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (answer.retrain.id, answer.retrain.watermark) == (retrain.id, at(model.now))
         assert len(self.ledger.triggers_of(retrain.id)) == len(retrain.triggers)
         model.retrains.append(retrain)
+        self.check_every_window()
         model.ended.update(dict.fromkeys(model.pending, retrain.id))
         model.pending.clear()
+
+    def check_every_window(self) -> None:
+        """From each admission to the last one there are no more than a full bucket and what flowed in."""
+        budget = self.model.rules.budget
+        moments: list[int] = []
+        for retrain in self.model.retrains:
+            moments.append(max([retrain.admitted, *moments[-1:]]))  # a clock that was set back stands still
+        for n, moment in enumerate(moments):
+            flowed_in = Fraction(moments[-1] - moment) * budget.retrains / int(budget.per.total_seconds())
+            assert len(moments) - n <= budget.retrains + flowed_in
 
     @precondition(is_running)
     @rule()
@@ -220,6 +239,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(is_running)
     @rule(times=st.integers(1, 2))
     def the_run_is_lost(self, times: int) -> None:
+        """It failed, or was deleted while it held the token; whoever looks twice marks it twice."""
         retrain = self.running
         for _ in range(times):
             self.ledger.mark_lost(retrain.run, at(self.model.now))
@@ -229,6 +249,14 @@ class LedgerMachine(RuleBasedStateMachine):
             self.seen["lost for good"] += 1
             retrain.state = "promoted" if retrain.promoted_model else "failed"
             retrain.ended = self.model.now
+
+    @precondition(is_running)
+    @rule()
+    def the_run_is_ended_from_outside(self) -> None:
+        """With the daemon, say: that is not charged to the retrain."""
+        retrain = self.running
+        self.ledger.mark_lost(retrain.run, at(self.model.now), charged=False)
+        retrain.state = "lost"
 
     # --- effects
 
