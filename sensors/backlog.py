@@ -2,12 +2,12 @@
 
 # Dagster reads the annotations of what it decorates, so they are not put off.
 
-import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from mlops_pipelines import scoring
 from mlops_pipelines.home import PipelineHome
@@ -18,6 +18,13 @@ from sensors.requests import days_text, register, request
 
 MINUTE = timedelta(minutes=1)
 PUBLISH_EVERY = timedelta(minutes=5)
+
+
+class Published(BaseModel):
+    """What the sensor published last, and when: its cursor."""
+
+    files: dict[str, int]
+    at: AwareDatetime
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -64,9 +71,9 @@ def _figures(
     Published when it is another number of files, and every few minutes while there are some. cursor: what
     was published last, and when.
     """
-    last = json.loads(cursor) if cursor else {"files": {}}
+    last = _published(cursor)
     files = {stream: queue.files for stream, queue in sorted(queues.items())}
-    if files == last["files"] and not (files and now - datetime.fromisoformat(last["at"]) >= PUBLISH_EVERY):
+    if files == last.files and not (files and now - last.at >= PUBLISH_EVERY):
         return cursor, []
     nothing = taking.Queue(0, 0, timedelta(0))
     found = [
@@ -78,10 +85,18 @@ def _figures(
                 "queue_oldest_minutes": queue.oldest / MINUTE,
             },
         )
-        for stream, queue in {**dict.fromkeys(last["files"], nothing), **queues}.items()
+        for stream, queue in {**dict.fromkeys(last.files, nothing), **queues}.items()
     ]
     lag = taking.event_lag(place, now)
     if lag is not None:
         lagging = {"event_lag_minutes": lag / MINUTE}
         found.append(dg.AssetObservation(dg.AssetKey([place.name, "events"]), metadata=lagging))
-    return json.dumps({"files": files, "at": now.isoformat()}), found
+    return Published(files=files, at=now).model_dump_json(), found
+
+
+def _published(cursor: str | None) -> Published:
+    """A cursor that another version left, or nobody: nothing was published."""
+    try:
+        return Published.model_validate_json(cursor or "")
+    except ValidationError:
+        return Published(files={}, at=datetime.min.replace(tzinfo=UTC))

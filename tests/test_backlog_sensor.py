@@ -33,17 +33,17 @@ class Ticks:
         self.place = place
         self._instance = instance
         self._repository = build_definitions(loaded()).get_repository_def()
-        self._cursor: str | None = None
+        self.cursor: str | None = None
 
     def tick(self) -> Any:
         context = dg.build_sensor_context(
             instance=self._instance,
-            cursor=self._cursor,
+            cursor=self.cursor,
             repository_def=self._repository,
             resources={"home": HomeResource(path=str(self.place.home.path))},
         )
         result = self._repository.get_sensor_def(f"{self.place.name}_backlog").evaluate_tick(context)
-        self._cursor = result.cursor
+        self.cursor = result.cursor
         return result
 
     def published(self) -> dict[str, dict[str, Any]]:
@@ -103,3 +103,15 @@ def test_a_landing_folder_that_is_gone_holds_up_no_other_stream(ticks: Ticks) ->
         place.ledger.close_days(place.name, place.ledger.reopened_days(place.name, stage), stage)
     with pytest.raises(UserError, match="weather"):
         ticks.tick()
+
+
+@pytest.mark.parametrize(
+    "cursor", ["v2:7", "[]", '{"seen": 3}', '{"files": {"events": 1}, "at": "2013-01-01"}']
+)
+def test_the_cursor_of_another_version_begins_anew(ticks: Ticks, cursor: str) -> None:
+    place, at = ticks.place, FIRST + timedelta(days=1)
+    move(place, at)
+    Flights().write(place.landing_root, FIRST, at)
+    ticks.cursor = cursor
+    assert ticks.published()["landing_events"]["queue_files"] == 1
+    assert ticks.published() == {}
