@@ -55,7 +55,7 @@ def _training_set(stage: Stage) -> dg.AssetsDefinition:
     )
 
     # Skippable: a run that is not admitted ends as a success that made nothing and says why.
-    @made(stage, [spec], pool="training")
+    @made(stage, [spec], pool="datasets")
     def training_set(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
         with library_errors():
             place = home.pipeline(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +24,7 @@ import pytest
 from mlops_pipelines.home import Home
 from mlops_pipelines.ledger import MAX_LOSSES
 from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec_loading import load_pipeline
 from tests.loop import advance, at, land, mlops, move, small_home
 from tests.small_flights.asked_often import ASKED, KINDS, pipeline
 
@@ -34,7 +37,8 @@ pytestmark = pytest.mark.proof
 
 PATIENCE = 1200.0  # seconds
 ROOT = Path(__file__).parent.parent
-MOST_DAYS = 40
+MOST_DAYS = 70
+MLOPS = Path(sys.executable).with_name("mlops")
 LOCATION = """
 import dagster as dg
 from tests.small_flights.asked_often import definitions
@@ -115,8 +119,11 @@ class Dev:
         return True
 
     def kill_worker(self, instance: dg.DagsterInstance) -> bool:
-        """Kill the process of some run that has started; whether there was one."""
-        for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        """Kill the process of a retrain run that has started; whether there was one."""
+        started = dg.RunsFilter(
+            job_name=f"{pipeline().spec.name}_retrain", statuses=[dg.DagsterRunStatus.STARTED]
+        )
+        for run in instance.get_runs(started):
             for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
                 told = (entry.dagster_event and entry.dagster_event.message) or ""
                 if "Started process for run (pid: " in told:
@@ -182,7 +189,7 @@ def test_whatever_is_killed_each_admission_takes_effect_once_and_no_trigger_is_l
                     kill_worker_at = now + chance.uniform(5, 30)
                 if now > day_over and place.clock.now() < at(8) + timedelta(days=MOST_DAYS):
                     a_day_goes_by(place)
-                    day_over = now + 15
+                    day_over = now + 10
                 time.sleep(chance.uniform(0.1, 0.5))
     finally:
         dev.stop()
@@ -206,3 +213,115 @@ def test_whatever_is_killed_each_admission_takes_effect_once_and_no_trigger_is_l
     sample_size("retrains admitted", len(retrains))
     sample_size("retrains promoted", len(promoted))
     sample_size("runs lost", sum(one.losses for one in retrains))
+
+
+BACKFILL = """
+mutation($given: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $given) { ... on LaunchBackfillSuccess { backfillId } }
+}
+"""
+
+
+def test_ninety_days_again_are_one_run_that_recomputes_nothing_and_a_report_asks_for_a_retrain(
+    tmp_path: Path, full: bool, sample_size: Callable[[str, int], None]
+) -> None:
+    if not full:
+        pytest.skip("minutes of a real daemon: make verify")
+    run_mlops("replay", "flight_delays", "--until", "2013-03-31", "--home", tmp_path)
+    place = Home.open(tmp_path).pipeline(load_pipeline("flight_delays"))
+    port = free_port()
+    command = [MLOPS, "dev", "--home", tmp_path, "--port", port]
+    with (tmp_path / "dev.log").open("wb") as log:
+        dev = subprocess.Popen(
+            map(str, command), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        before = left_behind(place)
+        first, again, forced = (backfilled(tmp_path, *more) for more in ((), (), ("--force",)))
+        with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+            assert instance.get_runs_count(dg.RunsFilter(job_name="flight_delays_backfill")) == 3
+            by_hand = from_the_ui(port, instance)
+        after = left_behind(place)
+        report_a_request(port)
+        until = time.monotonic() + PATIENCE
+        while not any(one.kind == "external" for one in place.ledger.triggers(place.name)):
+            assert time.monotonic() < until
+            time.sleep(1)
+    finally:
+        os.killpg(dev.pid, signal.SIGKILL)
+        dev.wait()
+    assert set(again["made_again"].values()) == {0}
+    assert {name for name, days in forced["made_again"].items() if days == 90} == {
+        "feature_tiles", "feature_report", "drift_report", "performance_report"
+    }  # fmt: skip
+    for one in (first, again, forced):
+        assert set(one["days"].values()) == {90}
+        assert set(one["changed"].values()) == {0}
+    assert after == before
+    sample_size("days", 90)
+    sample_size("runs of a backfill from the UI", by_hand)
+
+
+def run_mlops(*arguments: object) -> str:
+    done = subprocess.run(
+        [MLOPS, *map(str, arguments)], check=True, text=True, stdout=subprocess.PIPE, timeout=PATIENCE
+    )
+    return done.stdout
+
+
+def backfilled(home: Path, *more: str) -> dict[str, dict[str, int]]:
+    """What a backfill from the command line came to: each figure by asset."""
+    told = run_mlops(
+        "backfill", "flight_delays", "--from", "2013-01-01", "--to", "2013-03-31", "--home", home,
+        "--json", *more,
+    )  # fmt: skip
+    assets = json.loads(told)["assets"]
+    return {
+        figure: {one["asset"]: one[figure] for one in assets} for figure in ("days", "made_again", "changed")
+    }
+
+
+def left_behind(place: PipelineHome) -> tuple[object, ...]:
+    """What a backfill of what is right must not change."""
+    lake = place.lake
+    versions = {
+        name: lake.version(name) for name in ("events", "labels", "predictions", place.features.examples)
+    }
+    return versions, place.ledger.counts(place.name), place.clock.now(), place.ledger.champion(place.name)
+
+
+def report_a_request(port: int) -> None:
+    """Ask for a retrain from outside, through Dagster's own endpoint."""
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/report_asset_materialization/flight_delays/retrain_requests",
+        json.dumps({"description": "new fare classes"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def from_the_ui(port: int, instance: dg.DagsterInstance) -> int:
+    """Launch a backfill as the UI does, wait for its end, and count its runs."""
+    assets = ("events", "quarantine", "labels", "weather", "feature_tiles", "examples", "predictions",
+              "feature_report", "drift_report", "performance_report")  # fmt: skip
+    given = {
+        "assetSelection": [{"path": ["flight_delays", name]} for name in assets],
+        "partitionNames": [f"2013-03-{day:02}" for day in range(1, 8)],
+    }
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": BACKFILL, "variables": {"given": given}}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        backfill = json.load(answer)["data"]["launchPartitionBackfill"]["backfillId"]
+    until = time.monotonic() + PATIENCE
+    while (found := instance.get_backfill(backfill)) is None or found.status.value in (
+        "REQUESTED",
+        "COMPLETING",
+    ):
+        assert time.monotonic() < until
+        time.sleep(1)
+    assert found.status.value == "COMPLETED_SUCCESS"
+    return instance.get_runs_count(dg.RunsFilter.for_backfill(backfill))

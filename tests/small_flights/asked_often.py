@@ -14,7 +14,7 @@ from mlops_pipelines.spec_loading import LoadedSpec
 from tests.small_flights import loaded
 
 KINDS = ("labels", "performance", "drift")
-AT_ONCE = 4
+AT_ONCE = 2
 ASKED = "asked"
 
 
