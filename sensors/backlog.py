@@ -12,11 +12,14 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from mlops_pipelines import scoring
 from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.ingest.lookout import lands_soon
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
 from sensors.requests import days_text, register, request
 
 MINUTE = timedelta(minutes=1)
+# Of the 5 seconds from one tick to the next; meanwhile it takes a thread, and next to no processor.
+WATCHES = timedelta(seconds=2)
 PUBLISH_EVERY = timedelta(minutes=5)
 
 
@@ -41,6 +44,9 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         now = place.clock.now()
         problem = register(context, place)
         waiting = taking.backlog(place, now)
+        if not waiting.queues and lands_soon(place, WATCHES):
+            problem, now = register(context, place), place.clock.now()
+            waiting = taking.backlog(place, now)
         if waiting.due:
             asked = request(context.instance, loaded, "ingest", waiting.days, waiting.sentence)
         elif left := scoring.reopened_days(place):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from mlops_pipelines.home import Home, PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
+from tests.loop import at, land
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -115,3 +118,27 @@ def test_the_cursor_of_another_version_begins_anew(ticks: Ticks, cursor: str) ->
     ticks.cursor = cursor
     assert ticks.published()["landing_events"]["queue_files"] == 1
     assert ticks.published() == {}
+
+
+def test_a_file_that_lands_while_the_sensor_looks_out_is_asked_for_by_the_same_tick(ticks: Ticks) -> None:
+    place = ticks.place
+    assert place.home.clock.now() > FIRST, "the machine's clock"
+    land(place, "planes", "old", Flights().rows("planes", FIRST, FIRST + timedelta(days=1)))
+    for take in ("planes", "weather"):
+        taking.register_landed(place)
+        taking.take_reference(place, take, [])
+    late = threading.Timer(0.3, land, (place, "events", "new", Flights().rows("events", FIRST, at(2))))
+    late.start()
+    asked = ticks.tick()
+    late.join()
+    assert [one.job_name for one in asked.run_requests] == [f"{place.name}_ingest"]
+
+
+def test_on_a_replayed_home_nothing_is_looked_out_for(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    move(ticks.place, FIRST)
+
+    def waited(_: float) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(time, "sleep", waited)
+    assert ticks.tick().skip_message == "Nothing waits to be taken in."
