@@ -315,6 +315,22 @@ def test_day_reopened_while_it_is_worked_on_stays_open(ledger: Ledger) -> None:
     assert ledger.reopened_days(P, "score") == {}
 
 
+def test_what_a_day_was_made_by_is_what_it_was_made_by_last(ledger: Ledger) -> None:
+    days = ["2013-03-01", "2013-03-02", "2013-03-03"]
+    ledger.reopen_days(P, days[:1], "drift", NOW)
+    revisions = ledger.revisions(P, "drift", days)
+    assert revisions == dict(zip(days, (1, 0, 0), strict=True))
+    ledger.record_made_days(P, "drift", revisions, dict.fromkeys(days[:2], "first"))
+    ledger.record_made_days(P, "drift", revisions, {days[1]: "second"})
+    made = ledger.days_made(P, "drift", days)
+    assert [(one.day, one.revision, one.made_by) for one in made.values()] == [
+        (days[0], 1, "first"),
+        (days[1], 0, "second"),
+    ]
+    assert ledger.days_made(P, "drift", days[2:]) == ledger.days_made(P, "tiles", days) == {}
+    assert ledger.days_made(P, "drift", []) == ledger.revisions(P, "drift", []) == {}
+
+
 def test_close_of_an_earlier_round_does_not_close_a_later_reopening(ledger: Ledger) -> None:
     ledger.reopen_days(P, ["2013-03-01"], "score", NOW)
     first = ledger.reopened_days(P, "score")
@@ -903,7 +919,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(9, None)]
+    assert dump(ledger)["ledger_schema"] == [(of_ledger.SCHEMA_VERSION, None)]
     ledger.close()
 
 

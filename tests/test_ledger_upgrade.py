@@ -144,7 +144,8 @@ def test_an_upgrade_that_breaks_off_leaves_everything_as_it_was(ledger: Ledger, 
 def test_a_ledger_on_a_server_is_upgraded_too(postgres: sa.URL) -> None:
     from tests.postgres_server import new_database
 
-    ledger = Ledger(new_database(postgres), home_id=None)
+    url = new_database(postgres)
+    ledger = Ledger(url, home_id=None)
     ledger.prepare()
     with ledger._writing() as connection:
         for added in ADDED_SINCE_8:
@@ -158,6 +159,12 @@ def test_a_ledger_on_a_server_is_upgraded_too(postgres: sa.URL) -> None:
     assert names.issuperset({"triggers_that_press", "triggers_that_wait"})
     assert ledger.upgrade() == (SCHEMA_VERSION, SCHEMA_VERSION)
     ledger.close()
+    opened = Ledger(url, home_id=None)
+    for made_by in ("one", "another"):
+        opened.record_made_days(P, "drift", {"2013-03-01": 1}, {"2013-03-01": made_by})
+    [made] = opened.days_made(P, "drift", ["2013-03-01"]).values()
+    assert (made.revision, made.made_by) == (1, "another")
+    opened.close()
 
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
