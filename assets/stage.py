@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import dagster as dg
 
 from mlops_pipelines import markdown
-from mlops_pipelines.backfilling import FORCE
 from mlops_pipelines.errors import MlopsError, TransientError, UserError
 from mlops_pipelines.features.catalogue import described
 from mlops_pipelines.features.sets import features_of
@@ -22,6 +21,7 @@ from mlops_pipelines.features.views import table_name
 from mlops_pipelines.ingest.contract import MASKED
 from mlops_pipelines.lineage import column_sources
 from mlops_pipelines.spec_loading import hash_of
+from mlops_pipelines.standing import FORCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

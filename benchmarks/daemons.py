@@ -129,7 +129,7 @@ def bare(folder: Path, *, eager: bool = False) -> Iterator[Daemon]:
     (folder / "defs.py").write_text(BARE.format(interval=given))
     (folder / "home").mkdir()
     (folder / "home" / "dagster.yaml").touch()
-    command = ["dagster", "dev", "-f", str(folder / "defs.py"), "-p", str(_free_port())]
+    command = ["dagster", "dev", "-f", str(folder / "defs.py"), "-p", str(free_port())]
     with _running(command, folder / "home", {}) as process:
         interval = DAEMON_INTERVAL if eager else SENSOR_INTERVAL
         yield Daemon(process, folder / "home", lambda number: (landing / f"{number:06}").touch(), interval)
@@ -157,7 +157,7 @@ def ours(folder: Path) -> Iterator[Daemon]:
         pq.write_table(events.slice(number, 1), part)
         part.rename(target)
 
-    command = ["mlops", "dev", "--home", str(folder), "--port", str(_free_port())]
+    command = ["mlops", "dev", "--home", str(folder), "--port", str(free_port())]
     with _running(command, folder / "dagster", {"MLOPS_HOME": str(folder)}) as process:
         yield Daemon(process, folder / "dagster", lands, DAEMON_INTERVAL)
 
@@ -201,7 +201,7 @@ def _running(
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody listens on, nor on the one after it."""
     while True:
         with socket.socket() as one, socket.socket() as next_one:

@@ -19,6 +19,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from mlops_pipelines.dagster_events import opened
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.home import PROJECT
+from mlops_pipelines.standing import FORCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
 
-FORCE = "mlops/force"
 _OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _LOOK_EVERY = 1.0  # seconds
 
@@ -90,25 +90,27 @@ def status(place: PipelineHome, run_id: str) -> tuple[str, bool]:
         return run.status.value if run else "DELETED", any(one.healthy for one in heartbeats)
 
 
-def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> bool:
-    """Wait until a run is over; whether it succeeded. told: is given each new status, and each step's end."""
-    seen = ""
-    steps: set[str] = set()
+def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> str:
+    """Wait until a run is over; its status, such as SUCCESS. told: is given each step's end, and each new
+    status.
+    """
+    seen: set[str] = set()
+
+    def tell(what: str) -> None:
+        if what not in seen:
+            seen.add(what)
+            told(what)
+
     with opened(place.home) as instance:
         while True:
             run = instance.get_run_by_id(run_id)
             if run is None:
                 raise TerminalError(f"The run {run_id} was deleted while it was waited for.")
-            if run.status.value != seen:
-                seen = run.status.value
-                told(seen.lower())
             for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_SUCCESS):
-                step = entry.step_key or ""
-                if step not in steps:
-                    steps.add(step)
-                    told(f"done: {step.partition('__')[2]}")
+                tell(f"done: {(entry.step_key or '').partition('__')[2]}")
+            tell(run.status.value.lower())
             if run.status in _OVER:
-                return run.status == dg.DagsterRunStatus.SUCCESS
+                return run.status.value
             time.sleep(_LOOK_EVERY)
 
 

@@ -49,16 +49,15 @@ def backfill(
     if no_wait:
         click.echo(json.dumps({"run": run_id, "status": status}) if as_json else status.lower())
         return
-    succeeded = backfilling.follow(place, run_id, lambda said: click.echo(f"  {said}", err=True))
+    status = backfilling.follow(place, run_id, lambda said: click.echo(f"  {said}", err=True))
     found = backfilling.made(place, run_id)
     if as_json:
-        status, _ = backfilling.status(place, run_id)
         assets = [asdict(one) for one in found]
         click.echo(json.dumps({"run": run_id, "status": status, "assets": assets}, indent=2))
     else:
         rows = [[one.asset, str(one.days), str(one.made_again), str(one.changed)] for one in found]
         for line in aligned([["asset", "days", "made again", "changed"], *rows]):
             click.echo(line)
-    if not succeeded:
+    if status != "SUCCESS":
         click.echo(f"The run has not succeeded. Try: mlops incidents {pipeline}", err=True)
         raise SystemExit(1)

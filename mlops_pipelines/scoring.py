@@ -160,9 +160,16 @@ def make_tiles(place: PipelineHome, days: Sequence[str], *, made_by: str = "", f
     use = sets_in_use(place)
     reopened = place.ledger.reopened_days(place.name, "tiles")
     tiled = sorted(view.id for view in use.made if view.windowed)
-    work = Work.on(place, "tiles", {*days, *reopened}, made_by and hash_of([made_by, tiled]))
-    right = [] if force else work.right({*days} - {*reopened}, partial(_tiles_as_they_stand, place, use))
-    written, failed = write_tiles(place, use, sorted({*days, *reopened} - {one.day for one in right}))
+    work = Work.on(
+        place,
+        "tiles",
+        days,
+        reopened,
+        partial(_tiles_as_they_stand, place, use),
+        made_by=made_by and hash_of([made_by, tiled]),
+        force=force,
+    )
+    written, failed = write_tiles(place, use, work.days)
     keys, as_of = _write_online(place, use, failed)
     if failed:
         again = as_of + _TRIED_AGAIN
@@ -170,8 +177,7 @@ def make_tiles(place: PipelineHome, days: Sequence[str], *, made_by: str = "", f
     else:
         work.record(written)
     place.ledger.close_days(place.name, reopened, "tiles")
-    made = sorted([*right, *written], key=lambda one: one.day)
-    return Tiles(made, keys, as_of, failed, [one.day for one in right])
+    return Tiles(work.together(written), keys, as_of, failed, work.left_alone)
 
 
 def _tiles_as_they_stand(place: PipelineHome, use: InUse, days: Sequence[str]) -> list[Written]:

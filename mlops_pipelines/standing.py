@@ -15,43 +15,71 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.landing import Stage
 
 
+# Run tag: `true` makes days again that are right already.
+FORCE = "mlops/force"
+
+
 @dataclass(frozen=True)
 class Work:
-    """Days (YYYY-MM-DD, UTC) that a stage works on, begun before anything is read.
+    """What a stage does about some days (YYYY-MM-DD, UTC), begun before anything is read.
 
-    made_by: of its code and all that it depends on but the day's own facts; "" where that is not known, and
-    each day is made that is asked for. revisions: how often each had been reopened.
+    made_by: hash of its code and all that it depends on but the day's own facts; "" where that is not known.
+    revisions: how often each day had been reopened. days: to be made, in order. right: the others, as they
+    stand.
     """
 
     place: PipelineHome
     stage: Stage
     made_by: str
     revisions: Mapping[str, int]
+    days: Sequence[str]
+    right: Sequence[Written]
 
     @classmethod
-    def on(cls, place: PipelineHome, stage: Stage, days: Collection[str], made_by: str) -> Work:
-        revisions = place.ledger.revisions(place.name, stage, days) if made_by else {}
-        return cls(place, stage, made_by, revisions)
+    def on(
+        cls,
+        place: PipelineHome,
+        stage: Stage,
+        asked: Collection[str],
+        waiting: Collection[str],
+        as_they_stand: Callable[[Sequence[str]], list[Written]],
+        *,
+        made_by: str,
+        force: bool,
+    ) -> Work:
+        """Those of `asked` are right that would be made as they stand: by the same, not reopened since, not
+        altered. Without `made_by` none is, nor where all are forced.
 
-    def right(
-        self, days: Collection[str], as_they_stand: Callable[[Sequence[str]], list[Written]]
-    ) -> list[Written]:
-        """Those of `days` that would be made as they stand: by the same, not reopened since, not altered.
-
-        as_they_stand: reads days of the table, each with its content hash.
+        waiting: days that were reopened. as_they_stand: reads days of the table, each with its content hash.
         """
-        if not self.made_by:
-            return []
-        made = self.place.ledger.days_made(self.place.name, self.stage, days)
-        closed = sorted(day for day, one in made.items() if one.revision == self.revisions[day])
-        found = as_they_stand(closed) if closed else []
-        return [one for one in found if made[one.day].made_by == self._hash(one)]
+        days = {*asked, *waiting}
+        if not made_by:
+            return cls(place, stage, made_by, {}, sorted(days), [])
+        revisions = place.ledger.revisions(place.name, stage, days)
+        right: list[Written] = []
+        if not force:
+            made = place.ledger.days_made(place.name, stage, {*asked} - {*waiting})
+            closed = sorted(day for day, one in made.items() if one.revision == revisions[day])
+            found = as_they_stand(closed) if closed else []
+            right = [one for one in found if made[one.day].made_by == _hash(made_by, one)]
+        days -= {one.day for one in right}
+        return cls(place, stage, made_by, revisions, sorted(days), right)
+
+    @property
+    def left_alone(self) -> list[str]:
+        """Days that are right."""
+        return [one.day for one in self.right]
 
     def record(self, written: Sequence[Written]) -> None:
         """Record days as they were made."""
         if self.made_by:
-            made_by = {one.day: self._hash(one) for one in written if one.day in self.revisions}
+            made_by = {one.day: _hash(self.made_by, one) for one in written if one.day in self.revisions}
             self.place.ledger.record_made_days(self.place.name, self.stage, self.revisions, made_by)
 
-    def _hash(self, one: Written) -> str:
-        return hash_of([self.made_by, one.content_hash])
+    def together(self, written: Sequence[Written]) -> list[Written]:
+        """What was made and what was left alone, in order of the days."""
+        return sorted([*written, *self.right], key=lambda one: one.day)
+
+
+def _hash(made_by: str, one: Written) -> str:
+    return hash_of([made_by, one.content_hash])

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import dagster as dg
 import psutil
 import pytest
 
+from benchmarks.daemons import free_port
 from mlops_pipelines.home import Home
 from mlops_pipelines.ledger import MAX_LOSSES
 from mlops_pipelines.pipelines.flight_delays.source import Flights
@@ -59,12 +59,6 @@ home = Home.open(Path(sys.argv[1]))
 hold_for_dev(home)
 os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "-f", sys.argv[2], "-p", sys.argv[3]])
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

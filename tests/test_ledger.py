@@ -919,7 +919,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(of_ledger.SCHEMA_VERSION, None)]
+    assert dump(ledger)["ledger_schema"] == [(10, None)]
     ledger.close()
 
 

@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 import pytest
 
 from mlops_pipelines import scoring
-from mlops_pipelines.backfilling import FORCE, made
+from mlops_pipelines.backfilling import made
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
+from mlops_pipelines.standing import FORCE
 from tests.loop import advance, at, copy_of, land, mlops, move, retrain, serve, small_home
 from tests.small_flights import loaded
 

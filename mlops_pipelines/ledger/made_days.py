@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from mlops_pipelines.ledger.landing import Landing
+from mlops_pipelines.ledger.store import Store, insert_into
 from mlops_pipelines.ledger.tables import made_days, reopened_days
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from mlops_pipelines.ledger.landing import Stage
+
+
+# The schema that has the record. On the one before, every day that is asked for is made.
+MADE_DAYS_SINCE = 10
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class MadeDay:
     made_by: str
 
 
-class MadeDays(Landing):
+class MadeDays(Store):
     """What was made of days that are open and closed again."""
 
     def revisions(self, pipeline: str, stage: Stage, days: Collection[str]) -> dict[str, int]:
@@ -71,12 +74,7 @@ class MadeDays(Landing):
             for day, one in made_by.items()
         ]
         with self._writing() as connection:
-            on_postgresql = connection.dialect.name == "postgresql"
-            insert = postgresql.insert(made_days) if on_postgresql else sqlite.insert(made_days)
+            insert = insert_into(connection, made_days)
             newest = {name: insert.excluded[name] for name in ("revision", "made_by")}
             key = [column.name for column in made_days.primary_key.columns]
             connection.execute(insert.on_conflict_do_update(index_elements=key, set_=newest), rows)
-
-
-# Code of one version more than the ledger's works, without a record: it makes every day that is asked for.
-MADE_DAYS_SINCE = 10

@@ -183,12 +183,21 @@ def _wait_for_others(connection: Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x6C6564676572)))
 
 
+def insert_into(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An insert that can say what becomes of a row whose key is there."""
+    on_postgresql = connection.dialect.name == "postgresql"
+    return postgresql.insert(table) if on_postgresql else sqlite.insert(table)
+
+
 def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with its unique key is there. Whether it was inserted."""
-    on_postgresql = connection.dialect.name == "postgresql"
-    insert = postgresql.insert(table) if on_postgresql else sqlite.insert(table)
     # Not by the row count, which PostgreSQL does not give for a key that counts up by itself.
-    new = insert.values(**values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+    new = (
+        insert_into(connection, table)
+        .values(**values)
+        .on_conflict_do_nothing()
+        .returning(*table.primary_key.columns)
+    )
     return connection.execute(new).first() is not None
 
 

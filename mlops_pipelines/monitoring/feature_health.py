@@ -172,11 +172,9 @@ def report_features(
     lake = place.lake
     reopened = closed_days(place, "features", place.clock.now(), days)
     sets = sets_in_use(place).sets
-    work = Work.on(place, "features", {*days, *reopened}, _made_by(place, made_by, sets))
-    right: list[Written] = []
-    if not force:
-        right = work.right({*days} - {*reopened}, partial(lake.as_it_stands, TABLE, sort_by=ORDER))
-    wanted = sorted({*days, *reopened} - {one.day for one in right})
+    as_it_stands = partial(lake.as_it_stands, TABLE, sort_by=ORDER)
+    by = _made_by(place, made_by, sets)
+    work = Work.on(place, "features", days, reopened, as_it_stands, made_by=by, force=force)
     found: list[Health] = []
     seen: set[tuple[str, str]] = set()
     otherwise: set[str] = set()
@@ -186,23 +184,23 @@ def report_features(
         if gone := rewritten(unseen.from_python):
             otherwise |= {*gone}
             unseen = replace(unseen, from_python={})
-        for part in batched(wanted, DAYS_AT_ONCE):
+        for part in batched(work.days, DAYS_AT_ONCE):
             found += _of_days(place, features.examples, unseen, part)
     written: list[Written] = []
-    if wanted and (found or lake.exists(TABLE)):
+    if work.days and (found or lake.exists(TABLE)):
         rows = [asdict(one) for one in found]
-        written = lake.replace(TABLE, table_of(rows, COLUMNS), days=wanted, sort_by=ORDER)
+        written = lake.replace(TABLE, table_of(rows, COLUMNS), days=work.days, sort_by=ORDER)
     place.ledger.close_days(place.name, reopened, "features")
     work.record(written)
-    if right:
-        kept = lake.read(TABLE, days=[one.day for one in right], columns=["day", *COLUMNS])
+    if work.right:
+        kept = lake.read(TABLE, days=work.left_alone, columns=["day", *COLUMNS])
         found += [Health(**row) for row in kept.to_pylist()]
     return Report(
-        sorted([*written, *right], key=lambda one: one.day),
+        work.together(written),
         found,
         place.spec.features.max_skew,
         sorted(otherwise),
-        [one.day for one in right],
+        work.left_alone,
     )
 
 

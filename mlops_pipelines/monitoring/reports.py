@@ -152,27 +152,23 @@ def report_drift(
     """
     lake = place.lake
     reopened = closed_days(place, "drift", place.clock.now(), days)
-    work = Work.on(place, "drift", {*days, *reopened}, made_by)
-    right: list[Written] = []
-    if not force:
-        as_it_stands = partial(lake.as_it_stands, DRIFT, sort_by=DRIFT_ORDER, unhashed=UNHASHED)
-        right = work.right({*days} - {*reopened}, as_it_stands)
-    wanted = sorted({*days, *reopened} - {one.day for one in right})
-    reports = {day: report for day in wanted if (report := _drift_of(place, day)) is not None}
+    as_it_stands = partial(lake.as_it_stands, DRIFT, sort_by=DRIFT_ORDER, unhashed=UNHASHED)
+    work = Work.on(place, "drift", days, reopened, as_it_stands, made_by=made_by, force=force)
+    reports = {day: report for day in work.days if (report := _drift_of(place, day)) is not None}
     rows = [row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)]
     written: list[Written] = []
-    if wanted and (reports or lake.exists(DRIFT)):
+    if work.days and (reports or lake.exists(DRIFT)):
         written = lake.replace(
-            DRIFT, table_of(rows, DRIFT_COLUMNS), days=wanted, sort_by=DRIFT_ORDER, unhashed=UNHASHED
+            DRIFT, table_of(rows, DRIFT_COLUMNS), days=work.days, sort_by=DRIFT_ORDER, unhashed=UNHASHED
         )
     place.ledger.close_days(place.name, reopened, "drift")
     work.record(written)
     page = _page(place, reports)
     latest = max(reports, default="")
-    if right:
-        rows += lake.read(DRIFT, days=[one.day for one in right]).to_pylist()
+    if work.right:
+        rows += lake.read(DRIFT, days=work.left_alone).to_pylist()
     return Drift(
-        sorted([*written, *right], key=lambda one: one.day),
+        work.together(written),
         days={
             row["day"]: {"model": f"v{row['model_version']}", "level": row["level"],
                          "unexplained_psi": row["excess"], "finding": row["sentence"]}
@@ -182,7 +178,7 @@ def report_drift(
         features=_features_by_day(rows),
         picture=_drift_picture(latest, reports[latest][1]) if latest else None,
         page=page,
-        right=[one.day for one in right],
+        right=work.left_alone,
     )  # fmt: skip
 
 
@@ -217,12 +213,9 @@ def report_performance(
     lake = place.lake
     if not lake.exists("events") or not {*days, *waiting}:
         return Performance([])
-    work = Work.on(place, "monitor", {*days, *waiting}, made_by)
-    right: list[Written] = []
-    if not force:
-        as_it_stands = partial(lake.as_it_stands, PERFORMANCE, sort_by=PERFORMANCE_ORDER, unhashed=UNHASHED)
-        right = work.right({*days} - waiting, as_it_stands)
-    wanted = sorted({*days, *waiting} - {one.day for one in right})
+    as_it_stands = partial(lake.as_it_stands, PERFORMANCE, sort_by=PERFORMANCE_ORDER, unhashed=UNHASHED)
+    work = Work.on(place, "monitor", days, waiting, as_it_stands, made_by=made_by, force=force)
+    wanted = work.days
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
     kind = place.spec.labels.kind
     logged = LOGGED_IN[kind]
@@ -259,15 +252,15 @@ def report_performance(
     place.ledger.close_days(place.name, reopened, "monitor")
     place.ledger.close_days(place.name, maturing, "mature")
     work.record(written)
-    if right:
-        rows += lake.read(PERFORMANCE, days=[one.day for one in right]).to_pylist()
+    if work.right:
+        rows += lake.read(PERFORMANCE, days=work.left_alone).to_pylist()
     by_day = {day: [row for row in rows if row["day"] == day] for day in sorted({row["day"] for row in rows})}
     return Performance(
-        sorted([*written, *right], key=lambda one: one.day),
+        work.together(written),
         figures={day: _figures(of_day, kind) for day, of_day in by_day.items()},
         models={day: [_shown(row, kind) for row in of_day] for day, of_day in by_day.items()},
         pictures=_performance_pictures(rows, kind),
-        right=[one.day for one in right],
+        right=work.left_alone,
     )
 
 
