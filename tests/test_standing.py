@@ -137,6 +137,24 @@ def test_a_day_reopened_while_it_was_made_is_not_right(
     assert reports.report_drift(place, DAYS, made_by="v2").right == DAYS[1:]
 
 
+def test_a_day_that_was_overwritten_by_what_had_been_read_before_is_not_right(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_days = Lake.replace
+
+    def overtaken(*arguments: Any, **named: Any) -> Any:
+        """Another run finds the day reopened, makes it, and closes it."""
+        monkeypatch.setattr(Lake, "replace", replace_days)
+        place.ledger.reopen_days(place.name, DAYS[:1], "drift", place.clock.now())
+        reports.report_drift(place, DAYS, made_by="v2")
+        return replace_days(*arguments, **named)
+
+    monkeypatch.setattr(Lake, "replace", overtaken)
+    reports.report_drift(place, DAYS, made_by="v2")
+    assert not place.ledger.reopened_days(place.name, "drift")
+    assert reports.report_drift(place, DAYS, made_by="v2").right == DAYS[1:]
+
+
 def test_a_backfill_of_what_is_right_recomputes_nothing_and_asks_for_no_retrain(place: PipelineHome) -> None:
     first, again, forced = (_backfill(place, force=force) for force in (None, None, "true"))
     assert set(again["made_again"].values()) == {0}

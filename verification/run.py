@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET_SECONDS = 60 * 60
-PROOFS = ("-m", "proof", "--full", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
+WORKERS = str((os.cpu_count() or 1) + 1)  # a proof of a daemon waits more than it works
+PROOFS = ("-m", "proof", "--full", "-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder",
           "-p", "no:cacheprovider", "--durations=20", "-v", "tests")  # fmt: skip
 
 
