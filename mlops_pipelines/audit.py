@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "promotion", "rejection", "wait", "approval", "expiry", "rollback", "adoption", "freeze", "unfreeze",
+    "pause", "resume",
 ]  # fmt: skip
 # What the first record of a pipeline follows on.
 NOTHING = "0" * 64

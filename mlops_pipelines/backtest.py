@@ -32,6 +32,7 @@ from mlops_pipelines.retraining import learn, matured_rows, matured_through, mea
 from mlops_pipelines.scored import Scored
 from mlops_pipelines.spec import Breaker, Budget, Policy, ScheduleTrigger, Triggers
 from mlops_pipelines.spec_loading import hash_of, load_policy
+from mlops_pipelines.trainers import source_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -205,6 +206,8 @@ def backtest(
         for name in NOT_TRIED:
             if getattr(one.triggers, name) is not None:
                 told(f"{one.name}  triggers.{name} asks for nothing in a backtest")
+        if one.policy.quiet_hours is not None:
+            told(f"{one.name}  policy.quiet_hours holds nothing in a backtest, whose steps are days")
     past = _Past(place, first, last)
     courses = [_Course(past, one, told) for one in tried]
     for course in courses:
@@ -339,6 +342,7 @@ class _Past:
             place.features.version,
             lock_hash(),
             place.spec.labels,
+            source_hash(training.trainer) if training.trainer else None,
         ]
         key = hash_of(made_of)
 
@@ -366,6 +370,7 @@ class _Past:
 
         place = self.place
         judged_by = [place.spec.gates, place.spec.decision, place.spec.training.seed, place.contract.events]
+        judged_by.append(place.lake.version("events"))
         key = hash_of([made.key, champion.made.key if champion else None, judged_by])
 
         def make() -> dict[str, Any]:
@@ -463,8 +468,10 @@ class _Course:
                 self._at(ledger, now)
             ledger.close()
         if self._champion is None:
+            tried = f"{len(self.retrains)} retrained and none" if self.retrains else "nothing was retrained:"
+            why = " passed its gates" if self.retrains else " labels were too few, or the policy held it back"
             raise UserError(
-                f"With the policy {self.tried.name} no candidate passed its gates.",
+                f"With the policy {self.tried.name} {tried}{why}.",
                 expected="a first champion, which scores",
                 remedy="an earlier --from, or a later --to",
             )
@@ -472,14 +479,17 @@ class _Course:
 
     def _at(self, ledger: Ledger, now: datetime) -> None:
         """What a policy does at a midnight."""
-        keys = triggering.free_keys(ledger, self._name, self._kinds())
-        triggering.append_due(ledger, self._name, keys, self._reasons(ledger, [*keys], now), now)
+        free = triggering.free_keys(ledger, self._name, self._kinds())
+        # Looked at on every day, whether or not one may ask: what drifted is measured by it.
+        reasons = [*self._reasons(ledger, [*free.keys] if free else [], now)]
+        if free:
+            triggering.append_due(ledger, self._name, free, reasons, now)
         if not ledger.has_pending(self._name):
             return
         got = ledger.admit(
             self._name,
             now=now,
-            policy=self.tried.policy,
+            policy=self.tried.policy.model_copy(update={"quiet_hours": None}),
             run_id=now.isoformat(),
             data_mark=matured_through(self._past.place, now).isoformat(),
         )
@@ -492,9 +502,7 @@ class _Course:
         if self._champion is None:
             yield "bootstrap"
         declared = self.tried.triggers
-        yield from (
-            kind for kind in ("labels", "performance", "drift", "schedule") if getattr(declared, kind)
-        )
+        yield from (kind for kind in ASKING if getattr(declared, kind))
 
     def _reasons(self, ledger: Ledger, kinds: Sequence[str], now: datetime) -> Iterator[Reason]:
         past, declared = self._past, self.tried.triggers

@@ -60,7 +60,8 @@ def backtest(
     with the same model. Nothing in the home changes but `backtests/`, where each retrain is kept: a second
     policy costs only its own.
 
-    A FILE has `triggers` and `policy` as in a pipeline's YAML; what it leaves out is as the pipeline says.
+    A FILE has `triggers` and `policy` as in a pipeline's YAML. Its triggers are all there are; without any,
+    and of the policy what it leaves out, is as the pipeline says.
 
     \b
     Examples:
@@ -75,6 +76,8 @@ def backtest(
             f"The settings were tuned on {tuned_on[0]} to {tuned_on[1]}, and {first} to {last} are reported.",
             expected="days to tune on that end before those reported, which nobody has looked at",
         )
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {picture.absolute().parent} for the picture.")
     place = place_of(home, pipeline)
     tried = [library.policy_of(one, place.spec) for one in dict.fromkeys(policies)]
 
@@ -83,6 +86,14 @@ def backtest(
 
     tuned = library.backtest(place, tried, *tuned_on, told=told) if tuned_on else None
     reported = library.backtest(place, tried, first, last, told=told)
+    if as_json:
+        found = {"pipeline": pipeline, **_as_json(reported), "tuned_on": tuned and _as_json(tuned)}
+        click.echo(json.dumps(found, indent=2))
+    elif tuned is not None:
+        click.echo(f"Tuned on, and looked at: {_text(tuned)}\n")
+        click.echo(f"Reported, and not looked at before: {_text(reported)}")
+    else:
+        click.echo(_text(reported))
     if picture is not None:
         from mlops_pipelines.figures import policies as drawn
 
@@ -94,15 +105,6 @@ def backtest(
                 unit=library.LOSS[place.spec.labels.kind],
             )
         )
-    if as_json:
-        found = {"pipeline": pipeline, **_as_json(reported), "tuned_on": tuned and _as_json(tuned)}
-        click.echo(json.dumps(found, indent=2))
-        return
-    if tuned is not None:
-        click.echo(f"Tuned on, and looked at: {_text(tuned)}\n")
-        click.echo(f"Reported, and not looked at before: {_text(reported)}")
-    else:
-        click.echo(_text(reported))
 
 
 def _as_json(found: Backtest) -> dict[str, Any]:

@@ -59,7 +59,13 @@ def at_home(context: click.Context, error: MlopsError) -> str:
     return f"\nWith: --home {home}" if home and "mlops " in (error.remedy or "") else ""
 
 
-reason_option = click.option("--reason", required=True, help="Why, for whoever asks later.")
+def _said(_: click.Context, __: click.Parameter, reason: str) -> str:
+    from mlops_pipelines.identity import said
+
+    return said(reason)
+
+
+reason_option = click.option("--reason", required=True, callback=_said, help="Why, for whoever asks later.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 

@@ -164,7 +164,8 @@ def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_js
 
 def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
     place = place_of(home, pipeline)
-    changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason)
+    now = place.clock.now()
+    changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason, at=now)
     if as_json:
         click.echo(json.dumps({"pipeline": pipeline, "paused": on, "changed": changed}, indent=2))
         return
@@ -210,6 +211,8 @@ def _explained(found: Explanation) -> dict[str, Any]:
             "urgent": found.pending.urgent,
         },
         "in_flight": found.in_flight.id if found.in_flight else None,
+        "paused": found.state.paused,
+        "mode": found.mode,
         "failures_in_a_row": found.state.failures,
         "last_retrain": found.state.last_retrain,
         "reasons": [{"kind": one.kind, "due": one.due, "sentence": one.sentence} for one in found.reasons],
@@ -218,6 +221,10 @@ def _explained(found: Explanation) -> dict[str, Any]:
 
 def _said(pipeline: str, found: Explanation) -> str:
     lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {found.sentence}"]
+    if found.state.paused and found.state.paused not in found.sentence:
+        lines.append(f"  paused by {found.state.paused}")
+    if found.mode == "observe" and found.mode not in found.sentence:
+        lines.append("  policy.mode is observe: nothing starts")
     if found.in_flight:
         one = found.in_flight
         since = f"{one.started_at:%Y-%m-%d %H:%M}"

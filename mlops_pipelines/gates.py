@@ -195,11 +195,12 @@ def _champion(report: EvaluationReport, gate: ChampionGate) -> Verdict:
         outcome, weak = gate.underpowered, f", less than {LEAST_POWER:.0%}: too little to judge by"
     told = partial(spelled, in_units=gate.metric in IN_UNITS, sign="+")
     stands = "" if comparison.against == "refit" else " (its unrefitted twin)"
+    alike = " Both are the same on every day, so this tells nothing of what was learned from newer days."
     sentence = (
         f"{gate.metric} minus that of champion v{comparison.version}{stands} is {told(figure)} on "
         f"{comparison.rows:,} rows of {len(comparison.days)} days; with {gate.confidence:.0%} confidence it "
         f"is at most {told(bounds[1])}, and {gate.not_worse_by:+g} is allowed. An equally good candidate "
-        f"would pass {power:.0%} of the time{weak}."
+        f"would pass {power:.0%} of the time{weak}.{alike if figure == bounds[0] == bounds[1] == 0 else ''}"
     )
     return Verdict("champion", outcome, figure, gate.not_worse_by, bounds, sentence)
 

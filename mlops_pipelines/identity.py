@@ -1,4 +1,5 @@
-"""Who acts: the user of the operating system, or the bearer of a signed token. Never what somebody types.
+"""Who acts, and why. Who is the user of the operating system, or the bearer of a signed token, never what
+somebody types.
 
 A token is a JWT (RFC 7519) signed with Ed25519 by an identity provider whose public key the home's operator
 has put among HOME/keys/identities.
@@ -78,3 +79,11 @@ def _bearer(identities: Path, token: str) -> str:
         else f"one by a provider whose public key lies in {identities}; there is none",
         remedy=_HELP,
     )
+
+
+def said(reason: str) -> str:
+    """A reason that says something, on one line. Raises UserError for an empty one."""
+    told = " ".join(reason.split())
+    if not told:
+        raise UserError("The reason is empty.", expected="a sentence that will be read in half a year")
+    return told

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_pipelines.audit import CROWNING, Head, as_written, faults, says
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
+from mlops_pipelines.identity import said
 from mlops_pipelines.policy import format_moment
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _decided(
 
     Raises what the ledger raises; what `heal` raises, for a decision that stands.
     """
-    made = decide(place.name, *given, reason=_said(reason), at=place.clock.now(), **facts)
+    made = decide(place.name, *given, reason=said(reason), at=place.clock.now(), **facts)
     try:
         heal(place.home, place.name)
     except (TransientError, TerminalError) as error:
@@ -317,11 +318,3 @@ def _checked(place: PipelineHome, version: str) -> str:
             remedy="mlops restore, from a backup that has them",
         )
     return registry.load(place.name, version).model_hash
-
-
-def _said(reason: str) -> str:
-    """A reason that says something. Raises UserError for an empty one."""
-    told = " ".join(reason.split())
-    if not told:
-        raise UserError("The reason is empty.", expected="a sentence that will be read in half a year")
-    return told

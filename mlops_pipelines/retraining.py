@@ -100,7 +100,7 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
     from mlops_pipelines.ledger import Admitted
 
     now = place.clock.now()
-    if place.ledger.in_flight(place.name) is None and (sentence := vectors_lacking(place, now)):
+    if sentence := held_for_vectors(place, now):
         return Admission(None, sentence)
     got = place.ledger.admit(
         place.name, now=now, policy=place.spec.policy, run_id=run_id, data_mark=data_mark(place, now)
@@ -108,9 +108,12 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
     return Admission(got.retrain if isinstance(got, Admitted) else None, got.sentence)
 
 
-def vectors_lacking(place: PipelineHome, now: datetime) -> str:
+def held_for_vectors(place: PipelineHome, now: datetime) -> str:
     """Why nothing can be learned yet: matured days of the window whose vectors by the features of the YAML
-    are still to be made; empty if there are none. From the tables' statistics."""
+    are still to be made; empty if there are none, or a retrain that was admitted before goes on. From the
+    tables' statistics."""
+    if place.ledger.in_flight(place.name) is not None:
+        return ""
     last = matured_through(place, now).isoformat()
     first = (now - place.spec.training.window).date().isoformat()
     made = place.lake.row_counts(place.features.examples)
@@ -119,18 +122,23 @@ def vectors_lacking(place: PipelineHome, now: datetime) -> str:
     if not days:
         return ""
     return (
-        f"held: events of {len(days)} days of the window, such as {max(days)}, have no vector yet by the "
+        f"held: events of {len(days)} {'day' if len(days) == 1 else 'days'} of the window, such as "
+        f"{max(days)}, have no vector yet by the "
         "features of the YAML; the next runs make them"
     )
 
 
 def data_mark(place: PipelineHome, now: datetime) -> str:
-    """Names the training set a retrain admitted now would see: the same mark, the same set."""
-    features = place.features.version
-    training = place.spec.training.model_dump(mode="json")
-    return hash_of([matured_through(place, now).isoformat(), matured_rows(place, now), features, training])[
-        :16
+    """Names what a retrain admitted now would learn from, by what, and how it would be judged: with the same
+    mark it would end the same."""
+    spec = place.spec
+    rules = [
+        None if part is None else part.model_dump(mode="json")
+        for part in (spec.training, spec.gates, spec.decision)
     ]
+    trainer = trainers.source_hash(spec.training.trainer) if spec.training.trainer else None
+    through = matured_through(place, now).isoformat()
+    return hash_of([through, matured_rows(place, now), place.features.version, rules, trainer])[:16]
 
 
 def run_in_flight(place: PipelineHome) -> str | None:

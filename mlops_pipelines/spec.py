@@ -779,7 +779,9 @@ class Breaker(Model):
 
 class Policy(Model):
     mode: Literal["act", "observe"] = Field(
-        default="act", description="`observe` records decisions, starts nothing."
+        default="act",
+        description="`observe` starts nothing; `mlops policy explain` says what it would do, "
+        "`mlops backtest` what it would have done.",
     )
     cooldown: Duration = Field(default=timedelta(days=3), description="Pause after a retrain has finished.")
     quiet_hours: Hours | None = Field(
@@ -892,7 +894,8 @@ class Document(Model):
 
 
 class TriedPolicy(Document):
-    """A file of a policy for `mlops backtest`: what it leaves out is as the pipeline declares."""
+    """A file of a policy for `mlops backtest`: its triggers are all there are; without any, and of the policy
+    what it leaves out, is as the pipeline declares."""
 
     triggers: Triggers | None = Field(default=None, description="As in a pipeline.")
     policy: Policy | None = Field(default=None, description="As in a pipeline.")

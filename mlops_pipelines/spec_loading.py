@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.contract import Contract
     from mlops_pipelines.spec_checks import Findings
     from mlops_pipelines.yaml_source import Place, Problem, YamlSource
+
+Standing = TypeVar("Standing", bound=BaseModel)
 
 PIPELINES = Path(__file__).parent / "pipelines"
 COMPONENT_TYPE = "mlops_pipelines.LearningLoop"
@@ -180,7 +182,8 @@ def _contract(source: YamlSource, spec: PipelineSpec, problems: Sequence[Problem
 
 
 def load_policy(path: Path, spec: PipelineSpec) -> PipelineSpec:
-    """The pipeline with the triggers and the policy of a file; what that leaves out stays.
+    """The pipeline with the triggers of a file, if it has any, and what it says of the policy; the rest
+    stays.
 
     Raises one UserError that lists every problem with its line.
     """
@@ -193,12 +196,22 @@ def load_policy(path: Path, spec: PipelineSpec) -> PipelineSpec:
         given = TriedPolicy.model_validate(source.data)
     except ValidationError as error:
         raise _refusal(path, [*problems, *_shape_problems(source, error, ())]) from None
-    parts = {"triggers": given.triggers or spec.triggers, "policy": given.policy or spec.policy}
-    tried = spec.model_copy(update=parts)
+    policy = _said_anew(spec.policy, given.policy) if given.policy else spec.policy
+    tried = spec.model_copy(update={"triggers": given.triggers or spec.triggers, "policy": policy})
     problems += _located(source, check_policy(tried), ())
     if problems:
         raise _refusal(path, problems)
     return tried
+
+
+def _said_anew(standing: Standing, given: BaseModel) -> Standing:
+    """What stands, with all that was given in its place; of parts of it, too."""
+    anew = {}
+    for name in given.model_fields_set:
+        before, now = getattr(standing, name), getattr(given, name)
+        both = isinstance(before, BaseModel) and isinstance(now, BaseModel)
+        anew[name] = _said_anew(before, now) if both else now
+    return standing.model_copy(update=anew)
 
 
 def find_specs(root: Path = PIPELINES) -> list[Path]:

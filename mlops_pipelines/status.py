@@ -69,6 +69,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
         "retrains": {
             "admitted": sum(counts.retrains.values()),
             **{name: counts.retrains[name] for name in RETRAIN_STATUSES},
+            "paused": ledger.state(place.name).paused,
         },
         "triggers": dict(counts.triggers),
         "promotions": counts.promotions,

@@ -1,7 +1,8 @@
 """Reasons to retrain: how near each is, the triggers they become, and what the policy makes of these.
 
-A trigger is appended once for each retrain there has been, however that ended, and none while one is in
-flight: a reason that a retrain did not take away asks again, at the pace of the policy.
+A trigger is appended once for each retrain there has been, however that ended, and one about the champion
+once for each champion besides; none while a retrain is in flight. A reason that a retrain did not take away
+asks again, at the pace of the policy.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.errors import MlopsError
 from mlops_pipelines.ingest.taking import contract_version
 from mlops_pipelines.policy import Admit, format_moment
 from mlops_pipelines.retraining import (
     contracts_passed,
     data_mark,
+    held_for_vectors,
     matured_events,
     matured_rows,
     matured_through,
-    vectors_lacking,
 )
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_loading import hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from mlops_pipelines.home import PipelineHome
@@ -62,7 +64,7 @@ class Explanation:
     """Why a pipeline is retrained at `at` (the home's clock, UTC) or is not, and what would ask for it.
 
     decision: of the policy; None where `sentence` says what has to come before it is asked. pending: the
-    triggers that wait. reasons: those that the pipeline declares.
+    triggers that wait. reasons: those that the pipeline declares. mode: of the policy.
     """
 
     at: datetime
@@ -72,21 +74,12 @@ class Explanation:
     pending: Pending | None
     in_flight: Retrain | None
     reasons: tuple[Reason, ...]
+    mode: str
 
 
 def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
     """The reasons that the pipeline declares, or those of some kinds, at a moment (UTC)."""
-    found = {
-        "bootstrap": _bootstrap,
-        "labels": _labels,
-        "performance": _performance,
-        "drift": _drift,
-        "prediction_drift": _prediction_drift,
-        "staleness": _staleness,
-        "contract_change": _contract_change,
-        "schedule": _schedule,
-    }
-    looked = (found[kind](place, now) for kind in kinds or found)
+    looked = (_LOOKED_AT[kind](place, now) for kind in kinds or _LOOKED_AT)
     return [reason for reason in looked if reason is not None]
 
 
@@ -94,38 +87,58 @@ def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
     """Append a trigger for each reason of these kinds that is due; what was appended, as sentences."""
     # "bootstrap" is of every pipeline, the others are declared.
     asking = [kind for kind in kinds if getattr(place.spec.triggers, kind, True) is not None]
-    keys = free_keys(place.ledger, place.name, asking) if asking else {}
-    return append_due(place.ledger, place.name, keys, reasons(place, now, *keys), now) if keys else []
+    free = free_keys(place.ledger, place.name, asking) if asking else None
+    return append_due(place.ledger, place.name, free, reasons(place, now, *free.keys), now) if free else []
 
 
-def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> dict[str, str]:
-    """The keys of triggers that may be appended, by kind: none while a retrain is in flight, and of each kind
-    one for each retrain there has been."""
+@dataclass(frozen=True)
+class Free:
+    """Triggers that may be appended: their keys, by kind. since: id of the latest retrain, or NO_RETRAIN."""
+
+    since: str
+    keys: Mapping[str, str]
+
+
+def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> Free | None:
+    """What may be appended of these kinds: nothing while a retrain is in flight, and of each kind one for
+    each retrain there has been, and each champion it is about."""
+    from mlops_pipelines.ledger import ABOUT_CHAMPION, NO_RETRAIN
+
     latest = next(iter(ledger.retrains(pipeline, limit=1)), None)
     if latest is not None and latest.finished_at is None:
-        return {}
-    keys = {kind: f"{kind}:{latest.id if latest else 'first'}" for kind in kinds}
-    return {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)}
+        return None
+    since = latest.id if latest else NO_RETRAIN
+    champion = ledger.champion(pipeline)
+    about = f":{champion.sequence}" if champion else ""
+    keys = {kind: f"{kind}:{since}{about if kind in ABOUT_CHAMPION else ''}" for kind in kinds}
+    free = {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)}
+    return Free(since, free) if free else None
 
 
 def append_due(
-    ledger: Ledger, pipeline: str, keys: Mapping[str, str], found: Iterable[Reason], now: datetime
+    ledger: Ledger, pipeline: str, free: Free, found: Iterable[Reason], now: datetime
 ) -> list[str]:
-    """Append a trigger for each of these reasons that is due; what was appended, as sentences."""
+    """Append a trigger for each of these reasons that is due; what was appended, as sentences.
+
+    Where a retrain was admitted since the reasons were looked at, it answers them, and none is appended.
+    """
     return [
-        f"Trigger {keys[reason.kind]}: {facts(reason.evidence)}."
+        f"Trigger {free.keys[reason.kind]}: {facts(reason.evidence)}."
         for reason in found
         if reason.due
         and ledger.append_trigger(
-            pipeline, reason.kind, keys[reason.kind], reason.evidence, now, urgent=reason.urgent
+            pipeline, reason.kind, free.keys[reason.kind], reason.evidence, now,
+            urgent=reason.urgent, since=free.since,
         )
-    ]
+    ]  # fmt: skip
 
 
 def append_manual(place: PipelineHome, *, by: str, reason: str) -> bool:
-    """Append a trigger that a person asks for. Whether it is new: said twice in a moment, it is one."""
+    """Append a trigger that a person asks for. Whether it is new: said twice in a moment, it is one, unless
+    a retrain has answered it in between."""
     now = place.clock.now()
-    key = f"{MANUAL}:{now.isoformat()}:{hash_of([by, reason])[:12]}"
+    answered = [one.id for one in place.ledger.retrains(place.name, limit=1)]
+    key = f"{MANUAL}:{now.isoformat()}:{hash_of([by, reason, *answered])[:12]}"
     return place.ledger.append_trigger(place.name, MANUAL, key, {"by": by, "reason": reason}, now)
 
 
@@ -145,14 +158,24 @@ def explain(place: PipelineHome, now: datetime) -> Explanation:
         place.ledger.state(place.name),
         place.ledger.pending(place.name),
         place.ledger.in_flight(place.name),
-        tuple(reasons(place, now)),
+        tuple(reason for kind in _LOOKED_AT for reason in _reasons_or_why_not(place, now, kind)),
+        place.spec.policy.mode,
     )
+
+
+def _reasons_or_why_not(place: PipelineHome, now: datetime, kind: str) -> list[Reason]:
+    """The reason of a kind, if the pipeline declares it. One that cannot be looked at hides none of the
+    others: it says what is wrong."""
+    try:
+        return reasons(place, now, kind)
+    except MlopsError as error:
+        return [Reason(kind, False, f"cannot be looked at: {error}")]
 
 
 def _decision(place: PipelineHome, now: datetime) -> tuple[Admit | Hold | None, str]:
     # Without a trigger nothing is admitted, whatever the data; the mark costs a look at every day of it.
     pending = place.ledger.has_pending(place.name)
-    if pending and (sentence := vectors_lacking(place, now)):
+    if pending and (sentence := held_for_vectors(place, now)):
         return None, sentence
     mark = data_mark(place, now) if pending else ""
     decision = place.ledger.decision(place.name, now=now, policy=place.spec.policy, data_mark=mark)
@@ -305,6 +328,18 @@ def schedule_reason(trigger: ScheduleTrigger, last: Retrain | None, now: datetim
     every = format_duration(trigger.every)
     sentence = f"every {every}: next at {format_moment(due)}"
     return Reason("schedule", now >= due, sentence, {"every": every, "since": last.id})
+
+
+_LOOKED_AT: Mapping[str, Callable[[PipelineHome, datetime], Reason | None]] = {
+    "bootstrap": _bootstrap,
+    "labels": _labels,
+    "performance": _performance,
+    "drift": _drift,
+    "prediction_drift": _prediction_drift,
+    "staleness": _staleness,
+    "contract_change": _contract_change,
+    "schedule": _schedule,
+}
 
 
 def _unanswered_since(place: PipelineHome, champion: Promotion) -> datetime:

@@ -6,11 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from mlops_pipelines import triggering
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import days_text, request
+from sensors.requests import ask, days_text, request
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -26,12 +25,12 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         place = home.pipeline(loaded)
         now = place.clock.now()
         kinds = ("drift", "prediction_drift", "staleness", "contract_change")
-        appended = triggering.append(place, now, *kinds)
-        for sentence in appended:
-            context.log.info(sentence)
+        appended, wrong = ask(context, place, now, *kinds)
         days = sorted({*reports.days_to_measure(place, now), *feature_health.days_to_look_at(place, now)})
+        if not days and wrong:
+            raise wrong
         if not days:
-            return dg.SkipReason("No closed day waits to be measured. " + " ".join(appended))
+            return dg.SkipReason(f"No closed day waits to be measured. {appended}")
         return request(context.instance, loaded, "monitor", days, f"To be measured: {days_text(days)}.")
 
     return drift

@@ -6,11 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from mlops_pipelines import triggering
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import days_text, request
+from sensors.requests import ask, days_text, request
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -27,13 +26,13 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        appended = triggering.append(place, now, "labels", "performance")
-        for sentence in appended:
-            context.log.info(sentence)
+        appended, wrong = ask(context, place, now, "labels", "performance")
         taking.register_landed(place, ["labels"])
         days = taking.days_with_new_labels(place)
+        if not days and wrong:
+            raise wrong
         if not days:
-            return dg.SkipReason("No labels wait. " + " ".join(appended))
+            return dg.SkipReason(f"No labels wait. {appended}")
         return request(
             context.instance, loaded, "labels", days, f"Labels or scores to look at: {days_text(days)}."
         )

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from mlops_pipelines.errors import UserError
+from mlops_pipelines import triggering
+from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.ingest.taking import register_landed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.spec_loading import LoadedSpec
@@ -47,6 +49,27 @@ def register(
         context.log.error(str(error))
         return error
     return None
+
+
+def ask(
+    context: dg.SensorEvaluationContext, place: PipelineHome, now: datetime, *kinds: str
+) -> tuple[str, MlopsError | None]:
+    """Append triggers for the reasons of these kinds that are due; what was appended, as sentences.
+
+    One that cannot be looked at holds up none of the others: what is wrong with it is logged and given back,
+    as by `register`.
+    """
+    appended: list[str] = []
+    wrong: MlopsError | None = None
+    for kind in kinds:
+        try:
+            appended += triggering.append(place, now, kind)
+        except MlopsError as error:
+            context.log.error(f"Whether there is a reason of the kind {kind} is not known: {error}")
+            wrong = wrong or error
+    for sentence in appended:
+        context.log.info(sentence)
+    return " ".join(appended), wrong
 
 
 def job_name(loaded: LoadedSpec, job: str) -> str:

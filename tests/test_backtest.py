@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mlops_pipelines import backtest as library
-from mlops_pipelines.spec import Gates, LabelsTrigger, Triggers
+from mlops_pipelines.errors import UserError
+from mlops_pipelines.spec import (
+    Breaker,
+    Budget,
+    DriftTrigger,
+    Gates,
+    LabelsTrigger,
+    Policy,
+    PredictionDriftTrigger,
+    ScheduleTrigger,
+    Triggers,
+)
 from mlops_pipelines.status import status_of
 from tests.loop import advance, at, mlops, retrain, small_home, varied
 from tests.small_flights import loaded
@@ -25,6 +36,11 @@ EVERY_TWO_DAYS = """
 triggers: {schedule: {every: 2d}}
 policy: {cooldown: 0s, budget: {retrains: 100, per: 1d}, breaker: {after: 100}}
 """
+
+
+EAGER = Policy(
+    cooldown=timedelta(0), budget=Budget(retrains=100, per=timedelta(days=1)), breaker=Breaker(after=100)
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +118,72 @@ def test_the_pipelines_own_policy_asks_by_its_own_triggers(lived: PipelineHome) 
     assert [(one.at.day, one.kinds) for one in only.all_retrains] == [(8, ("bootstrap",)), (11, ("labels",))]
 
 
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        LabelsTrigger(at_least=900),
+        DriftTrigger(alarm=1e-9, watch=1e-10, persists=(1, 1)),
+        PredictionDriftTrigger(alarm=1e-9, persists=(1, 1)),
+        ScheduleTrigger(every=timedelta(days=2)),
+    ],
+    ids=["labels", "drift", "prediction_drift", "schedule"],
+)
+def test_each_kind_of_trigger_asks(
+    lived: PipelineHome, trigger: object, request: pytest.FixtureRequest
+) -> None:
+    kind = request.node.callspec.id
+    tried = library.Tried("eager", Triggers.model_validate({kind: trigger}), EAGER)
+    [only] = library.backtest(lived, [tried], FIRST, LAST).policies
+    assert {one.kinds for one in only.retrains} == {(kind,)}
+
+
+def test_quiet_hours_hold_nothing_and_that_is_said(lived: PipelineHome) -> None:
+    night = EAGER.model_copy(update={"quiet_hours": (time(22), time(6))})
+    every = Triggers(schedule=ScheduleTrigger(every=timedelta(days=2)))
+    told: list[str] = []
+    tried = library.Tried("nightly", every, night)
+    [only] = library.backtest(lived, [tried], FIRST, LAST, told=told.append).policies
+    assert len(only.retrains) == 1
+    assert "nightly  policy.quiet_hours holds nothing in a backtest, whose steps are days" in told
+
+
+def test_where_nothing_was_retrained_it_says_so_and_not_that_gates_stopped_it(lived: PipelineHome) -> None:
+    place = varied(lived, training=lived.spec.training.model_copy(update={"min_rows": 10**9}))
+    with pytest.raises(UserError, match="nothing was retrained"):
+        library.backtest(place, [library.policy_of("never", place.spec)], FIRST, LAST)
+
+
+def test_a_file_says_what_it_changes_of_the_policy_and_the_rest_stays(
+    lived: PipelineHome, tmp_path: Path
+) -> None:
+    own = Policy.model_validate({"budget": {"retrains": 2, "per": "30d"}, "quiet_hours": "22:00-06:00"})
+    path = tmp_path / "slower.yaml"
+    path.write_text("policy: {cooldown: 4d, budget: {retrains: 1}}")
+    found = library.policy_of(str(path), varied(lived, policy=own, triggers=Triggers()).spec)
+    assert found.policy == own.model_copy(
+        update={"cooldown": timedelta(days=4), "budget": Budget(retrains=1, per=timedelta(days=30))}
+    )
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    lived: PipelineHome, tmp_path: Path
+) -> None:
+    done = mlops(lived, "backtest", lived.name, *DAYS, "--picture", str(tmp_path / "no" / "picture.png"))
+    assert (done.exit_code, f"There is no folder {tmp_path / 'no'}" in done.output) == (2, True)
+
+
+def test_an_edited_trainer_makes_its_models_anew(
+    lived: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"trainer": "tests.own_trainers:Logistic", "params": {"steps": 20}}
+    place = varied(lived, training=lived.spec.training.model_copy(update=own))
+    keys = []
+    for source in ("before", "after"):
+        monkeypatch.setattr(library, "source_hash", {own["trainer"]: source}.get)
+        keys.append(library._Past(place, FIRST, LAST).learned(at(10)).key)
+    assert keys[0] != keys[1]
+
+
 def test_a_candidate_that_its_gates_stop_does_not_serve(lived: PipelineHome, tmp_path: Path) -> None:
     policy = tmp_path / "every_two_days.yaml"
     policy.write_text(EVERY_TWO_DAYS)
@@ -146,7 +228,7 @@ def test_what_cannot_be_tried_is_said_with_what_helps(
     ("text", "said"),
     [
         (
-            "triggers: {schedule: {every: 1d}}\npolicy: {budget: {retrains: 100, per: 1d}}",
+            "triggers: {schedule: {every: 1d}}\npolicy: {cooldown: 3d, budget: {retrains: 100, per: 1d}}",
             "triggers.schedule.every: 1d is shorter than the cooldown (allowed: 3d or more)",
         ),
         (

@@ -9,8 +9,10 @@ import pytest
 
 from mlops_pipelines import retraining, triggering
 from mlops_pipelines.component import build_definitions
+from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.resources import HomeResource
-from tests.loop import advance, ask, at, copy_of, retrain, small_home
+from mlops_pipelines.spec import LabelsTrigger, PerformanceTrigger, Triggers
+from tests.loop import advance, ask, at, copy_of, retrain, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -45,13 +47,13 @@ class Loop:
             loaded(), HomeResource(path=str(place.home.path))
         ).get_repository_def()
 
-    def tick(self) -> Any:
+    def tick(self, sensor: str = "retraining") -> Any:
         context = dg.build_sensor_context(
             instance=self.instance,
             repository_def=self.repository,
             resources={"home": HomeResource(path=str(self.place.home.path))},
         )
-        return self.repository.get_sensor_def(f"{self.place.name}_retraining").evaluate_tick(context)
+        return self.repository.get_sensor_def(f"{self.place.name}_{sensor}").evaluate_tick(context)
 
     def run(self, *assets: str, **named: Any) -> dg.ExecuteInProcessResult:
         selection = [dg.AssetKey([self.place.name, one]) for one in assets] or None
@@ -170,3 +172,33 @@ def test_a_trigger_that_cannot_be_served_does_not_stop_others(
     advance(loop.place, at(12))
     retrain(loop.place, "another run")
     assert loop.place.ledger.retrains(loop.place.name)[-1].status == "promoted"
+
+
+def test_a_reason_that_cannot_be_looked_at_stops_neither_the_others_nor_the_labels(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = loop.place
+    broken = TerminalError("v1 has no evaluation report.", remedy="mlops registry heal small_flights")
+
+    def cannot(*_: Any) -> None:
+        raise broken
+
+    def is_due(*_: Any) -> triggering.Reason:
+        return triggering.Reason("labels", True, "enough of them", {"new_labels": 9})
+
+    for kind, looked in (("performance", cannot), ("labels", is_due)):
+        monkeypatch.setitem(triggering._LOOKED_AT, kind, looked)  # type: ignore[arg-type]
+    every = Triggers(labels=LabelsTrigger(at_least=1), performance=PerformanceTrigger(drop=0.1))
+    loop.repository = build_definitions(
+        varied(place, triggers=every).loaded, HomeResource(path=str(place.home.path))
+    ).get_repository_def()
+    place.ledger.reopen_days(place.name, ["2013-01-09"], "labels", place.clock.now())
+    data = loop.tick("label_arrival")
+    assert len(data.run_requests) == 1
+    assert [one.kind for one in place.ledger.triggers(place.name, "pending")] == ["labels"]
+    monkeypatch.setattr("mlops_pipelines.ingest.taking.days_with_new_labels", lambda _: [])
+    with pytest.raises(TerminalError, match="no evaluation report"):
+        loop.tick("label_arrival")
+    told = triggering.explain(varied(place, triggers=every), place.clock.now()).reasons
+    of_performance = {one.kind: one.sentence for one in told}["performance"]
+    assert of_performance.startswith("cannot be looked at: v1 has no")

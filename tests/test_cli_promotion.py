@@ -24,7 +24,7 @@ from mlops_pipelines.identity import AUDIENCE, who_acts
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 from mlops_pipelines.spec import Gates, Promotion
-from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
+from tests.loop import advance, at, copy_of, mlops, move, retrain, small_home, varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,6 +123,7 @@ def test_what_is_scored_after_a_rollback_is_scored_by_who_came_back(place: Pipel
 
 def test_after_a_rollback_the_next_candidate_can_serve(place: PipelineHome) -> None:
     mlops(place, "rollback", place.name, *SAID)
+    move(place, place.clock.now() + place.spec.policy.cooldown)
     outcome = retrain(place, "third")
     assert outcome.promotion, outcome.sentence
     assert (champion(place), outcome.promotion.previous) == (("3", "3"), "1")

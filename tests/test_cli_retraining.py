@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlops_pipelines import retraining
-from mlops_pipelines.spec import Policy
-from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
+from mlops_pipelines.lake import Lake
+from mlops_pipelines.spec import Gates, Policy
+from tests.loop import advance, at, copy_of, finish, mlops, retrain, small_home, varied
+from tests.small_flights import loaded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,13 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     return varied(copy_of(lived, tmp_path / "home"), policy=Policy(cooldown=timedelta(days=3)))
+
+
+def carried_through(place: PipelineHome, run_id: str) -> None:
+    admitted = retraining.admit(place, run_id=run_id).retrain
+    assert admitted
+    retraining.assemble(place, admitted)
+    finish(place, run_id)
 
 
 def explained(place: PipelineHome) -> dict[str, object]:
@@ -88,6 +97,68 @@ def test_a_paused_pipeline_is_held_until_somebody_resumes_it(place: PipelineHome
     assert (found["held_by"], str(found["sentence"]).endswith("feed is rebuilt")) == ("paused", True)
     mlops(later, "resume", place.name, "--reason", "feed is back")
     assert explained(later)["admitted"]
+    told = [(one.content["kind"], one.content["why"]) for one in later.ledger.records(place.name)][-2:]
+    assert told == [("pause", "feed is rebuilt"), ("resume", "feed is back")]
+    assert mlops(later, "promotions", place.name, "--verify").exit_code == 0
+
+
+def test_a_pause_is_seen_where_nothing_waits(place: PipelineHome) -> None:
+    mlops(place, "pause", place.name, "--reason", "feed is rebuilt")
+    found = explained(place)
+    assert (found["held_by"], found["mode"]) == ("nothing_pending", "act")
+    assert str(found["paused"]).endswith("feed is rebuilt")
+    assert "feed is rebuilt" in mlops(place, "policy", "explain", place.name).output
+    assert "feed is rebuilt" in mlops(place, "status", place.name).output
+    observing = varied(place, policy=Policy(mode="observe"))
+    assert explained(observing)["mode"] == "observe"
+    text = mlops(observing, "policy", "explain", place.name).output
+    assert "policy.mode is observe: nothing starts" in text
+
+
+def test_what_a_retrain_has_answered_can_be_asked_for_again_in_the_same_moment(place: PipelineHome) -> None:
+    later = varied(place, policy=Policy(cooldown=timedelta(0)))
+    advance(later, at(11))
+    said = ("retrain", place.name, "--reason", "new fares")
+    assert mlops(later, *said).output.startswith("Asked for; ")
+    assert mlops(later, *said).output.startswith("Asked for before, in this same moment; ")
+    carried_through(later, "first")
+    assert mlops(later, *said).output.startswith("Asked for; ")
+
+
+def test_a_gate_that_was_mended_can_be_tried_on_the_same_data(place: PipelineHome) -> None:
+    later = varied(place, policy=Policy(cooldown=timedelta(0)), gates=Gates())
+    advance(later, at(11))
+    mlops(later, "retrain", place.name, "--reason", "new fares")
+    carried_through(later, "first")
+    mlops(later, "retrain", place.name, "--reason", "once more")
+    assert explained(later)["held_by"] == "nothing_new"
+    assert explained(varied(later, gates=loaded().spec.gates))["admitted"]
+
+
+def test_a_lost_retrain_is_taken_up_whatever_lacks_vectors(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = varied(place, policy=Policy(cooldown=timedelta(0)))
+    advance(later, at(11))
+    mlops(later, "retrain", place.name, "--reason", "new fares")
+    admitted = retraining.admit(later, run_id="dies")
+    assert admitted.retrain
+    later.ledger.mark_lost("dies", later.clock.now())
+    mlops(later, "retrain", place.name, "--reason", "and more")
+    lacking = dict.fromkeys(later.lake.days("events"), 0)
+    counted = Lake.row_counts
+    monkeypatch.setattr(
+        Lake, "row_counts",
+        lambda lake, name, **how: lacking if name == later.features.examples else counted(lake, name, **how),
+    )  # fmt: skip
+    assert "is taken up again" in str(explained(later)["sentence"])
+    assert retraining.admit(later, run_id="next").retrain == later.ledger.in_flight(place.name)
+
+
+@pytest.mark.parametrize("command", ["retrain", "pause", "resume", "freeze"])
+def test_an_empty_reason_is_none(place: PipelineHome, command: str) -> None:
+    refused = mlops(place, command, place.name, "--reason", "  ")
+    assert (refused.exit_code, "The reason is empty" in refused.output) == (2, True)
 
 
 @pytest.mark.parametrize("command", [("retrain",), ("pause",), ("resume",)])

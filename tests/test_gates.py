@@ -204,6 +204,7 @@ def test_a_candidate_that_is_surely_worse_fails_however_little_the_days_can_tell
 
 def test_same_losses_differ_by_nothing(report: EvaluationReport) -> None:
     found = verdict(compared(report, [0.0] * 5), champion={"not_worse_by": 0})
+    assert "the same on every day" in found.sentence
     assert (found.outcome, found.figure, found.interval) == ("pass", 0.0, (0.0, 0.0))
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.ledger import (
+    NO_RETRAIN,
     Admitted,
     FileCounts,
     FileFact,
@@ -357,21 +358,16 @@ def test_triggers_are_listed_in_order_and_cut_to_the_latest(ledger: Ledger) -> N
         ledger.append_trigger(P, "drift", f"k{n}", {}, NOW + n * DAY)
     assert [t.key for t in ledger.triggers(P)] == ["k0", "k1", "k2", "k3", "k4"]
     assert [t.key for t in ledger.triggers(P, limit=2)] == ["k3", "k4"]
-    ledger.expire_triggers(P, [ledger.triggers(P)[0].id], "the champion changed", NOW)
-    assert [t.key for t in ledger.triggers(P, status="expired")] == ["k0"]
-    assert [t.key for t in ledger.triggers(P, "pending")] == ["k1", "k2", "k3", "k4"]
+    assert [t.key for t in ledger.triggers(P, "pending")] == ["k0", "k1", "k2", "k3", "k4"]
+    assert ledger.triggers(P, status="expired") == []
 
 
-def test_only_pending_triggers_of_the_pipeline_expire(ledger: Ledger) -> None:
-    retrain = begin(ledger, "k1")
-    ledger.append_trigger(P, "drift", "k2", {}, NOW)
-    ledger.append_trigger("other", "drift", "k3", {}, NOW)
-    assert ledger.expire_triggers(P, [1, 2, 3], "too old", NOW + DAY) == 1
-    assert ledger.expire_triggers(P, [1, 2, 3], "too old", NOW + 2 * DAY) == 0
-    served, expired = ledger.triggers(P)
-    assert (served.status, served.retrain_id) == ("served", retrain.id)
-    assert (expired.status, expired.reason, expired.ended_at) == ("expired", "too old", NOW + DAY)
-    assert [t.status for t in ledger.triggers("other")] == ["pending"]
+def test_what_a_retrain_answered_since_is_not_appended_again(ledger: Ledger) -> None:
+    assert ledger.append_trigger(P, "labels", "labels:first", {}, NOW, since=NO_RETRAIN)
+    first = begin(ledger, "k1")
+    assert not ledger.append_trigger(P, "schedule", "schedule:first", {}, NOW, since=NO_RETRAIN)
+    assert ledger.append_trigger("other", "labels", "labels:first", {}, NOW, since=NO_RETRAIN)
+    assert ledger.append_trigger(P, "schedule", f"schedule:{first.id}", {}, NOW, since=first.id)
 
 
 # --- admission -------------------------------------------------------------------------------------
@@ -516,11 +512,11 @@ def test_spent_budget_holds_until_a_token_is_back(ledger: Ledger) -> None:
 def test_pause_holds_and_resume_lets_go(ledger: Ledger) -> None:
     assert ledger.state(P).paused is None
     ledger.append_trigger(P, "labels", "k", {}, NOW)
-    assert ledger.pause(P, True, by="ann", reason="holidays")
-    assert not ledger.pause(P, True, by="bob", reason="me too")
+    assert ledger.pause(P, True, by="ann", reason="holidays", at=NOW)
+    assert not ledger.pause(P, True, by="bob", reason="me too", at=NOW)
     assert ledger.state(P).paused == "ann: holidays"
     assert hold(ledger).reason == "paused"
-    assert ledger.pause(P, False, by="bob", reason="over")
+    assert ledger.pause(P, False, by="bob", reason="over", at=NOW)
     assert ledger.state(P).paused is None
     assert admit(ledger).seq == 1
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import event
 
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.ledger import Admitted, Held, Ledger, PromotionConflictError, StaleTokenError
+from mlops_pipelines.ledger import NO_RETRAIN, Admitted, Held, Ledger, PromotionConflictError, StaleTokenError
 from mlops_pipelines.signing import Keys
 from mlops_pipelines.spec import Policy
 from tests.policy_model import START, Model, ModelRetrain, P, at
@@ -122,7 +122,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def a_person_pauses_or_resumes(self, on: bool) -> None:
-        self.ledger.pause(P, on, by="ann", reason="as it pleases her")
+        self.ledger.pause(P, on, by="ann", reason="as it pleases her", at=at(self.model.now))
         self.model.paused = on
 
     @rule()
@@ -132,21 +132,29 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- triggers
 
-    @rule(key=st.integers(0, 9).map(str), kind=st.sampled_from(["drift", "labels"]), urgent=st.booleans())
-    def a_sensor_appends(self, key: str, kind: str, urgent: bool) -> None:
-        new = key not in self.model.pending and key not in self.model.ended
-        assert self.ledger.append_trigger(P, kind, key, {}, at(self.model.now), urgent=urgent) == new
+    @rule(
+        number=st.integers(0, 9),
+        kind=st.sampled_from(["drift", "labels"]),
+        urgent=st.booleans(),
+        looked=st.sampled_from(["now", "now", "before the latest retrain"]),
+    )
+    def a_sensor_appends(self, number: int, kind: str, urgent: bool, looked: str) -> None:
+        key, ids = f"{kind} {number}", [NO_RETRAIN, *(one.id for one in self.model.retrains)]
+        outdated = looked != "now" and len(ids) > 1
+        new = key not in self.model.pending and key not in self.model.ended and not outdated
+        since = ids[-2] if outdated else ids[-1]
+        now = at(self.model.now)
+        assert self.ledger.append_trigger(P, kind, key, {}, now, urgent=urgent, since=since) == new
+        self.seen["appended on outdated evidence"] += outdated
         if new:
             self.model.pending[key] = urgent
 
-    @precondition(lambda self: self.model.pending)
-    @rule(data=st.data())
-    def a_trigger_expires(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.model.pending)))
-        ids = [t.id for t in self.ledger.triggers(P) if t.key == key]
-        assert self.ledger.expire_triggers(P, ids, "its champion is gone", at(self.model.now)) == 1
-        del self.model.pending[key]
-        self.model.ended[key] = "expired"
+    def its_champion_changed(self) -> None:
+        """What was asked for because of the one before asks no more."""
+        for key in [key for key in self.model.pending if key.startswith("drift")]:
+            self.seen["expired"] += 1
+            del self.model.pending[key]
+            self.model.ended[key] = "expired"
 
     # --- runs
 
@@ -311,6 +319,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert promotion.sequence == len(promotions) + 1
             retrain.promoted_model = model
             promotions.append((retrain.id, model, self.model.now))
+            self.its_champion_changed()
             return
         self.seen["promotion refused"] += 1
         with pytest.raises(TerminalError) as refusal:
@@ -419,7 +428,7 @@ class LedgerMachine(RuleBasedStateMachine):
         elif self.is_running():
             self.the_run_goes_on("fail" if self.runs % 4 == 1 else "pass", 4)
         self.data_arrives()
-        self.a_sensor_appends(f"story {self.runs}", "labels", False)
+        self.a_sensor_appends(100 + self.runs, "labels", False, "now")
         self.model.now = max(self.model.now, self.waiting_for or 0)
         self.a_run_asks()
         if self.is_running():

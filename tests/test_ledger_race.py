@@ -88,7 +88,7 @@ def orderly(url: str, folder: Path, me: str, rounds: int, rules: dict[str, Any])
     """Carries through whatever it is admitted with. A file that must not exist yet witnesses it is alone."""
     ledger, report, witness = Ledger(url, keys=Keys(folder / "keys")), Report(), folder / "in flight"
     for n in range(rounds):
-        report.shared_appended += ledger.append_trigger(P, "drift", f"shared {n}", {}, NOW)
+        report.shared_appended += ledger.append_trigger(P, "labels", f"shared {n}", {}, NOW)
         answer = ask(ledger, me, n, rules)
         if answer is None:
             continue
@@ -198,7 +198,7 @@ def hour(
         now = at(slot * SLOT)
         for n in range(slot * triggers // slots, (slot + 1) * triggers // slots):
             if n % processes == me or n % 5 == me:
-                ledger.append_trigger(P, ("labels", "drift", "external")[n % 3], f"n {n}", {}, now)
+                ledger.append_trigger(P, ("labels", "staleness", "external")[n % 3], f"n {n}", {}, now)
         answer = ledger.admit(
             P, now=now, policy=Policy.model_validate(HOUR_RULES), run_id=f"{me} {slot}", data_mark=f"{slot}"
         )

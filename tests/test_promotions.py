@@ -8,7 +8,14 @@ import pytest
 
 from mlops_pipelines.audit import faults
 from mlops_pipelines.errors import TerminalError, UserError
-from mlops_pipelines.ledger import FrozenError, PromotionConflictError, StaleTokenError, Wait, tables
+from mlops_pipelines.ledger import (
+    ABOUT_CHAMPION,
+    FrozenError,
+    PromotionConflictError,
+    StaleTokenError,
+    Wait,
+    tables,
+)
 from mlops_pipelines.signing import Keys
 from tests.candidates import DAY, P, asked, at, judged, new_ledger, promoted
 
@@ -345,6 +352,30 @@ def test_a_rolled_back_candidate_counts_towards_the_breaker_and_waits_for_new_da
     state = ledger.state(P, data_mark="d2")
     assert (state.failures, state.last_failed) == (1, f"{P}-00002")
     assert state.tried_by == f"{P}-00002"
+
+
+def test_breaker_and_cooldown_count_from_the_rollback_on(ledger: Ledger) -> None:
+    promoted(ledger, "1")
+    promoted(ledger, "2")
+    roll_back(ledger, day=9)
+    state = ledger.state(P)
+    assert (state.last_failed_at, state.last_finished_at) == (at(9), at(9))
+
+
+def test_what_was_asked_because_of_a_champion_ends_with_it(ledger: Ledger) -> None:
+    promoted(ledger, "1")
+    promoted(ledger, "2")
+    kinds = [*ABOUT_CHAMPION, "labels", "manual"]
+    for kind in kinds:
+        ledger.append_trigger(P, kind, kind, {}, at(4))
+        ledger.append_trigger("other", kind, kind, {}, at(4))
+    roll_back(ledger)
+    ended = {one.kind: one for one in ledger.triggers(P, "expired")}
+    assert sorted(ended) == sorted(ABOUT_CHAMPION)
+    assert {one.ended_at for one in ended.values()} == {at(5)}
+    assert {one.reason for one in ended.values()} == {"version 1 became champion number 3"}
+    assert [one.kind for one in ledger.triggers(P, "pending")] == ["labels", "manual"]
+    assert len(ledger.triggers("other", "pending")) == len(kinds)
 
 
 # --- adoption

@@ -17,7 +17,7 @@ from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.standing import FORCE
-from tests.loop import advance, at, copy_of, land, mlops, move, retrain, serve, small_home
+from tests.loop import advance, at, copy_of, land, mlops, move, retrain, serve, small_home, take_all
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -120,6 +120,19 @@ def test_a_day_that_somebody_altered_or_took_away_is_made_again(place: PipelineH
     again = reports.report_drift(place, DAYS, made_by="v1")
     assert again.right == DAYS[2:]
     assert [one.content_hash for one in again.written] == [one.content_hash for one in before]
+
+
+def test_a_day_with_an_event_that_nobody_scores_is_reported_again(place: PipelineHome) -> None:
+    event = Flights().rows("events", at(9), at(10)).slice(0, 1)
+    strange = event.set_column(
+        event.column_names.index("event_id"), "event_id", pa.array(["2013-01-08_9E9999_JFK"])
+    )
+    land(place, "events", "strange", strange)
+    take_all(place)
+    assert "2013-01-09" not in place.ledger.reopened_days(place.name, "monitor")
+    again = reports.report_performance(place, DAYS, made_by="v1")
+    assert again.right == [DAYS[0], DAYS[2]]
+    assert reports.report_performance(place, DAYS, made_by="v1").right == DAYS
 
 
 def test_a_day_reopened_while_it_was_made_is_not_right(

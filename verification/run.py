@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET_SECONDS = 60 * 60
-WORKERS = str((os.cpu_count() or 1) + 1)  # a proof of a daemon waits more than it works
+# Proofs wait for daemons, children and the disk about as long as they work.
+WORKERS = str(2 * (os.cpu_count() or 1))
 PROOFS = ("-m", "proof", "--full", "-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder",
           "-p", "no:cacheprovider", "--durations=20", "-v", "tests")  # fmt: skip
 

@@ -32,7 +32,14 @@ from mlops_pipelines.ledger.retrains import (
     StaleTokenError,
 )
 from mlops_pipelines.ledger.tables import promotions, retrains, triggers
-from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES, Trigger, Triggers, TriggerStatus
+from mlops_pipelines.ledger.triggers import (
+    ABOUT_CHAMPION,
+    NO_RETRAIN,
+    TRIGGER_STATUSES,
+    Trigger,
+    Triggers,
+    TriggerStatus,
+)
 from mlops_pipelines.ledger.verdicts import RecordedVerdict
 from mlops_pipelines.ledger.watermark import Watermark
 
@@ -40,7 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "ABOUT_CHAMPION",
     "MAX_LOSSES",
+    "NO_RETRAIN",
     "Admitted",
     "Approval",
     "Counts",

@@ -23,11 +23,11 @@ from mlops_pipelines.ledger.retrains import (
     authority,
     end,
     latest_of,
-    lock,
     locked_row,
     promoted_hash,
     row_of,
 )
+from mlops_pipelines.ledger.store import lock
 from mlops_pipelines.ledger.tables import approvals, retrains, waits
 from mlops_pipelines.ledger.verdicts import candidate_facts
 from mlops_pipelines.policy import format_moment

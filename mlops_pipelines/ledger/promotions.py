@@ -16,13 +16,13 @@ from mlops_pipelines.ledger.retrains import (
     authority,
     end,
     latest_of,
-    lock,
     locked_row,
     promoted_hash,
     row_of,
 )
-from mlops_pipelines.ledger.store import insert_new
+from mlops_pipelines.ledger.store import insert_new, lock
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, verdicts, waits
+from mlops_pipelines.ledger.triggers import expire_about_champion
 from mlops_pipelines.ledger.verdicts import (
     RecordedVerdict,
     candidate_facts,
@@ -175,7 +175,7 @@ class Promotions(Retrains):
             row = locked_row(connection, back_to.retrain_id)
             self._check_proven(connection, row, back_to.model_hash, decided=True)
             sentence = f"rolled back to version {back_to.mlflow_version} by {by}: {reason}"
-            end(connection, champion.retrain_id, "rolled_back", sentence, at, anew=False)
+            end(connection, champion.retrain_id, "rolled_back", sentence, at)
             end(connection, back_to.retrain_id, "promoted", f"champion again: {sentence}", at, anew=False)
             return self._crown(
                 connection, row, "rollback", expected_sequence, back_to.mlflow_version,
@@ -326,6 +326,9 @@ class Promotions(Retrains):
         }
         recorded = kind if kind in ("rollback", "adoption") else "promotion"
         self._append(connection, pipeline, recorded, facts, by=by, why=reason, at=at)
+        expire_about_champion(
+            connection, pipeline, f"version {mlflow_version} became champion number {promotion.sequence}", at
+        )
         for waiting in connection.execute(waiting_of(pipeline)).all():
             if waiting.retrain_id != retrain.id:
                 why = (

@@ -13,7 +13,7 @@ from mlops_pipelines import policy as policies
 from mlops_pipelines.audit import GATES, NOBODY
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.ledger.records import Records
-from mlops_pipelines.ledger.store import insert_new
+from mlops_pipelines.ledger.store import lock
 from mlops_pipelines.ledger.tables import pipelines, promotions, retrains, triggers
 from mlops_pipelines.ledger.triggers import pending_of
 from mlops_pipelines.ledger.verdicts import candidate_facts
@@ -321,7 +321,7 @@ class Retrains(Records):
         with self._reading() as connection:
             return _retrains(connection, query)[::-1]
 
-    def pause(self, pipeline: str, on: bool, *, by: str, reason: str) -> bool:
+    def pause(self, pipeline: str, on: bool, *, by: str, reason: str, at: datetime) -> bool:
         """Hold all retrains of a pipeline back, or let them go on. Whether that changed anything."""
         with self._writing() as connection:
             lock(connection, pipeline)
@@ -333,13 +333,9 @@ class Retrains(Records):
                 .where(pipelines.c.name == pipeline)
                 .values(paused=f"{by}: {reason}" if on else None)
             )
+            kind: Kind = "pause" if on else "resume"
+            self._append(connection, pipeline, kind, {}, by=by, why=reason, at=at)
             return True
-
-
-def lock(connection: Connection, pipeline: str) -> None:
-    """Hold the pipeline's row until the transaction ends: what is decided on stays as it was read."""
-    insert_new(connection, pipelines, {"name": pipeline})
-    connection.execute(sa.select(pipelines.c.name).where(pipelines.c.name == pipeline).with_for_update())
 
 
 def _state(connection: Connection, pipeline: str, data_mark: str | None) -> policies.State:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from mlops_pipelines.errors import MlopsError, TerminalError, TransientError, UserError
-from mlops_pipelines.ledger.tables import SCHEMA_VERSION, ledger_schema, metadata
+from mlops_pipelines.ledger.tables import SCHEMA_VERSION, ledger_schema, metadata, pipelines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +199,12 @@ def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) 
         .returning(*table.primary_key.columns)
     )
     return connection.execute(new).first() is not None
+
+
+def lock(connection: Connection, pipeline: str) -> None:
+    """Hold the pipeline's row until the transaction ends: what is decided on stays as it was read."""
+    insert_new(connection, pipelines, {"name": pipeline})
+    connection.execute(sa.select(pipelines.c.name).where(pipelines.c.name == pipeline).with_for_update())
 
 
 def _made(connection: Connection) -> tuple[int, str | None] | None:

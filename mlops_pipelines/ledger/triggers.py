@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from mlops_pipelines.ledger.store import Store, insert_new
-from mlops_pipelines.ledger.tables import triggers
+from mlops_pipelines.ledger.store import Store, insert_new, lock
+from mlops_pipelines.ledger.tables import retrains, triggers
 from mlops_pipelines.policy import Pending, PendingTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from sqlalchemy.engine import Connection
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TriggerStatus = Literal["pending", "served", "folded", "expired"]
 # Of those that wait so many are counted by kind; what there are more is not counted for a sentence.
 MOST_COUNTED = 1000
+# What stands for the latest retrain before there is one.
+NO_RETRAIN = "first"
+# Kinds of triggers that say something of the champion: with another one they end.
+ABOUT_CHAMPION = ("performance", "drift", "prediction_drift")
 TRIGGER_STATUSES: tuple[TriggerStatus, ...] = ("pending", "served", "folded", "expired")
 
 
@@ -57,10 +61,12 @@ class Triggers(Store):
         at: datetime,
         *,
         urgent: bool = False,
+        since: str | None = None,
     ) -> bool:
         """Append a trigger unless the pipeline has one with this key. Whether it was appended.
 
-        evidence: what JSON can hold. at: the home's clock, UTC.
+        evidence: what JSON can hold. at: the home's clock, UTC. since: id of the latest retrain when the
+        evidence was looked at, or NO_RETRAIN: if one was admitted after it, that one answers what was found.
         """
         row = {
             "pipeline": pipeline,
@@ -71,6 +77,10 @@ class Triggers(Store):
             "created_at": at,
         }
         with self._writing() as connection:
+            if since is not None:
+                lock(connection, pipeline)
+                if since != _latest_retrain(connection, pipeline):
+                    return False
             return insert_new(connection, triggers, row)
 
     def has_trigger(self, pipeline: str, key: str) -> bool:
@@ -111,20 +121,24 @@ class Triggers(Store):
         with self._reading() as connection:
             return [_trigger(row) for row in connection.execute(query)]
 
-    def expire_triggers(self, pipeline: str, ids: Sequence[int], reason: str, at: datetime) -> int:
-        """End pending triggers that no retrain will answer. How many ended; ended ones stay as they are."""
-        if not ids:
-            return 0
-        with self._writing() as connection:
-            return connection.execute(
-                triggers.update()
-                .where(
-                    triggers.c.pipeline == pipeline,
-                    triggers.c.id.in_(ids),
-                    triggers.c.status == "pending",
-                )
-                .values(status="expired", reason=reason, ended_at=at)
-            ).rowcount
+
+def expire_about_champion(connection: Connection, pipeline: str, reason: str, at: datetime) -> None:
+    """End pending triggers about a champion that is none any more. at: the home's clock, UTC."""
+    connection.execute(
+        triggers.update()
+        .where(
+            triggers.c.pipeline == pipeline,
+            sa.text("status = 'pending'"),
+            triggers.c.kind.in_(ABOUT_CHAMPION),
+        )
+        .values(status="expired", reason=reason, ended_at=at)
+    )
+
+
+def _latest_retrain(connection: Connection, pipeline: str) -> str:
+    """Id of the pipeline's latest retrain, or NO_RETRAIN."""
+    latest = sa.select(retrains.c.id).where(retrains.c.pipeline == pipeline).order_by(retrains.c.seq.desc())
+    return connection.execute(latest.limit(1)).scalar_one_or_none() or NO_RETRAIN
 
 
 def pending_of(connection: Connection, pipeline: str) -> Pending | None:

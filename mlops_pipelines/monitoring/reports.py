@@ -153,7 +153,10 @@ def report_drift(
     lake = place.lake
     reopened = closed_days(place, "drift", place.clock.now(), days)
     as_it_stands = partial(lake.as_it_stands, DRIFT, sort_by=DRIFT_ORDER, unhashed=UNHASHED)
-    work = Work.on(place, "drift", days, reopened, as_it_stands, made_by=made_by, force=force)
+    work = Work.on(
+        place, "drift", days, reopened, as_it_stands,
+        made_by=made_by, force=force, of=[place.features.examples],
+    )  # fmt: skip
     reports = {day: report for day in work.days if (report := _drift_of(place, day)) is not None}
     rows = [row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)]
     written: list[Written] = []
@@ -214,7 +217,7 @@ def report_performance(
     if not lake.exists("events") or not {*days, *waiting}:
         return Performance([])
     as_it_stands = partial(lake.as_it_stands, PERFORMANCE, sort_by=PERFORMANCE_ORDER, unhashed=UNHASHED)
-    work = Work.on(place, "monitor", days, waiting, as_it_stands, made_by=made_by, force=force)
+    work = Work.on(place, "monitor", days, waiting, as_it_stands, made_by=made_by, force=force, of=["events"])
     wanted = work.days
     events = lake.read("events", days=wanted, columns=["day", "event_id", "event_time"])
     kind = place.spec.labels.kind
