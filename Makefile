@@ -7,7 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOME_DIR ?= $(or $(MLOPS_HOME),$(CURDIR)/data)
 UNTIL ?= 2013-03-31
 ONLY ?=
-WORKERS ?= 2
+# One more than two cores: tests also wait for processes and the disk.
+WORKERS ?= 3
 
 BIN := .venv/bin
 STAMP := .venv/.installed

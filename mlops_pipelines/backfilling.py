@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _LOOK_EVERY = 1.0  # seconds
+# A daemon says every 30 seconds that it is alive; Dagster itself misses one after half an hour.
+_DAEMON_BEATS = 90.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def status(place: PipelineHome, run_id: str) -> tuple[str, bool]:
     """Of a run: its status, such as QUEUED, and whether a daemon is there that starts runs."""
     with opened(place.home) as instance:
         run = instance.get_run_by_id(run_id)
-        heartbeats = instance.get_daemon_statuses().values()
-        return run.status.value if run else "DELETED", any(one.healthy for one in heartbeats)
+        beats = [one.last_heartbeat for one in instance.get_daemon_statuses().values()]
+        latest = max((beat.timestamp for beat in beats if beat), default=0.0)
+        return run.status.value if run else "DELETED", time.time() - latest < _DAEMON_BEATS
 
 
 def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> str:

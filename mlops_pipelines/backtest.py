@@ -306,10 +306,14 @@ class _Past:
         known = matured_through(place, place.clock.now())
         if not held or not (held[0] < first.isoformat() and last <= known):
             have = f"{held[0]} to {known}" if held else "no day"
+            until = last + place.spec.labels.matures_after + DAY
+            to_come = not held or last > known
             raise UserError(
-                f"The home has vectors and matured labels of {have}.",
-                expected=f"days from before {first} to {last}",
-                remedy=f"mlops replay {place.name} --until {last + place.spec.labels.matures_after + DAY}",
+                f"The home has vectors and matured labels of {have}, and {first} to {last} are asked for.",
+                expected=f"--from later than {held[0]} and --to by {known}" if held else "a home with days",
+                remedy=f"mlops replay {place.name} --until {until}, if its source goes so far"
+                if to_come
+                else None,
             )
 
     def place_of(self, moment: datetime) -> int:
@@ -473,7 +477,7 @@ class _Course:
             raise UserError(
                 f"With the policy {self.tried.name} {tried}{why}.",
                 expected="a first champion, which scores",
-                remedy="an earlier --from, or a later --to",
+                remedy="a later --to, by which labels are enough for a first model",
             )
         self._score_until(self._past.end)
 

@@ -76,6 +76,9 @@ class _Errors(click.Group):
         except MlopsError as error:
             click.echo(f"Error: {error}{at_home(ctx, error)}", err=True)
             sys.exit(2 if isinstance(error, UserError) else 1)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})

@@ -45,11 +45,17 @@ def backfill(
     click.echo(f"Run {run_id} over {(last - first).days + 1} days.", err=True)
     status, served = backfilling.status(place, run_id)
     if not served:
-        click.echo("No daemon is there; the run waits for one: mlops dev", err=True)
+        click.echo(
+            f"No daemon runs; it starts with the next one: mlops dev --home {place.home.path}", err=True
+        )
     if no_wait:
         click.echo(json.dumps({"run": run_id, "status": status}) if as_json else status.lower())
         return
-    status = backfilling.follow(place, run_id, lambda said: click.echo(f"  {said}", err=True))
+    try:
+        status = backfilling.follow(place, run_id, lambda said: click.echo(f"  {said}", err=True))
+    except KeyboardInterrupt:
+        click.echo(f"Run {run_id} goes on without being waited for.", err=True)
+        raise
     found = backfilling.made(place, run_id)
     if as_json:
         assets = [asdict(one) for one in found]

@@ -76,10 +76,15 @@ def backtest(
             f"The settings were tuned on {tuned_on[0]} to {tuned_on[1]}, and {first} to {last} are reported.",
             expected="days to tune on that end before those reported, which nobody has looked at",
         )
+    if picture is not None and picture.suffix != ".png":
+        raise UserError(f"{picture} is no name of a picture.", expected="a name that ends with .png")
     if picture is not None and not picture.absolute().parent.is_dir():
         raise UserError(f"There is no folder {picture.absolute().parent} for the picture.")
     place = place_of(home, pipeline)
-    tried = [library.policy_of(one, place.spec) for one in dict.fromkeys(policies)]
+    tried = [library.policy_of(one, place.spec) for one in policies]
+    names = [one.name for one in tried]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"Two policies are called {', '.join(twice)}.", expected="a name of its own for each")
 
     def told(what: str) -> None:
         click.echo(what, err=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_pipelines.ledger.triggers import Trigger, TriggerStatus
-    from mlops_pipelines.triggering import Explanation
+    from mlops_pipelines.triggering import Explanation, Outlook
 
 
 @click.command()
@@ -73,7 +73,7 @@ def retrain(pipeline: str, reason: str, home: Path | None, as_json: bool) -> Non
         told = {"pipeline": pipeline, "appended": appended, "would_admit": found.would_admit}
         click.echo(json.dumps({**told, "sentence": found.sentence}, indent=2))
         return
-    click.echo(f"{'Asked for' if appended else 'Asked for before, in this same moment'}; {found.sentence}.")
+    click.echo(f"{'Asked for' if appended else 'Asked for before, in this same moment'}; {_would(found)}.")
 
 
 @click.group()
@@ -163,14 +163,26 @@ def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_js
 
 
 def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
+    from mlops_pipelines import dagster_events, promoting
+
     place = place_of(home, pipeline)
-    now = place.clock.now()
-    changed = place.ledger.pause(pipeline, on, by=acting(place), reason=reason, at=now)
+    changed = promoting.pause(place, on, by=acting(place), reason=reason)
+    dagster_events.tell(place)
     if as_json:
         click.echo(json.dumps({"pipeline": pipeline, "paused": on, "changed": changed}, indent=2))
         return
     state = "paused" if on else "not paused"
-    click.echo(f"Retraining of {pipeline} is {state}{'' if changed else ', as it was before'}.")
+    since = f" (by {place.ledger.state(pipeline).paused})" if on and not changed else ""
+    click.echo(f"Retraining of {pipeline} is {state}{'' if changed else f', as it was before{since}'}.")
+
+
+def _would(found: Outlook) -> str:
+    """What would become of a retrain now: only a run is admitted."""
+    return (
+        f"would be {found.sentence}, by the next tick of `mlops dev` or a replay"
+        if found.would_admit
+        else found.sentence
+    )
 
 
 def _became(one: Trigger) -> str:
@@ -220,7 +232,11 @@ def _explained(found: Explanation) -> dict[str, Any]:
 
 
 def _said(pipeline: str, found: Explanation) -> str:
-    lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {found.sentence}"]
+    from mlops_pipelines.policy import Admit
+    from mlops_pipelines.triggering import Outlook
+
+    outlook = Outlook(isinstance(found.decision, Admit), found.sentence)
+    lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {_would(outlook)}"]
     if found.state.paused and found.state.paused not in found.sentence:
         lines.append(f"  paused by {found.state.paused}")
     if found.mode == "observe" and found.mode not in found.sentence:

@@ -160,10 +160,12 @@ def policies(
     moments, UTC. At most seven policies.
     """
     import numpy as np
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     figure, axes = _canvas(4.4, title)
     names = [*losses]
-    weeks = np.array([*losses[names[0]]], dtype="datetime64[D]")
+    # A week's loss stands in its middle: a change is not seen before the retrain that made it.
+    weeks = np.array([*losses[names[0]]], dtype="datetime64[D]") + np.timedelta64(3, "D")
     lines = np.array([[*losses[name].values()] for name in names])
     lines -= lines[0].copy()
     low, high = float(lines.min()), float(lines.max())
@@ -179,6 +181,9 @@ def policies(
     above = (len(names) + 1) * row
     axes.set(ylabel=f"{unit} by week, less that of {names[0]}", ylim=(low - above - row, high + above))
     axes.set_xlabel("marks: retrains")
+    dates = AutoDateLocator(minticks=1, maxticks=7)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(dates)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(dates))  # type: ignore[no-untyped-call]
     axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _png(figure)
 

@@ -170,8 +170,12 @@ class Home:
 
         holder: what to call it when another is refused, such as `mlops dev`. The lock is the operating
         system's: it is gone with the process, however that ends, and goes with the descriptor to a program
-        that takes the process's place. Raises UserError if the home is held, or cannot be written.
+        that takes the process's place. Raises UserError if the home is held, cannot be written, or was copied
+        from another one by hand.
         """
+        from mlops_pipelines.model_versions import require_own
+
+        require_own(self.path / "mlflow" / "mlflow.db")
         return self._lock(
             "lock", holder, "one `mlops replay`, `mlops dev` or `mlops gc --apply` at a time on a home"
         )

@@ -84,7 +84,7 @@ class StoredVersions:
 
         if not self._database.is_file():
             return
-        self._require_own()
+        require_own(self._database)
         for one in versions:
             self._client.delete_model_version(pipeline, one.version)
             for model in one.models:
@@ -99,17 +99,6 @@ class StoredVersions:
                 shutil.rmtree(folder)
         if any(self._put_away()):
             self._purge()
-
-    def _require_own(self) -> None:
-        for experiment in self._client.search_experiments():
-            location = _path(str(experiment.artifact_location))
-            if experiment.experiment_id != _UNUSED and not location.is_relative_to(self._folder):
-                raise UserError(
-                    f"The models of {experiment.name} lie in {location}: {self._folder.parent} is a copy of "
-                    "that home, and would free the files of the other.",
-                    expected="a home that was not copied by hand",
-                    remedy="mlops backup, and mlops restore, which make a home of its own",
-                )
 
     def _put_away(self) -> Iterator[str]:
         """Runs that are deleted, and not gone."""
@@ -164,6 +153,25 @@ class StoredVersions:
 
         # Opened as the registry opens it, which makes the schema once, whoever comes first.
         return Registry(self._uri, self._folder / "artifacts")._client
+
+
+def require_own(database: Path) -> None:
+    """Raises UserError for an MLflow store that was copied with its home by hand: its models lie where they
+    were, and what is written or freed would be the other home's. A file that is not there is nobody's."""
+    if not database.is_file():
+        return
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        query = "SELECT name, artifact_location FROM experiments WHERE experiment_id != ?"
+        found = connection.execute(query, (_UNUSED,)).fetchall()
+    for name, uri in found:
+        location = _path(uri)
+        if not location.is_relative_to(database.parent):
+            raise UserError(
+                f"The models of {name} lie in {location}: {database.parent.parent} is a copy of that home, "
+                "and would write and free the files of the other.",
+                expected="a home that was not copied by hand",
+                remedy="mlops backup of that home, and mlops restore, which make a home of its own",
+            )
 
 
 def relocate(database: Path, folder: Path) -> None:

@@ -81,8 +81,8 @@ class State:
     paused: who holds all retrains back, and why. in_flight: id of the retrain whose run is alive; lost: of
     the one whose run was lost.
     last_retrain, last_finished_at: the retrain that finished last, and when.
-    failures, last_failed, last_failed_at: failed and rejected retrains in a row since the last promoted
-    one, and the latest of them.
+    failures, last_failed, last_failed_at: failed, rejected and rolled-back retrains since the last promoted
+    one, and which of them ended so last.
     tried_by: a retrain that was carried through on the very data a new one would see.
     """
 

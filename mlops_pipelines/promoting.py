@@ -109,6 +109,11 @@ def freeze(place: PipelineHome, on: bool, *, by: str, reason: str) -> bool:
     return _decided(place, place.ledger.freeze, on, by=by, reason=reason)
 
 
+def pause(place: PipelineHome, on: bool, *, by: str, reason: str) -> bool:
+    """Hold all retrains back, or let them go on; whether that changed anything."""
+    return _decided(place, place.ledger.pause, on, by=by, reason=reason)
+
+
 def expire_waits(place: PipelineHome) -> list[str]:
     """End what waited too long for people; the versions. Costs one look where nothing did.
 

@@ -110,9 +110,10 @@ def admit(place: PipelineHome, *, run_id: str) -> Admission:
 
 def held_for_vectors(place: PipelineHome, now: datetime) -> str:
     """Why nothing can be learned yet: matured days of the window whose vectors by the features of the YAML
-    are still to be made; empty if there are none, or a retrain that was admitted before goes on. From the
+    are still to be made; empty if there are none, or a retrain goes on that has its training set. From the
     tables' statistics."""
-    if place.ledger.in_flight(place.name) is not None:
+    begun = place.ledger.in_flight(place.name)
+    if begun is not None and (begun.status == "running" or begun.dataset_version is not None):
         return ""
     last = matured_through(place, now).isoformat()
     first = (now - place.spec.training.window).date().isoformat()
@@ -129,16 +130,14 @@ def held_for_vectors(place: PipelineHome, now: datetime) -> str:
 
 
 def data_mark(place: PipelineHome, now: datetime) -> str:
-    """Names what a retrain admitted now would learn from, by what, and how it would be judged: with the same
-    mark it would end the same."""
+    """Names the training set that a retrain admitted now would see and, after a colon, the rules by which it
+    would learn and be judged: with the same mark it would end the same."""
     spec = place.spec
-    rules = [
-        None if part is None else part.model_dump(mode="json")
-        for part in (spec.training, spec.gates, spec.decision)
-    ]
+    through, features = matured_through(place, now).isoformat(), place.features.version
+    data = hash_of([through, matured_rows(place, now), features, spec.training.model_dump(mode="json")])
     trainer = trainers.source_hash(spec.training.trainer) if spec.training.trainer else None
-    through = matured_through(place, now).isoformat()
-    return hash_of([through, matured_rows(place, now), place.features.version, rules, trainer])[:16]
+    rules = hash_of([spec.gates, spec.decision, trainer])
+    return f"{data[:16]}:{rules[:8]}"
 
 
 def run_in_flight(place: PipelineHome) -> str | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mlops_pipelines.home import PipelineHome
-    from mlops_pipelines.ledger import Ledger, Promotion, Retrain
+    from mlops_pipelines.ledger import Ledger, Promotion, Retrain, Seen
     from mlops_pipelines.policy import Hold, Pending, State
     from mlops_pipelines.spec import LabelsTrigger, ScheduleTrigger
 
@@ -93,26 +93,24 @@ def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Free:
-    """Triggers that may be appended: their keys, by kind. since: id of the latest retrain, or NO_RETRAIN."""
+    """Triggers that may be appended: their keys, by kind. seen: where the pipeline stood then."""
 
-    since: str
+    seen: Seen
     keys: Mapping[str, str]
 
 
 def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> Free | None:
     """What may be appended of these kinds: nothing while a retrain is in flight, and of each kind one for
     each retrain there has been, and each champion it is about."""
-    from mlops_pipelines.ledger import ABOUT_CHAMPION, NO_RETRAIN
+    from mlops_pipelines.ledger import ABOUT_CHAMPION
 
-    latest = next(iter(ledger.retrains(pipeline, limit=1)), None)
-    if latest is not None and latest.finished_at is None:
+    seen = ledger.stands(pipeline)
+    if seen.in_flight:
         return None
-    since = latest.id if latest else NO_RETRAIN
-    champion = ledger.champion(pipeline)
-    about = f":{champion.sequence}" if champion else ""
-    keys = {kind: f"{kind}:{since}{about if kind in ABOUT_CHAMPION else ''}" for kind in kinds}
+    about = f":{seen.champion}" if seen.champion else ""
+    keys = {kind: f"{kind}:{seen.retrain}{about if kind in ABOUT_CHAMPION else ''}" for kind in kinds}
     free = {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)}
-    return Free(since, free) if free else None
+    return Free(seen, free) if free else None
 
 
 def append_due(
@@ -120,7 +118,7 @@ def append_due(
 ) -> list[str]:
     """Append a trigger for each of these reasons that is due; what was appended, as sentences.
 
-    Where a retrain was admitted since the reasons were looked at, it answers them, and none is appended.
+    Where a retrain was admitted since the reasons were looked at, or the champion changed, none is appended.
     """
     return [
         f"Trigger {free.keys[reason.kind]}: {facts(reason.evidence)}."
@@ -128,7 +126,7 @@ def append_due(
         if reason.due
         and ledger.append_trigger(
             pipeline, reason.kind, free.keys[reason.kind], reason.evidence, now,
-            urgent=reason.urgent, since=free.since,
+            urgent=reason.urgent, seen=free.seen,
         )
     ]  # fmt: skip
 
@@ -248,7 +246,11 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
     found = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
     if found is None:
         m, n = trigger.persists
-        sentence = f"fewer than {m} of the last {n} days drifted from what v{champion.mlflow_version} knows"
+        drifted, measured = reports.days_drifted(place, champion, trigger, _unanswered_since(place, champion))
+        sentence = (
+            f"{drifted} of the last {measured} days drifted from what v{champion.mlflow_version} knows; "
+            f"{m} of {n} ask"
+        )
         return Reason("drift", False, sentence)
     return Reason("drift", True, found["finding"], found)
 

@@ -10,7 +10,7 @@ from mlops_pipelines import dagster_events, promoting, triggering
 from mlops_pipelines import retraining as library
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import OVER, job_name, under_way
+from sensors.requests import OVER, ask, job_name, under_way
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -30,8 +30,9 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         if hindered := dagster_events.catch_up(place, context.instance):
             context.log.warning(hindered)
         reported, cursor = dagster_events.take_requests(place, context.instance, context.cursor)
-        for sentence in [*reported, *triggering.append(place, now, "bootstrap", "schedule")]:
+        for sentence in reported:
             context.log.info(sentence)
+        _, wrong = ask(context, place, now, "bootstrap", "schedule")
         if cursor != context.cursor:
             context.update_cursor(cursor)
         held_by = library.run_in_flight(place)
@@ -41,6 +42,8 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         if run:
             return dg.SkipReason(f"Run {run} is already on its way.")
         outlook = triggering.outlook(place, now)
+        if not outlook.would_admit and wrong:
+            raise wrong
         if not outlook.would_admit:
             return dg.SkipReason(outlook.sentence)
         return dg.RunRequest(job_name=job_name(loaded, "retrain"), tags={"mlops/reason": outlook.sentence})

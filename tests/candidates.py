@@ -67,14 +67,15 @@ def judged(
     day: int | None = None,
     model_hash: str | None = None,
     interval: tuple[float, float] | None = None,
+    mark: str | None = None,
 ) -> Retrain:
     """The retrain of a candidate that was judged on its number of a day.
 
-    model_hash: `hash-VERSION`, unless it is given.
+    model_hash: `hash-VERSION`, and mark (of its data): `dVERSION`, unless they are given.
     """
     now = at(int(version) if day is None else day)
     ledger.append_trigger(P, "labels", f"k{version}", {}, now)
-    answer = ledger.admit(P, now=now, policy=FREE, run_id=f"run-{version}", data_mark=f"d{version}")
+    answer = ledger.admit(P, now=now, policy=FREE, run_id=f"run-{version}", data_mark=mark or f"d{version}")
     assert isinstance(answer, Admitted)
     retrain = answer.retrain
     ledger.record_candidate(
@@ -95,9 +96,19 @@ def judged(
     return ledger.retrain(retrain.id)
 
 
-def promoted(ledger: Ledger, version: str, *, model_hash: str | None = None) -> Promotion:
+def rejected(ledger: Ledger, version: str, *, mark: str | None = None) -> None:
+    """A candidate that a gate stopped, and the end of its retrain."""
+    retrain = judged(ledger, version, outcome="fail", mark=mark)
+    ledger.finish_retrain(
+        retrain.id, retrain.token, status="rejected", reason="skill: fail", at=retrain.watermark
+    )
+
+
+def promoted(
+    ledger: Ledger, version: str, *, model_hash: str | None = None, mark: str | None = None
+) -> Promotion:
     """A candidate that its gates let through, and the end of its retrain."""
-    retrain = judged(ledger, version, model_hash=model_hash)
+    retrain = judged(ledger, version, model_hash=model_hash, mark=mark)
     promotion = ledger.promote(
         P,
         retrain_id=retrain.id,

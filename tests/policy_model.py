@@ -74,10 +74,10 @@ class Model:
         count, when = 0, 0
         for retrain in self.retrains:
             if retrain.state == "promoted":
-                count = 0
+                count, when = 0, 0
             elif retrain.state in ("failed", "rejected"):
                 assert retrain.ended is not None
-                count, when = count + 1, retrain.ended
+                count, when = count + 1, max(when, retrain.ended)
         return count, when
 
     def timed_holds(self) -> set[str]:
@@ -92,7 +92,7 @@ class Model:
                 holds.add("breaker")
         ends = [r.ended for r in self.retrains if r.ended is not None]
         cooldown = int(self.rules.cooldown.total_seconds())
-        if ends and self.now < ends[-1] + cooldown and not any(self.pending.values()):
+        if ends and self.now < max(ends) + cooldown and not any(self.pending.values()):
             holds.add("cooldown")
         return holds
 

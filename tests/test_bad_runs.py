@@ -11,7 +11,7 @@ from mlops_pipelines import retraining, triggering
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.resources import HomeResource
-from mlops_pipelines.spec import LabelsTrigger, PerformanceTrigger, Triggers
+from mlops_pipelines.spec import DriftTrigger, LabelsTrigger, PerformanceTrigger, Triggers
 from tests.loop import advance, ask, at, copy_of, retrain, small_home, varied
 from tests.small_flights import loaded
 
@@ -186,9 +186,16 @@ def test_a_reason_that_cannot_be_looked_at_stops_neither_the_others_nor_the_labe
     def is_due(*_: Any) -> triggering.Reason:
         return triggering.Reason("labels", True, "enough of them", {"new_labels": 9})
 
-    for kind, looked in (("performance", cannot), ("labels", is_due)):
+    for kind, looked in (
+        ("performance", cannot),
+        ("labels", is_due),
+        ("drift", cannot),
+        ("bootstrap", cannot),
+    ):
         monkeypatch.setitem(triggering._LOOKED_AT, kind, looked)  # type: ignore[arg-type]
-    every = Triggers(labels=LabelsTrigger(at_least=1), performance=PerformanceTrigger(drop=0.1))
+    every = Triggers(
+        labels=LabelsTrigger(at_least=1), performance=PerformanceTrigger(drop=0.1), drift=DriftTrigger()
+    )
     loop.repository = build_definitions(
         varied(place, triggers=every).loaded, HomeResource(path=str(place.home.path))
     ).get_repository_def()
@@ -196,6 +203,9 @@ def test_a_reason_that_cannot_be_looked_at_stops_neither_the_others_nor_the_labe
     data = loop.tick("label_arrival")
     assert len(data.run_requests) == 1
     assert [one.kind for one in place.ledger.triggers(place.name, "pending")] == ["labels"]
+    place.ledger.reopen_days(place.name, ["2013-01-08"], "drift", place.clock.now())
+    assert len(loop.tick("drift").run_requests) == 1
+    assert len(loop.tick().run_requests) == 1, "a trigger waits, and that there is no champion is not known"
     monkeypatch.setattr("mlops_pipelines.ingest.taking.days_with_new_labels", lambda _: [])
     with pytest.raises(TerminalError, match="no evaluation report"):
         loop.tick("label_arrival")

@@ -135,24 +135,46 @@ def test_a_gate_that_was_mended_can_be_tried_on_the_same_data(place: PipelineHom
     assert explained(varied(later, gates=loaded().spec.gates))["admitted"]
 
 
-def test_a_lost_retrain_is_taken_up_whatever_lacks_vectors(
-    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lost(place: PipelineHome, *, assembled: bool) -> PipelineHome:
+    """A place whose retrain was lost, while another trigger waits."""
     later = varied(place, policy=Policy(cooldown=timedelta(0)))
     advance(later, at(11))
     mlops(later, "retrain", place.name, "--reason", "new fares")
-    admitted = retraining.admit(later, run_id="dies")
-    assert admitted.retrain
+    begun = retraining.admit(later, run_id="dies").retrain
+    assert begun
+    if assembled:
+        retraining.assemble(later, begun)
     later.ledger.mark_lost("dies", later.clock.now())
     mlops(later, "retrain", place.name, "--reason", "and more")
-    lacking = dict.fromkeys(later.lake.days("events"), 0)
+    return later
+
+
+def lack_vectors(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no event seems to have a vector by the features of the YAML."""
     counted = Lake.row_counts
-    monkeypatch.setattr(
-        Lake, "row_counts",
-        lambda lake, name, **how: lacking if name == later.features.examples else counted(lake, name, **how),
-    )  # fmt: skip
+
+    def lacking(lake: Lake, name: str, **how: int | None) -> dict[str, int]:
+        return {} if name == place.features.examples else counted(lake, name, **how)
+
+    monkeypatch.setattr(Lake, "row_counts", lacking)
+
+
+def test_a_lost_retrain_that_has_its_training_set_waits_for_no_vectors(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = lost(place, assembled=True)
+    lack_vectors(later, monkeypatch)
     assert "is taken up again" in str(explained(later)["sentence"])
     assert retraining.admit(later, run_id="next").retrain == later.ledger.in_flight(place.name)
+
+
+def test_a_lost_retrain_without_a_training_set_waits_for_vectors(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = lost(place, assembled=False)
+    lack_vectors(later, monkeypatch)
+    assert "have no vector yet" in str(explained(later)["sentence"])
+    assert retraining.admit(later, run_id="next").retrain is None
 
 
 @pytest.mark.parametrize("command", ["retrain", "pause", "resume", "freeze"])

@@ -14,7 +14,6 @@ from sqlalchemy.exc import IntegrityError, StatementError
 
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.ledger import (
-    NO_RETRAIN,
     Admitted,
     FileCounts,
     FileFact,
@@ -363,11 +362,12 @@ def test_triggers_are_listed_in_order_and_cut_to_the_latest(ledger: Ledger) -> N
 
 
 def test_what_a_retrain_answered_since_is_not_appended_again(ledger: Ledger) -> None:
-    assert ledger.append_trigger(P, "labels", "labels:first", {}, NOW, since=NO_RETRAIN)
-    first = begin(ledger, "k1")
-    assert not ledger.append_trigger(P, "schedule", "schedule:first", {}, NOW, since=NO_RETRAIN)
-    assert ledger.append_trigger("other", "labels", "labels:first", {}, NOW, since=NO_RETRAIN)
-    assert ledger.append_trigger(P, "schedule", f"schedule:{first.id}", {}, NOW, since=first.id)
+    before = ledger.stands(P)
+    assert ledger.append_trigger(P, "labels", "labels:first", {}, NOW, seen=before)
+    begin(ledger, "k1")
+    assert not ledger.append_trigger(P, "schedule", "schedule:first", {}, NOW, seen=before)
+    assert ledger.append_trigger("other", "labels", "labels:first", {}, NOW, seen=before)
+    assert ledger.append_trigger(P, "schedule", "schedule:next", {}, NOW, seen=ledger.stands(P))
 
 
 # --- admission -------------------------------------------------------------------------------------

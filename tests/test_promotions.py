@@ -17,7 +17,7 @@ from mlops_pipelines.ledger import (
     tables,
 )
 from mlops_pipelines.signing import Keys
-from tests.candidates import DAY, P, asked, at, judged, new_ledger, promoted
+from tests.candidates import DAY, P, asked, at, judged, new_ledger, promoted, rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -360,6 +360,37 @@ def test_breaker_and_cooldown_count_from_the_rollback_on(ledger: Ledger) -> None
     roll_back(ledger, day=9)
     state = ledger.state(P)
     assert (state.last_failed_at, state.last_finished_at) == (at(9), at(9))
+
+
+def test_breaker_and_cooldown_count_from_the_rollback_on_whatever_came_before_it(ledger: Ledger) -> None:
+    promoted(ledger, "1")
+    promoted(ledger, "2")
+    rejected(ledger, "3")
+    roll_back(ledger, day=9)
+    state = ledger.state(P)
+    assert (state.failures, state.last_failed, state.last_failed_at) == (2, f"{P}-00002", at(9))
+    assert (state.last_retrain, state.last_finished_at) == (f"{P}-00002", at(9))
+
+
+@pytest.mark.parametrize(
+    ("status", "mark", "tried"),
+    [
+        ("rejected", "data:rules", True),
+        ("rejected", "data:others", False),
+        ("rejected", "data", True),  # of before the mark named the rules
+        ("rejected", "other:rules", False),
+        ("rolled_back", "data:others", True),
+        ("rolled_back", "other:rules", False),
+    ],
+)
+def test_what_was_tried_is_tried_by_other_rules_unless_it_was_rolled_back(
+    ledger: Ledger, status: str, mark: str, tried: bool
+) -> None:
+    promoted(ledger, "1")
+    (promoted if status == "rolled_back" else rejected)(ledger, "2", mark=mark)
+    if status == "rolled_back":
+        roll_back(ledger)
+    assert (ledger.state(P, data_mark="data:rules").tried_by is not None) == tried
 
 
 def test_what_was_asked_because_of_a_champion_ends_with_it(ledger: Ledger) -> None:

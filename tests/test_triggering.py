@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pytest
 
-from mlops_pipelines import dagster_events, triggering
+from mlops_pipelines import dagster_events, promoting, triggering
 from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.monitoring import feature_health, reports
 from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.spec import (
     ContractChangeTrigger,
     Gates,
+    LabelsTrigger,
     PerformanceTrigger,
     PredictionDriftTrigger,
     StalenessTrigger,
     Triggers,
 )
+from tests.candidates import FREE
 from tests.loop import advance, at, copy_of, retrain, small_home, varied
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 DAYS = ("2013-01-08", "2013-01-09", "2013-01-10")
@@ -158,3 +160,45 @@ def test_a_retrain_that_is_reported_to_dagster_is_asked_for_once(place: Pipeline
     assert (trigger.kind, trigger.status) == ("external", "pending")
     assert (trigger.evidence["description"], trigger.evidence["ticket"]) == ("new fares", "7")
     assert len(trigger.evidence["by"]) == 500
+
+
+def is_due(kind: str, meanwhile: Callable[[], object] = lambda: None) -> Callable[..., triggering.Reason]:
+    """Looks at a reason that is due; something else happens meanwhile."""
+
+    def look(*_: object) -> triggering.Reason:
+        meanwhile()
+        return triggering.Reason(kind, True, "it is due", {"because": "of it"})
+
+    return look
+
+
+def test_what_a_retrain_answers_while_it_is_looked_at_is_not_asked_again(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance(place, at(12))
+    place = varied(place, triggers=Triggers(labels=LabelsTrigger(at_least=1)), policy=FREE)
+    meanwhile = is_due("labels", lambda: retrain(place, "faster"))
+    monkeypatch.setitem(triggering._LOOKED_AT, "labels", meanwhile)
+    assert triggering.append(place, place.clock.now(), "labels") == []
+    monkeypatch.setitem(triggering._LOOKED_AT, "labels", is_due("labels"))
+    assert len(triggering.append(place, place.clock.now(), "labels")) == 1
+
+
+def test_what_is_about_a_champion_that_goes_meanwhile_is_not_asked(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance(place, at(12))
+    place = varied(place, triggers=Triggers(performance=PerformanceTrigger(drop=0.1)), policy=FREE)
+    assert retrain(place, "second").promotion
+    promoting.roll_back(place, None, by="ann", reason="worse")
+    now = place.clock.now()
+    because = is_due("performance", lambda: promoting.roll_back(place, "2", by="ann", reason="better"))
+    monkeypatch.setitem(triggering._LOOKED_AT, "performance", because)
+    assert triggering.append(place, now, "performance") == []
+    monkeypatch.setitem(triggering._LOOKED_AT, "performance", is_due("performance"))
+    assert len(triggering.append(place, now, "performance")) == 1
+    assert triggering.append(place, now, "performance") == []
+    promoting.roll_back(place, "1", by="ann", reason="worse after all")
+    [appended] = [one for one in place.ledger.triggers(place.name) if one.kind == "performance"]
+    assert (appended.status, appended.reason) == ("expired", "version 1 became champion number 5")
+    assert len(triggering.append(place, now, "performance")) == 1, "the same retrain, and another champion"

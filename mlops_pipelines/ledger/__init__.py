@@ -34,8 +34,8 @@ from mlops_pipelines.ledger.retrains import (
 from mlops_pipelines.ledger.tables import promotions, retrains, triggers
 from mlops_pipelines.ledger.triggers import (
     ABOUT_CHAMPION,
-    NO_RETRAIN,
     TRIGGER_STATUSES,
+    Seen,
     Trigger,
     Triggers,
     TriggerStatus,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ABOUT_CHAMPION",
     "MAX_LOSSES",
-    "NO_RETRAIN",
     "Admitted",
     "Approval",
     "Counts",
@@ -68,6 +67,7 @@ __all__ = [
     "RecordedVerdict",
     "Reign",
     "Retrain",
+    "Seen",
     "StaleTokenError",
     "Trigger",
     "Wait",

@@ -369,7 +369,7 @@ class Promotions(Retrains):
             return None if row is None else _promotion(row)
 
     def decided(self) -> list[str]:
-        """Pipelines that have had a retrain, or whose champion a person has frozen."""
+        """Pipelines of which anything was asked or decided."""
         with self._reading() as connection:
             return [*connection.execute(sa.select(pipelines.c.name).order_by(pipelines.c.name)).scalars()]
 

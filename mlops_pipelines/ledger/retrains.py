@@ -346,7 +346,7 @@ def _state(connection: Connection, pipeline: str, data_mark: str | None) -> poli
     finished = connection.execute(
         sa.select(columns.id, columns.finished_at)
         .where(mine, columns.finished_at.is_not(None))
-        .order_by(columns.seq.desc())
+        .order_by(columns.finished_at.desc(), columns.seq.desc())
         .limit(1)
     ).one_or_none()
     failure = _last_failure(connection, pipeline)
@@ -367,8 +367,8 @@ def _state(connection: Connection, pipeline: str, data_mark: str | None) -> poli
 
 
 def _last_failure(connection: Connection, pipeline: str) -> AnyRow | None:
-    """The latest failed, rejected or rolled-back retrain since the last promoted one, and how many such
-    `failures` there are.
+    """Of the failed, rejected or rolled-back retrains since the last promoted one the one that ended so
+    last, and how many such `failures` there are.
 
     A retrain that ended with nothing to do is neither good nor bad.
     """
@@ -385,23 +385,29 @@ def _last_failure(connection: Connection, pipeline: str) -> AnyRow | None:
             columns.status.in_(FAILURES),
             columns.seq > last_promoted,
         )
-        .order_by(columns.seq.desc())
+        .order_by(columns.finished_at.desc(), columns.seq.desc())
         .limit(1)
     )
     return connection.execute(query).one_or_none()
 
 
 def _tried_by(connection: Connection, pipeline: str, data_mark: str) -> str | None:
-    """The latest retrain carried through on this data.
+    """The latest retrain carried through on this data by these rules.
 
-    A failed one does not count: it proved nothing about the data, and the breaker paces what follows.
+    A failed one does not count: it proved nothing about the data, and the breaker paces what follows. One
+    that was rolled back counts by whatever rules, and so does one of before the mark named them: other gates
+    do not make the model another.
     """
     columns = retrains.c
+    data = data_mark.partition(":")[0]
     query = (
         sa.select(columns.id)
         .where(
             columns.pipeline == pipeline,
-            columns.data_mark == data_mark,
+            sa.or_(
+                columns.data_mark.in_([data_mark, data]),
+                sa.and_(columns.status == "rolled_back", columns.data_mark.startswith(data, autoescape=True)),
+            ),
             columns.status.in_(TRIED),
         )
         .order_by(columns.seq.desc())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from mlops_pipelines.ledger.store import Store, insert_new, lock
-from mlops_pipelines.ledger.tables import retrains, triggers
+from mlops_pipelines.ledger.tables import promotions, retrains, triggers
 from mlops_pipelines.policy import Pending, PendingTrigger
 
 if TYPE_CHECKING:
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 TriggerStatus = Literal["pending", "served", "folded", "expired"]
 # Of those that wait so many are counted by kind; what there are more is not counted for a sentence.
 MOST_COUNTED = 1000
-# What stands for the latest retrain before there is one.
-NO_RETRAIN = "first"
-# Kinds of triggers that say something of the champion: with another one they end.
-ABOUT_CHAMPION = ("performance", "drift", "prediction_drift")
+# Kinds of triggers that say something of the champion, or that there is none: with another one they end.
+ABOUT_CHAMPION = ("bootstrap", "performance", "drift", "prediction_drift")
 TRIGGER_STATUSES: tuple[TriggerStatus, ...] = ("pending", "served", "folded", "expired")
 
 
@@ -49,6 +47,19 @@ class Trigger:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Where a pipeline stood when evidence for triggers was looked at.
+
+    retrain: id of its latest retrain, `first` before there is one. in_flight: whether that one goes on.
+    champion: sequence of the champion, 0 before there is one.
+    """
+
+    retrain: str
+    in_flight: bool
+    champion: int
+
+
 class Triggers(Store):
     """A trigger is appended once, under a key made of content, and ends once."""
 
@@ -61,12 +72,13 @@ class Triggers(Store):
         at: datetime,
         *,
         urgent: bool = False,
-        since: str | None = None,
+        seen: Seen | None = None,
     ) -> bool:
         """Append a trigger unless the pipeline has one with this key. Whether it was appended.
 
-        evidence: what JSON can hold. at: the home's clock, UTC. since: id of the latest retrain when the
-        evidence was looked at, or NO_RETRAIN: if one was admitted after it, that one answers what was found.
+        evidence: what JSON can hold. at: the home's clock, UTC. seen: by `stands`, before the evidence was
+        looked at; where a retrain has answered it since, or it is about a champion that has gone, nothing is
+        appended.
         """
         row = {
             "pipeline": pipeline,
@@ -77,11 +89,16 @@ class Triggers(Store):
             "created_at": at,
         }
         with self._writing() as connection:
-            if since is not None:
+            if seen is not None:
                 lock(connection, pipeline)
-                if since != _latest_retrain(connection, pipeline):
+                if seen != _stands(connection, pipeline):
                     return False
             return insert_new(connection, triggers, row)
+
+    def stands(self, pipeline: str) -> Seen:
+        """Where the pipeline stands, before evidence is looked at."""
+        with self._reading() as connection:
+            return _stands(connection, pipeline)
 
     def has_trigger(self, pipeline: str, key: str) -> bool:
         """Whether the pipeline has had a trigger with this key."""
@@ -123,7 +140,8 @@ class Triggers(Store):
 
 
 def expire_about_champion(connection: Connection, pipeline: str, reason: str, at: datetime) -> None:
-    """End pending triggers about a champion that is none any more. at: the home's clock, UTC."""
+    """End pending triggers about a champion that is none any more, or for the first one. at: the home's
+    clock, UTC."""
     connection.execute(
         triggers.update()
         .where(
@@ -135,10 +153,17 @@ def expire_about_champion(connection: Connection, pipeline: str, reason: str, at
     )
 
 
-def _latest_retrain(connection: Connection, pipeline: str) -> str:
-    """Id of the pipeline's latest retrain, or NO_RETRAIN."""
-    latest = sa.select(retrains.c.id).where(retrains.c.pipeline == pipeline).order_by(retrains.c.seq.desc())
-    return connection.execute(latest.limit(1)).scalar_one_or_none() or NO_RETRAIN
+def _stands(connection: Connection, pipeline: str) -> Seen:
+    of = retrains.c
+    latest = connection.execute(
+        sa.select(of.id, of.finished_at).where(of.pipeline == pipeline).order_by(of.seq.desc()).limit(1)
+    ).one_or_none()
+    champion = sa.select(sa.func.max(promotions.c.sequence)).where(promotions.c.pipeline == pipeline)
+    return Seen(
+        latest.id if latest else "first",
+        latest is not None and latest.finished_at is None,
+        connection.execute(champion).scalar_one_or_none() or 0,
+    )
 
 
 def pending_of(connection: Connection, pipeline: str) -> Pending | None:

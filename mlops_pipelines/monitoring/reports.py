@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
-from mlops_pipelines.features.in_use import set_of
+from mlops_pipelines.features.in_use import set_of, sets_in_use
 from mlops_pipelines.monitoring import drift as drifting
 from mlops_pipelines.monitoring.performance import FIGURES_OF
 from mlops_pipelines.monitoring.reference import SCORE
@@ -155,7 +155,7 @@ def report_drift(
     as_it_stands = partial(lake.as_it_stands, DRIFT, sort_by=DRIFT_ORDER, unhashed=UNHASHED)
     work = Work.on(
         place, "drift", days, reopened, as_it_stands,
-        made_by=made_by, force=force, of=[place.features.examples],
+        made_by=made_by, force=force, of=sorted(one.examples for one in sets_in_use(place).sets),
     )  # fmt: skip
     reports = {day: report for day in work.days if (report := _drift_of(place, day)) is not None}
     rows = [row for day, (champion, report) in reports.items() for row in _drift_rows(day, champion, report)]
@@ -427,6 +427,14 @@ def persistent_drift(
         "days": [row["day"] for row in overall if row["level"] == "alarm"],
         "finding": overall[-1]["sentence"],
     }
+
+
+def days_drifted(
+    place: PipelineHome, champion: Promotion, trigger: DriftTrigger, since: datetime
+) -> tuple[int, int]:
+    """How many of the last days that `persistent_drift` looks at drifted, and how many these are."""
+    overall = _drift_since(place, champion, OVERALL, since, trigger.persists[1])
+    return sum(row["level"] == "alarm" for row in overall), len(overall)
 
 
 def persistent_score_drift(
