@@ -7,8 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOME_DIR ?= $(or $(MLOPS_HOME),$(CURDIR)/data)
 UNTIL ?= 2013-03-31
 ONLY ?=
-# One more than two cores: tests also wait for processes and the disk.
-WORKERS ?= 3
+WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed

@@ -16,6 +16,7 @@ from uuid import uuid4
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
+from mlops_pipelines.clock import WallClock
 from mlops_pipelines.dagster_events import opened
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.home import PROJECT
@@ -90,7 +91,8 @@ def status(place: PipelineHome, run_id: str) -> tuple[str, bool]:
         run = instance.get_run_by_id(run_id)
         beats = [one.last_heartbeat for one in instance.get_daemon_statuses().values()]
         latest = max((beat.timestamp for beat in beats if beat), default=0.0)
-        return run.status.value if run else "DELETED", time.time() - latest < _DAEMON_BEATS
+        silent = WallClock().now().timestamp() - latest
+        return run.status.value if run else "DELETED", silent < _DAEMON_BEATS
 
 
 def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> str:
