@@ -485,9 +485,7 @@ class _Course:
         """What a policy does at a midnight."""
         free = triggering.free_keys(ledger, self._name, self._kinds())
         # Looked at on every day, whether or not one may ask: what drifted is measured by it.
-        reasons = [*self._reasons(ledger, [*free.keys] if free else [], now)]
-        if free:
-            triggering.append_due(ledger, self._name, free, reasons, now)
+        triggering.append_due(ledger, self._name, free, self._reasons(ledger, [*free.keys], now), now)
         if not ledger.has_pending(self._name):
             return
         got = ledger.admit(

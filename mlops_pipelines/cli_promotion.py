@@ -172,7 +172,7 @@ def approve(pipeline: str, version: str, reason: str, home: Path | None, as_json
     from mlops_pipelines import promoting
     from mlops_pipelines.ledger import Wait
 
-    made = _decided(home, pipeline, promoting.approve, version, reason=reason)
+    made = decided(home, pipeline, promoting.approve, version, reason=reason)
     if isinstance(made, Wait):
         told = {"version": version, "champion": False, "approvals": len(made.given), "needed": made.approvals}
         _tell(
@@ -200,7 +200,7 @@ def reject(pipeline: str, version: str, reason: str, home: Path | None, as_json:
     """
     from mlops_pipelines import promoting
 
-    _decided(home, pipeline, promoting.reject, version, reason=reason)
+    decided(home, pipeline, promoting.reject, version, reason=reason)
     _tell({"version": version, "rejected": True}, f"Version {version} is rejected.", as_json)
 
 
@@ -220,7 +220,7 @@ def rollback(pipeline: str, to: str | None, reason: str, home: Path | None, as_j
     """
     from mlops_pipelines import promoting
 
-    _tell_champion(_decided(home, pipeline, promoting.roll_back, to, reason=reason), as_json)
+    _tell_champion(decided(home, pipeline, promoting.roll_back, to, reason=reason), as_json)
 
 
 @click.command()
@@ -275,7 +275,7 @@ def adopt(pipeline: str, version: str, reason: str, home: Path | None, as_json: 
     """
     from mlops_pipelines import promoting
 
-    _tell_champion(_decided(home, pipeline, promoting.adopt, version, reason=reason), as_json)
+    _tell_champion(decided(home, pipeline, promoting.adopt, version, reason=reason), as_json)
 
 
 @registry.command()
@@ -303,13 +303,13 @@ def heal(pipeline: str, home: Path | None, as_json: bool) -> None:
 def _freeze(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
     from mlops_pipelines import promoting
 
-    changed = _decided(home, pipeline, promoting.freeze, on, reason=reason)
+    changed = decided(home, pipeline, promoting.freeze, on, reason=reason)
     state = f"{'frozen' if on else 'not frozen'}{'' if changed else ', as it was before'}"
     told = {"pipeline": pipeline, "frozen": on, "changed": changed}
     _tell(told, f"The champion of {pipeline} is {state}.", as_json)
 
 
-def _decided(
+def decided(
     home: Path | None, pipeline: str, decide: Callable[..., _Made], *given: object, reason: str
 ) -> _Made:
     """What whoever runs this command decides; Dagster is told of it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlops_pipelines.cli_options import acting, home_option, json_option, place_of, reason_option
+from mlops_pipelines.cli_promotion import decided
 from mlops_pipelines.ledger.triggers import TRIGGER_STATUSES
 
 if TYPE_CHECKING:
@@ -163,20 +164,18 @@ def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_js
 
 
 def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:
-    from mlops_pipelines import dagster_events, promoting
+    from mlops_pipelines import promoting
 
-    place = place_of(home, pipeline)
-    changed = promoting.pause(place, on, by=acting(place), reason=reason)
-    dagster_events.tell(place)
+    changed = decided(home, pipeline, promoting.pause, on, reason=reason)
     if as_json:
         click.echo(json.dumps({"pipeline": pipeline, "paused": on, "changed": changed}, indent=2))
         return
     state = "paused" if on else "not paused"
-    since = f" (by {place.ledger.state(pipeline).paused})" if on and not changed else ""
+    since = f" (by {place_of(home, pipeline).ledger.state(pipeline).paused})" if on and not changed else ""
     click.echo(f"Retraining of {pipeline} is {state}{'' if changed else f', as it was before{since}'}.")
 
 
-def _would(found: Outlook) -> str:
+def _would(found: Outlook | Explanation) -> str:
     """What would become of a retrain now: only a run is admitted."""
     return (
         f"would be {found.sentence}, by the next tick of `mlops dev` or a replay"
@@ -213,7 +212,7 @@ def _explained(found: Explanation) -> dict[str, Any]:
     return {
         "at": found.at.isoformat(),
         "sentence": found.sentence,
-        "admitted": found.decision is not None and hold is None,
+        "admitted": found.would_admit,
         "held_by": hold.reason if hold else None,
         "until": hold.until.isoformat() if hold and hold.until else None,
         "pending": found.pending
@@ -232,11 +231,7 @@ def _explained(found: Explanation) -> dict[str, Any]:
 
 
 def _said(pipeline: str, found: Explanation) -> str:
-    from mlops_pipelines.policy import Admit
-    from mlops_pipelines.triggering import Outlook
-
-    outlook = Outlook(isinstance(found.decision, Admit), found.sentence)
-    lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {_would(outlook)}"]
+    lines = [f"{pipeline} at {found.at:%Y-%m-%d %H:%M} UTC: {_would(found)}"]
     if found.state.paused and found.state.paused not in found.sentence:
         lines.append(f"  paused by {found.state.paused}")
     if found.mode == "observe" and found.mode not in found.sentence:

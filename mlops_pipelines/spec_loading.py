@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.spec_checks import Findings
     from mlops_pipelines.yaml_source import Place, Problem, YamlSource
 
-Standing = TypeVar("Standing", bound=BaseModel)
+_Standing = TypeVar("_Standing", bound=BaseModel)
 
 PIPELINES = Path(__file__).parent / "pipelines"
 COMPONENT_TYPE = "mlops_pipelines.LearningLoop"
@@ -204,7 +204,7 @@ def load_policy(path: Path, spec: PipelineSpec) -> PipelineSpec:
     return tried
 
 
-def _said_anew(standing: Standing, given: BaseModel) -> Standing:
+def _said_anew(standing: _Standing, given: BaseModel) -> _Standing:
     """What stands, with all that was given in its place; of parts of it, too."""
     anew = {}
     for name in given.model_fields_set:

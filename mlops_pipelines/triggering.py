@@ -76,10 +76,14 @@ class Explanation:
     reasons: tuple[Reason, ...]
     mode: str
 
+    @property
+    def would_admit(self) -> bool:
+        return isinstance(self.decision, Admit)
+
 
 def reasons(place: PipelineHome, now: datetime, *kinds: str) -> list[Reason]:
-    """The reasons that the pipeline declares, or those of some kinds, at a moment (UTC)."""
-    looked = (_LOOKED_AT[kind](place, now) for kind in kinds or _LOOKED_AT)
+    """The reasons of these kinds that the pipeline declares, at a moment (UTC)."""
+    looked = (_LOOKED_AT[kind](place, now) for kind in kinds)
     return [reason for reason in looked if reason is not None]
 
 
@@ -87,8 +91,10 @@ def append(place: PipelineHome, now: datetime, *kinds: str) -> list[str]:
     """Append a trigger for each reason of these kinds that is due; what was appended, as sentences."""
     # "bootstrap" is of every pipeline, the others are declared.
     asking = [kind for kind in kinds if getattr(place.spec.triggers, kind, True) is not None]
-    free = free_keys(place.ledger, place.name, asking) if asking else None
-    return append_due(place.ledger, place.name, free, reasons(place, now, *free.keys), now) if free else []
+    if not asking:
+        return []
+    free = free_keys(place.ledger, place.name, asking)
+    return append_due(place.ledger, place.name, free, reasons(place, now, *free.keys), now)
 
 
 @dataclass(frozen=True)
@@ -99,18 +105,17 @@ class Free:
     keys: Mapping[str, str]
 
 
-def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> Free | None:
+def free_keys(ledger: Ledger, pipeline: str, kinds: Iterable[str]) -> Free:
     """What may be appended of these kinds: nothing while a retrain is in flight, and of each kind one for
     each retrain there has been, and each champion it is about."""
     from mlops_pipelines.ledger import ABOUT_CHAMPION
 
     seen = ledger.stands(pipeline)
     if seen.in_flight:
-        return None
+        return Free(seen, {})
     about = f":{seen.champion}" if seen.champion else ""
     keys = {kind: f"{kind}:{seen.retrain}{about if kind in ABOUT_CHAMPION else ''}" for kind in kinds}
-    free = {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)}
-    return Free(seen, free) if free else None
+    return Free(seen, {kind: key for kind, key in keys.items() if not ledger.has_trigger(pipeline, key)})
 
 
 def append_due(
@@ -135,8 +140,8 @@ def append_manual(place: PipelineHome, *, by: str, reason: str) -> bool:
     """Append a trigger that a person asks for. Whether it is new: said twice in a moment, it is one, unless
     a retrain has answered it in between."""
     now = place.clock.now()
-    answered = [one.id for one in place.ledger.retrains(place.name, limit=1)]
-    key = f"{MANUAL}:{now.isoformat()}:{hash_of([by, reason, *answered])[:12]}"
+    answered = place.ledger.stands(place.name).retrain
+    key = f"{MANUAL}:{now.isoformat()}:{hash_of([by, reason, answered])[:12]}"
     return place.ledger.append_trigger(place.name, MANUAL, key, {"by": by, "reason": reason}, now)
 
 
@@ -243,12 +248,13 @@ def _drift(place: PipelineHome, now: datetime) -> Reason | None:
         return None
     if (champion := place.ledger.champion(place.name)) is None:
         return _no_champion("drift")
-    found = reports.persistent_drift(place, champion, trigger, _unanswered_since(place, champion))
+    days = reports.drift_lately(place, champion, trigger, _unanswered_since(place, champion))
+    found = reports.persistent_drift(champion, trigger, days)
     if found is None:
         m, n = trigger.persists
-        drifted, measured = reports.days_drifted(place, champion, trigger, _unanswered_since(place, champion))
+        drifted = sum(day["level"] == "alarm" for day in days)
         sentence = (
-            f"{drifted} of the last {measured} days drifted from what v{champion.mlflow_version} knows; "
+            f"{drifted} of the last {len(days)} days drifted from what v{champion.mlflow_version} knows; "
             f"{m} of {n} ask"
         )
         return Reason("drift", False, sentence)

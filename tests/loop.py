@@ -132,6 +132,11 @@ def serve(place: PipelineHome) -> None:
 def retrain(place: PipelineHome, run_id: str) -> Outcome:
     """What a retrain run does, for a trigger of its own. The run must be admitted."""
     ask(place, run_id)
+    return carry_through(place, run_id)
+
+
+def carry_through(place: PipelineHome, run_id: str) -> Outcome:
+    """What a retrain run does, for the triggers that wait. The run must be admitted."""
     admission = retraining.admit(place, run_id=run_id)
     assert admission.retrain is not None, admission.sentence
     retraining.assemble(place, admission.retrain)

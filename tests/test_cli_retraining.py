@@ -11,7 +11,7 @@ import pytest
 from mlops_pipelines import retraining
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.spec import Gates, Policy
-from tests.loop import advance, at, copy_of, finish, mlops, retrain, small_home, varied
+from tests.loop import advance, at, carry_through, copy_of, mlops, retrain, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(lived: Path, tmp_path: Path) -> PipelineHome:
     return varied(copy_of(lived, tmp_path / "home"), policy=Policy(cooldown=timedelta(days=3)))
-
-
-def carried_through(place: PipelineHome, run_id: str) -> None:
-    admitted = retraining.admit(place, run_id=run_id).retrain
-    assert admitted
-    retraining.assemble(place, admitted)
-    finish(place, run_id)
 
 
 def explained(place: PipelineHome) -> dict[str, object]:
@@ -121,7 +114,7 @@ def test_what_a_retrain_has_answered_can_be_asked_for_again_in_the_same_moment(p
     said = ("retrain", place.name, "--reason", "new fares")
     assert mlops(later, *said).output.startswith("Asked for; ")
     assert mlops(later, *said).output.startswith("Asked for before, in this same moment; ")
-    carried_through(later, "first")
+    carry_through(later, "first")
     assert mlops(later, *said).output.startswith("Asked for; ")
 
 
@@ -129,14 +122,14 @@ def test_a_gate_that_was_mended_can_be_tried_on_the_same_data(place: PipelineHom
     later = varied(place, policy=Policy(cooldown=timedelta(0)), gates=Gates())
     advance(later, at(11))
     mlops(later, "retrain", place.name, "--reason", "new fares")
-    carried_through(later, "first")
+    carry_through(later, "first")
     mlops(later, "retrain", place.name, "--reason", "once more")
     assert explained(later)["held_by"] == "nothing_new"
     assert explained(varied(later, gates=loaded().spec.gates))["admitted"]
 
 
-def lost(place: PipelineHome, *, assembled: bool) -> PipelineHome:
-    """A place whose retrain was lost, while another trigger waits."""
+def lost(place: PipelineHome, monkeypatch: pytest.MonkeyPatch, *, assembled: bool) -> PipelineHome:
+    """A place whose retrain was lost, while another trigger waits and no event seems to have a vector."""
     later = varied(place, policy=Policy(cooldown=timedelta(0)))
     advance(later, at(11))
     mlops(later, "retrain", place.name, "--reason", "new fares")
@@ -146,24 +139,19 @@ def lost(place: PipelineHome, *, assembled: bool) -> PipelineHome:
         retraining.assemble(later, begun)
     later.ledger.mark_lost("dies", later.clock.now())
     mlops(later, "retrain", place.name, "--reason", "and more")
-    return later
-
-
-def lack_vectors(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on no event seems to have a vector by the features of the YAML."""
     counted = Lake.row_counts
 
     def lacking(lake: Lake, name: str, **how: int | None) -> dict[str, int]:
-        return {} if name == place.features.examples else counted(lake, name, **how)
+        return {} if name == later.features.examples else counted(lake, name, **how)
 
     monkeypatch.setattr(Lake, "row_counts", lacking)
+    return later
 
 
 def test_a_lost_retrain_that_has_its_training_set_waits_for_no_vectors(
     place: PipelineHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = lost(place, assembled=True)
-    lack_vectors(later, monkeypatch)
+    later = lost(place, monkeypatch, assembled=True)
     assert "is taken up again" in str(explained(later)["sentence"])
     assert retraining.admit(later, run_id="next").retrain == later.ledger.in_flight(place.name)
 
@@ -171,8 +159,7 @@ def test_a_lost_retrain_that_has_its_training_set_waits_for_no_vectors(
 def test_a_lost_retrain_without_a_training_set_waits_for_vectors(
     place: PipelineHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = lost(place, assembled=False)
-    lack_vectors(later, monkeypatch)
+    later = lost(place, monkeypatch, assembled=False)
     assert "have no vector yet" in str(explained(later)["sentence"])
     assert retraining.admit(later, run_id="next").retrain is None
 

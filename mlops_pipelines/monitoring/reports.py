@@ -415,11 +415,17 @@ def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[
     return pa.schema([(column, types[kind]) for column, kind in columns.items()]).empty_table()
 
 
-def persistent_drift(
+def drift_lately(
     place: PipelineHome, champion: Promotion, trigger: DriftTrigger, since: datetime
+) -> list[dict[str, Any]]:
+    """The last days from `since` on that the trigger looks at, against this champion, as reported."""
+    return _drift_since(place, champion, OVERALL, since, trigger.persists[1])
+
+
+def persistent_drift(
+    champion: Promotion, trigger: DriftTrigger, overall: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """Evidence that drift against this champion persists on days from `since` on, or None."""
-    overall = _drift_since(place, champion, OVERALL, since, trigger.persists[1])
+    """Evidence that drift against this champion persists on the days of `drift_lately`, or None."""
     if not drifting.persistent([row["level"] for row in overall], trigger.persists):
         return None
     return {
@@ -427,14 +433,6 @@ def persistent_drift(
         "days": [row["day"] for row in overall if row["level"] == "alarm"],
         "finding": overall[-1]["sentence"],
     }
-
-
-def days_drifted(
-    place: PipelineHome, champion: Promotion, trigger: DriftTrigger, since: datetime
-) -> tuple[int, int]:
-    """How many of the last days that `persistent_drift` looks at drifted, and how many these are."""
-    overall = _drift_since(place, champion, OVERALL, since, trigger.persists[1])
-    return sum(row["level"] == "alarm" for row in overall), len(overall)
 
 
 def persistent_score_drift(
