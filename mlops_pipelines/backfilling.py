@@ -17,7 +17,7 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from mlops_pipelines.clock import WallClock
-from mlops_pipelines.dagster_events import opened
+from mlops_pipelines.dagster_events import OVER, opened
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.home import PROJECT
 from mlops_pipelines.standing import FORCE
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
 
-_OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _LOOK_EVERY = 1.0  # seconds
 # A daemon says every 30 seconds that it is alive; Dagster itself misses one after half an hour.
 _DAEMON_BEATS = 90.0  # seconds
@@ -114,7 +113,7 @@ def follow(place: PipelineHome, run_id: str, told: Callable[[str], None]) -> str
             for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_SUCCESS):
                 tell(f"done: {(entry.step_key or '').partition('__')[2]}")
             tell(run.status.value.lower())
-            if run.status in _OVER:
+            if run.status in OVER:
                 return run.status.value
             time.sleep(_LOOK_EVERY)
 

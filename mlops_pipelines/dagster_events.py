@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import Home, PipelineHome
 
 CHECK_APPROVED = "approved"
+# A run of such a status changes nothing any more.
+OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 _NUMBER, _HASH = "record", "record_hash"
 # Events that are read at once.
 _PAGE = 100

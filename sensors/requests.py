@@ -9,6 +9,7 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from mlops_pipelines import triggering
+from mlops_pipelines.dagster_events import OVER
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.ingest.taking import register_landed
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.spec_loading import LoadedSpec
 
-OVER = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in OVER]
 
 # Runs of these jobs work on the same tables, so a run of the job is asked for when they have ended.

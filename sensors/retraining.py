@@ -10,7 +10,7 @@ from mlops_pipelines import dagster_events, promoting, triggering
 from mlops_pipelines import retraining as library
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
-from sensors.requests import OVER, ask, job_name, under_way
+from sensors.requests import ask, job_name, under_way
 
 
 def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
@@ -54,4 +54,4 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
 def _run_is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Whether a run that holds a retrain has ended without concluding it; a deleted run has."""
     run = instance.get_run_by_id(run_id)
-    return run is None or run.status in OVER
+    return run is None or run.status in dagster_events.OVER
