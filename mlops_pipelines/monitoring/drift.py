@@ -1,27 +1,37 @@
 """Whether a day still looks like the rows the champion was trained on.
 
 A day is compared feature by feature with the histograms of the training set (`reference.Reference`) by the
-population stability index. Of each index only the part counts that neither chance nor an ordinary day
-explains:
+population stability index. An index counts only where neither noise nor an ordinary day explains it:
 
-- *chance*: two samples of one distribution differ. Their index is about chi-square distributed with B - 1
+- *noise*: two samples of one distribution differ. Their index is about chi-square distributed with B - 1
   degrees of freedom, times 1/n + 1/m (Yurdakul 2018, Statistical Properties of Population Stability Index,
-  ch. 2), so a small day differs a lot and means nothing;
+  ch. 2), so a small day differs a lot and means nothing. Noise explains what it would exceed in any of the
+  features on one day in 10,000;
 - *an ordinary day*: rows of one day are alike. The weather is one weather, and the mean lateness of the last
   30 days is nearly one number, which falls into one bin and gives an index of 5 on any day. So the
   reference keeps, for each feature, the index that 99 % of the training set's own days stay below, each
-  compared with the other days. What such a feature does within its range is not seen from one day;
-  whether it matters is judged on outcomes (`performance`).
+  compared with the other days, and by how much more the features together go astray on 1 % of them. What
+  such a feature does within its range is not seen from one day; whether it matters is judged on outcomes
+  (`performance`).
 
-What is left is averaged with the features' importance as weights: one figure a day, so that a model with
-many features does not alarm more often than one with few. The bands (0.10 and 0.25 by default) are on this
-figure.
+An index that they do not explain counts less what ordinary days give, and by how much the feature matters: in
+full from the even share of importance on, below it in proportion. The day's figure is the greatest of these,
+so that one shifted feature is not diluted by many others, and that one without effect on the scores is none.
+
+Values that the training set did not have count as drift of their own (`Break`): more missing ones, numbers
+out of its range, new categories.
+
+Beside each index stand a test and the size of its effect, which decide nothing: with enough rows every
+difference is significant. Kolmogorov-Smirnov for numbers, at the stored edges, so that its p-value errs
+upwards; chi-square for categories; p-values corrected by Benjamini and Hochberg (1995) over the features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlops_pipelines.errors import TerminalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +49,15 @@ Level = Literal["none", "watch", "alarm"]
 
 # An empty bin would make the index infinite.
 _SHARE_FLOOR = 1e-4
-# 99 % point of the standard normal distribution: chance explains what 99 of 100 days of chance stay below.
-_Z_99 = 2.3263478740408408
+# A day on which noise alone is taken for drift of any feature is one in so many.
+_NOISE = 1e-4
+# Share of a day's rows, beyond that of the training set's worst day, from which values of a new kind are a
+# break.
+BREAK = 0.05
+# Days of a training set from which its range, and its categories, say what is usual.
+RANGE_DAYS = 28
+# So unlikely a number of them by chance, whatever the day's size: a row or two show nothing.
+_BREAK_CHANCE = 1e-6
 
 
 def population_stability_index(expected: NDArray[np.integer], actual: NDArray[np.integer]) -> float:
@@ -85,48 +102,81 @@ def share_floor(rows_a_day: float) -> float:
     return max(_SHARE_FLOOR, 0.5 / rows_a_day)
 
 
-def chance_mean(bins: int, n: float | Floats, m: float | Floats) -> float | Floats:
-    """Mean index of two samples of n and m rows from one distribution: (B - 1)(1/n + 1/m)."""
-    return (bins - 1) * (1 / n + 1 / m)
+def noise_limit(bins: int, n: float | Floats, m: float | Floats, features: int) -> Any:
+    """Index that two samples of one distribution exceed once in 10,000 days of so many features; n, m: rows.
 
-
-def chance_limit(bins: int, n: float, m: float) -> float:
-    """Index that 99 % of pairs of samples of n and m rows from one distribution stay below.
-
-    The 99 % point of chi-square with B - 1 degrees of freedom (Wilson and Hilferty 1931) times 1/n + 1/m.
+    The point of chi-square with B - 1 degrees of freedom times 1/n + 1/m; float or shape of n and m.
     """
-    free = bins - 1
-    if free == 0:
-        return 0.0
-    spread = 2 / (9 * free)
-    return float(free * (1 - spread + _Z_99 * spread**0.5) ** 3 * (1 / n + 1 / m))
+    from scipy.special import chdtri
+
+    return float(chdtri(bins - 1, _NOISE / features)) * (1 / n + 1 / m) if bins > 1 else 0.0 * (n + m)
 
 
 @dataclass(frozen=True)
 class FeatureDrift:
     """How far one feature is from the training set.
 
-    importance: share of the model's mean absolute contributions. psi: the index as it is, in nats.
-    explained: how much of it chance or an ordinary day explains. excess: the rest, >= 0.
-    missing, missing_before: share of rows without a value, now and in the training set.
+    importance: share of the model's mean absolute contributions. weight: by how much it counts, 0 to 1. psi:
+    the index as it is, in nats. noise, ordinary: how much of it noise, and how much an ordinary day explains.
+    missing, missing_before: share of rows without a value, now and in the training set. test: `ks` or `chi2`.
+    strange: share of values out of the training set's range, or of none of its categories; None of a training
+    set that says neither. effect: greatest difference of the distribution functions, or Cramér's V; 0 to 1.
+    p: of the test, as it is. p_adjusted: corrected over the features. None where there are no values to test.
     """
 
     name: str
     importance: float
+    weight: float
     psi: float
-    explained: float
+    noise: float
+    ordinary: float
     missing: float
     missing_before: float
+    test: Literal["ks", "chi2"]
+    effect: float | None
+    p: float | None
+    p_adjusted: float | None = None
+    strange: float | None = None
+
+    @property
+    def explained(self) -> float:
+        """Index up to which noise and ordinary days explain it, in nats."""
+        return self.noise + self.ordinary
 
     @property
     def excess(self) -> float:
-        """Index beyond what chance or an ordinary day explains, in nats."""
-        return max(0.0, self.psi - self.explained)
+        """The index less that of ordinary days, in nats; 0 where these and noise explain it."""
+        return self.psi - self.ordinary if self.psi > self.explained else 0.0
 
     @property
     def contribution(self) -> float:
-        """What the feature adds to the overall figure, in nats."""
-        return self.importance * self.excess
+        """What the feature says of the day, in nats."""
+        return self.weight * self.excess
+
+
+@dataclass(frozen=True)
+class Break:
+    """Values of a kind that the training set did not have.
+
+    kind: `missing`, `range` or `category`. share: of the day's rows. usual: the largest share on a day of the
+    training set. weight: by how much the feature counts.
+    """
+
+    feature: str
+    kind: Literal["missing", "range", "category"]
+    share: float
+    usual: float
+    weight: float
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        what = {
+            "missing": "without a value",
+            "range": "far out of the training set's range",
+            "category": "of categories that the training set did not have",
+        }[self.kind]
+        return f"{self.feature}: {self.share:.1%} of the rows {what}, on its days at most {self.usual:.1%}"
 
 
 @dataclass(frozen=True)
@@ -134,14 +184,16 @@ class DriftReport:
     """How far some rows, usually a day's, are from the training set.
 
     rows, reference_rows, reference_days: sizes of the two samples. features: largest contribution first,
-    then largest excess. score: the same for the model's own scores, which weigh nothing (None if there are
-    none). overall: importance-weighted excess in nats; None without rows. sentence: the outcome in words.
+    then largest excess. breaks: those that weigh most first. score: the same as of a feature for the model's
+    own scores, which weigh nothing (None if there are none). overall: greatest contribution in nats; None
+    without rows. sentence: the outcome in words.
     """
 
     rows: int
     reference_rows: int
     reference_days: int
     features: tuple[FeatureDrift, ...]
+    breaks: tuple[Break, ...]
     score: FeatureDrift | None
     overall: float | None
     level: Level
@@ -156,6 +208,8 @@ def drift_of(
 ) -> DriftReport:
     """Drift of the table's rows from the reference, and its level by the trigger's bands.
 
+    A break counts as the alarm of its feature.
+
     table: examples of a whole day, one column a feature: the first hours of a day are not an ordinary day.
     scores: the champion's scores of (some of) these rows; of categories the most likely classes.
     Without rows there is nothing to judge: overall is None, the level `none`.
@@ -163,28 +217,36 @@ def drift_of(
     """
     if table.num_rows == 0:
         return DriftReport(
-            0, reference.rows, reference.days, (), None, None, "none", "no rows, nothing to compare"
+            0, reference.rows, reference.days, (), (), None, None, "none", "no rows, nothing to compare"
         )
-    floor = share_floor(reference.rows_a_day)
-    drifts = [
-        _feature_drift(feature, feature.bins.histogram_of(table, feature.name), floor)
-        for feature in reference.features
-    ]
-    drifts.sort(key=lambda drift: (-drift.contribution, -drift.excess, drift.name))
+    drifts, breaks = [], []
+    for feature in reference.features:
+        column = column_of(table, feature.name)
+        counts = feature.bins.histogram(column)
+        drift = _feature_drift(feature, counts, reference)
+        strange = feature.strange(column) if reference.days >= RANGE_DAYS else None
+        if strange is not None:
+            drift = replace(drift, strange=strange / table.num_rows)
+        drifts.append(drift)
+        breaks += _breaks(feature, drift, table.num_rows, reference.rows)
+    drifts = sorted(_corrected(drifts), key=lambda drift: (-drift.contribution, -drift.excess, drift.name))
+    breaks.sort(key=lambda one: (-one.weight, -one.share, one.feature))
     score = None
     if scores is not None and len(scores):
-        score = _feature_drift(reference.score, reference.score.bins.histogram(scores), floor)
-    overall = sum(drift.contribution for drift in drifts)
-    level = level_of(overall, trigger)
+        score = _feature_drift(reference.score, reference.score.bins.histogram(scores), reference)
+    overall = drifts[0].contribution if drifts else 0.0
+    broken = breaks[0].weight * trigger.alarm if breaks else 0.0
+    level = level_of(max(overall, broken), trigger)
     return DriftReport(
         table.num_rows,
         reference.rows,
         reference.days,
         tuple(drifts),
+        tuple(breaks),
         score,
         overall,
         level,
-        _sentence(overall, level, drifts, trigger),
+        _sentence(level, drifts, breaks, trigger),
     )
 
 
@@ -205,6 +267,17 @@ def persistent(levels: Sequence[Level], persists: tuple[int, int]) -> bool:
     return sum(level == "alarm" for level in levels[-n:]) >= m
 
 
+def column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """The table's column of a feature. Raises TerminalError if it is not there."""
+    if name not in table.column_names:
+        raise TerminalError(
+            f"The table has no column {name}.",
+            expected="a column for every feature of the model",
+            remedy="recompute the examples with the model's feature views, or retrain on today's",
+        )
+    return table[name]
+
+
 def _shares(counts: NDArray[np.integer], floor: float) -> Floats:
     import numpy as np
 
@@ -213,28 +286,108 @@ def _shares(counts: NDArray[np.integer], floor: float) -> Floats:
     return shares
 
 
-def _feature_drift(feature: FeatureReference, counts: NDArray[np.int64], floor: float) -> FeatureDrift:
+def _feature_drift(
+    feature: FeatureReference, counts: NDArray[np.int64], reference: Reference
+) -> FeatureDrift:
     import numpy as np
 
     before = np.array(feature.counts)
+    features = len(reference.features)
     bins, n, m = len(before), float(counts.sum()), float(before.sum())
-    usual = float(chance_mean(bins, n, m)) + feature.ordinary
+    effect, p = (_ks if feature.bins.kind == "number" else _chi_square)(before, counts)
     return FeatureDrift(
         feature.name,
         feature.importance,
-        float(stability_indices(before, counts, floor)),
-        max(usual, chance_limit(bins, n, m)),
+        min(1.0, feature.importance * features),
+        float(stability_indices(before, counts, share_floor(reference.rows_a_day))),
+        float(noise_limit(bins, n, m, features)),
+        reference.together * feature.ordinary,
         float(counts[-1] / n),
         float(before[-1] / m),
+        "ks" if feature.bins.kind == "number" else "chi2",
+        effect,
+        p,
     )
 
 
-def _sentence(overall: float, level: Level, drifts: Sequence[FeatureDrift], trigger: DriftTrigger) -> str:
+def _ks(before: NDArray[np.int64], now: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    """Two-sample Kolmogorov-Smirnov over the bins that have values: its statistic and p-value."""
+    import numpy as np
+    from scipy.special import kolmogorov
+
+    n, m = now[:-1].sum(), before[:-1].sum()
+    if not n or not m:
+        return None, None
+    statistic = float(np.abs(np.cumsum(now[:-1]) / n - np.cumsum(before[:-1]) / m).max())
+    return statistic, float(kolmogorov(statistic * np.sqrt(n * m / (n + m))))
+
+
+def _chi_square(before: NDArray[np.int64], now: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    """Homogeneity of two histograms, missing values included: Cramér's V and the p-value of chi-square."""
+    import numpy as np
+    from scipy.special import chdtrc
+
+    observed = np.vstack([before, now]).astype(np.float64)
+    observed = observed[:, observed.sum(axis=0) > 0]
+    free = observed.shape[1] - 1
+    if not free:
+        return 0.0, 1.0
+    expected = observed.sum(axis=1, keepdims=True) * observed.sum(axis=0) / observed.sum()
+    statistic = float(((observed - expected) ** 2 / expected).sum())
+    return (statistic / observed.sum()) ** 0.5, float(chdtrc(free, statistic))
+
+
+def _corrected(drifts: Sequence[FeatureDrift]) -> list[FeatureDrift]:
+    """With p-values corrected by Benjamini and Hochberg over the features that were tested."""
+    from scipy.stats import false_discovery_control
+
+    tested = [drift.p for drift in drifts if drift.p is not None]
+    adjusted = iter(false_discovery_control(tested).tolist() if tested else [])
+    return [
+        drift if drift.p is None else replace(drift, p_adjusted=float(next(adjusted))) for drift in drifts
+    ]
+
+
+def _breaks(feature: FeatureReference, drift: FeatureDrift, rows: int, learned_from: int) -> list[Break]:
+    """What the day has that the training set's days did not."""
+    from scipy.special import bdtrc
+
+    found = []
+    kind: Literal["range", "category"] = "range" if feature.bins.kind == "number" else "category"
+    if feature.missing_most is not None:
+        found.append(Break(feature.name, "missing", drift.missing, feature.missing_most, drift.weight))
+    if drift.strange is not None:
+        found.append(Break(feature.name, kind, drift.strange, feature.strange_most, drift.weight))
+    # Of what never came in m rows, one in m may still come.
+    least = 1 / learned_from
+    return [
+        one
+        for one in found
+        if one.share >= one.usual + _margin(one.usual)
+        and bdtrc(round(one.share * rows) - 1, rows, max(one.usual, least)) < _BREAK_CHANCE
+    ]
+
+
+def _margin(usual: float) -> float:
+    """By how much a share has to exceed that of the worst ordinary day: as much again, where there is room.
+
+    Rows of a day are alike, and the next worst day is soon there.
+    """
+    return max(BREAK, min(usual, (1 - usual) / 2))
+
+
+def _sentence(
+    level: Level, drifts: Sequence[FeatureDrift], breaks: Sequence[Break], trigger: DriftTrigger
+) -> str:
+    found = [
+        f"{one.name} has an unexplained, weighted PSI of {one.contribution:.3f}"
+        for one in drifts[:3]
+        if one.contribution > 0
+    ]
+    found += [one.sentence for one in breaks[:3]]
     band = {
-        "none": f"below {trigger.watch:g}, where the watch begins",
-        "watch": f"from {trigger.watch:g}: watched",
-        "alarm": f"from {trigger.alarm:g}: alarm",
+        "none": f"nothing reaches {trigger.watch:g}, where the watch begins",
+        "watch": f"watched from {trigger.watch:g}",
+        "alarm": f"alarm from {trigger.alarm:g}",
     }[level]
-    said = f"unexplained PSI {overall:.3f} over all features, {band}"
-    leading = [f"{drift.name} {drift.contribution:.3f}" for drift in drifts[:3] if drift.contribution > 0]
-    return f"{said}; most of it from {', '.join(leading)}" if leading else said
+    return "; ".join([*found, band])

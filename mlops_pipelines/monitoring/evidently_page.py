@@ -32,8 +32,13 @@ SHOWN_ROWS = 5_000
 _SEED = 17
 
 
-def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColumn], path: Path) -> None:
+def draw(
+    reference: pa.Table, current: pa.Table, features: Sequence[FeatureColumn], path: Path
+) -> dict[str, float]:
     """Write the page to `path` (HTML that needs no network, about 4 MB), all of it or nothing.
+
+    Returns Evidently's own population stability index of each feature that is drawn, in nats: over its own
+    bins, of the rows that are drawn.
 
     reference, current: training rows and a day's rows, one column a feature; at most 5,000 of each are
     drawn, the same ones each time. A feature without any value in either has nothing to show and is left
@@ -46,7 +51,7 @@ def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColum
             f"There is nothing to draw on {path.name}: no feature has values in both tables.",
             expected=f"rows in both; there are {reference.num_rows} and {current.num_rows}",
         )
-    drawn = _report(before, now, shown)
+    drawn, indices = _report(before, now, shown)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -54,6 +59,7 @@ def draw(reference: pa.Table, current: pa.Table, features: Sequence[FeatureColum
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return indices
 
 
 def of_scores(labels: Sequence[Any], scores: Floats, outcome: Outcome, threshold: float) -> tuple[str, str]:
@@ -154,7 +160,9 @@ def _sample(table: pa.Table, features: Sequence[FeatureColumn]) -> pd.DataFrame:
     return frame
 
 
-def _report(before: pd.DataFrame, now: pd.DataFrame, features: Sequence[FeatureColumn]) -> str:
+def _report(
+    before: pd.DataFrame, now: pd.DataFrame, features: Sequence[FeatureColumn]
+) -> tuple[str, dict[str, float]]:
     evidently, presets = _evidently()
     definition = evidently.DataDefinition(
         numerical_columns=[feature.name for feature in features if feature.kind == "number"],
@@ -165,8 +173,13 @@ def _report(before: pd.DataFrame, now: pd.DataFrame, features: Sequence[FeatureC
         evidently.Dataset.from_pandas(frame[names], data_definition=definition) for frame in (before, now)
     )
     report = evidently.Report([presets.DataDriftPreset(num_method="psi", cat_method="psi")])
-    drawn: str = report.run(current, reference).get_html_str(as_iframe=False)
-    return drawn
+    measured = report.run(current, reference)
+    indices = {
+        metric["config"]["column"]: float(metric["value"])
+        for metric in measured.dict()["metrics"]
+        if "column" in metric["config"]
+    }
+    return measured.get_html_str(as_iframe=False), indices
 
 
 def _evidently() -> tuple[Any, Any]:
