@@ -45,10 +45,12 @@ if TYPE_CHECKING:
     from mlops_pipelines.home import PipelineHome
     from mlops_pipelines.ledger import Ledger, Retrain
     from mlops_pipelines.metrics import Estimate
+    from mlops_pipelines.monitoring.concept import JudgedDay
     from mlops_pipelines.monitoring.drift import Level
     from mlops_pipelines.monitoring.performance import DaySums
     from mlops_pipelines.monitoring.reference import Reference
     from mlops_pipelines.spec import (
+        ConceptDriftTrigger,
         DriftTrigger,
         Kind,
         PerformanceTrigger,
@@ -65,7 +67,7 @@ NEVER, DEFAULT = "never", "default"
 CALENDARS = {"weekly": timedelta(days=7), "fortnightly": timedelta(days=14), "monthly": timedelta(days=30)}
 OF_ONE_TRIGGER = ("labels", "drift")
 # Triggers that ask for retrains after the first.
-ASKING = ("labels", "performance", "drift", "prediction_drift", "schedule")
+ASKING = ("labels", "performance", "concept_drift", "drift", "prediction_drift", "schedule")
 # What they rest on is not measured again by a backtest.
 NOT_TRIED = ("staleness", "contract_change")
 NAMES = (NEVER, *CALENDARS, *OF_ONE_TRIGGER, DEFAULT)
@@ -449,6 +451,7 @@ class _Course:
         # matured days.
         self._drifts: list[tuple[str, Level, float]] = []
         self._sums: dict[str, DaySums] = {}
+        self._judged: dict[str, JudgedDay] = {}
 
     @property
     def _name(self) -> str:
@@ -525,6 +528,8 @@ class _Course:
         since = max(champion.since, last.watermark)
         if "performance" in kinds and declared.performance:
             yield self._performance(declared.performance, champion, since, now)
+        if "concept_drift" in kinds and declared.concept_drift:
+            yield self._concept_drift(declared.concept_drift, champion, since, now)
         if "drift" in kinds and declared.drift:
             yield self._drift(declared.drift, since)
         if "prediction_drift" in kinds and declared.prediction_drift:
@@ -543,6 +548,17 @@ class _Course:
             return triggering.Reason("performance", False, "it stands")
         urgent = trigger.floor is not None and drop.upper < trigger.floor
         return triggering.Reason("performance", True, drop.sentence, urgent=urgent)
+
+    def _concept_drift(
+        self, trigger: ConceptDriftTrigger, champion: _Champion, since: datetime, now: datetime
+    ) -> Reason:
+        from mlops_pipelines.monitoring.concept import detections
+
+        found = detections(
+            self._judge(champion, now), champion.made.refit.hash, since.date().isoformat(), trigger.detectors
+        )
+        told = "; ".join(one.sentence for one in found)
+        return triggering.Reason("concept_drift", bool(found), told or "losses are as surprising as before")
 
     def _drift(self, trigger: DriftTrigger, since: datetime) -> Reason:
         from mlops_pipelines.monitoring.drift import persistent
@@ -584,13 +600,30 @@ class _Course:
         self._sums = {day: one for day, one in sums.items() if one.matured}
         return [*sums.values()]
 
+    def _judge(self, champion: _Champion, now: datetime) -> list[JudgedDay]:
+        """By how much matured losses surprised the scores, by day, those of the champions before included."""
+        from mlops_pipelines.monitoring.concept import JudgedDay, block_means, calm_surprise
+        from mlops_pipelines.monitoring.estimates import surprises_by_day
+        from mlops_pipelines.monitoring.performance import scored_labels
+
+        past = self._past
+        first, last = champion.since.date().isoformat(), matured_through(past.place, now).isoformat()
+        days = [day for day in past.days if first <= day <= last and day not in self._judged]
+        scored = scored_labels(self._rows_of(champion, days, now), past.labels, now)
+        for day, surprises in surprises_by_day(scored, past.kind).items():
+            blocks = block_means(surprises)
+            self._judged[day] = JudgedDay(day, champion.made.refit.hash, calm_surprise(blocks), blocks)
+        return [self._judged[day] for day in sorted(self._judged)]
+
     def _rows_of(self, champion: _Champion, days: Sequence[str], now: datetime) -> pa.Table:
         """The rows of some days that the champion has scored by now, with its scores."""
         import pyarrow as pa
 
         self._score_until(now)
         log = pa.concat_tables(self._logs[-1])
-        rows = self._past.rows.slice(champion.start, log.num_rows).select(["day", "event_id"])
+        rows = self._past.rows.slice(champion.start, log.num_rows)
+        rows = rows.select(["day", "event_id", "decision_time"])
+        rows = rows.rename_columns(["day", "event_id", "decided_at"])
         for name in log.column_names:
             rows = rows.append_column(name, log[name])
         return rows.filter(_in(rows["day"], days))

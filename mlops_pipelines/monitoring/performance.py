@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlops_pipelines.category_metrics import base_losses
 from mlops_pipelines.features.coding import codes_of, microseconds, shared_codes
 from mlops_pipelines.metrics import interval, resampled_days
+from mlops_pipelines.monitoring.estimates import expected_losses
 from mlops_pipelines.outcomes import BINARY, LOGGED_IN, METRICS, from_log
 from mlops_pipelines.scored import Scored
 
@@ -43,6 +44,8 @@ PREQUENTIAL: Mapping[Kind, tuple[str, ...]] = {
 }
 # One-sided: when nothing has changed, at most one judgement in twenty says that it has.
 _CONFIDENCE = 0.95
+# Part of a fall of skill that the scores themselves do not expect, from which it is one of quality.
+UNEXPECTED = 0.5
 # The 95 % bound of so many replicates moves by a few thousandths of a skill's spread from seed to seed.
 _REPLICATES = 2000
 _SEED = 17
@@ -58,7 +61,8 @@ class Performance:
     both skills (1 - loss / loss of the rows' own base rate), ROC AUC and average precision, by name; None
     where one cannot be computed, and then `reasons` says why. Of numbers and categories, those of
     `FIGURES_OF`, and neither positives nor prevalence. base_mse: of numbers, mean squared error of predicting
-    the mean that the model learned from. counts: of categories, rows by class.
+    the mean that the model learned from. counts: of categories, rows by class. surprise: mean log loss less
+    what the scores expect of themselves, nats; None of numbers.
     """
 
     rows: int
@@ -68,6 +72,7 @@ class Performance:
     reasons: Mapping[str, str] = field(default_factory=dict)
     base_mse: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    surprise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ class DaySums:
 
     rows, positives: scored events with a label. log_loss, brier, mse: sums of their losses. base_mse: sum of
     the squared errors of the mean that was learned from. counts: rows by class. What a kind of label does
-    not have is 0 or empty. matured: whether no label of the day is waited for any more.
+    not have is 0 or empty. matured: whether no label of the day is waited for any more. surprise: by how much
+    the log losses are more than the scores expect; None where they expect nothing.
     """
 
     day: str
@@ -111,6 +117,7 @@ class DaySums:
     mse: float = 0.0
     base_mse: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
+    surprise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class DayPerformance:
         return DaySums(
             self.day, found.rows, found.positives or 0, log_loss, brier, self.maturity.matured,
             mse, found.rows * (found.base_mse or 0.0), found.counts,
+            None if found.surprise is None else found.rows * found.surprise,
         )  # fmt: skip
 
 
@@ -140,6 +148,7 @@ class Drop:
 
     metric: the skill. value: over the matured days; upper: what it is at most, at one-sided 95 %.
     champion: what the champion had on its holdout. bound: the drop that is borne. since, until: YYYY-MM-DD.
+    worst: the days on which alone it was below what is borne.
     """
 
     metric: str
@@ -151,6 +160,7 @@ class Drop:
     rows: int
     since: str
     until: str
+    worst: tuple[str, ...]
 
     @property
     def sentence(self) -> str:
@@ -195,6 +205,9 @@ def performance_of(scores: Floats, labels: Labels, outcome: Outcome = BINARY) ->
         figures,
         {name: missing for name, figure in figures.items() if figure is None},
     )
+    if outcome.kind != "number":
+        surprises = scored.losses["log_loss"] - expected_losses(scored.scores)
+        found = replace(found, surprise=float(surprises.mean()))
     if outcome.kind == "number":
         mean = np.full(rows, outcome.mean)
         return replace(
@@ -313,6 +326,9 @@ def quality_drop(days: Sequence[DaySums], champion: float, trigger: PerformanceT
     Sure is a drop when at least half of the `over` days are matured and have rows, and the one-sided 95 %
     bound of their skill, from a bootstrap of whole days, is still below champion - drop: rows of one day
     share their weather, so the days are what there is to count. None too where the skill is not defined.
+
+    In a dull season there is little to know, and skill falls although scores mean what they say. So at least
+    half of the fall has to be loss beyond what the scores expect of themselves, which is sure to be there.
     """
     matured = _matured(days, trigger.over)
     if 2 * timedelta(days=len(matured)) < trigger.over or len(matured) < 2:
@@ -320,9 +336,12 @@ def quality_drop(days: Sequence[DaySums], champion: float, trigger: PerformanceT
     value, upper = _skill(matured, trigger.metric)
     if upper is None or upper >= champion - trigger.drop:
         return None
+    if not _unexpected(matured, champion - value):
+        return None
     rows = sum(day.rows for day in matured)
     since, until = matured[0].day, matured[-1].day
-    return Drop(trigger.metric, value, upper, champion, trigger.drop, len(matured), rows, since, until)
+    worst = _days_below(matured, trigger.metric, champion - trigger.drop)
+    return Drop(trigger.metric, value, upper, champion, trigger.drop, len(matured), rows, since, until, worst)
 
 
 def _matured(days: Sequence[DaySums], over: timedelta) -> list[DaySums]:
@@ -338,8 +357,7 @@ def _skill(days: Sequence[DaySums], metric: str) -> tuple[float, float | None]:
     """Skill over the days, and its one-sided 95 % upper bound (None where either is undefined)."""
     import numpy as np
 
-    losses = {"log_loss_skill": "log_loss", "brier_skill": "brier", "r2": "mse"}
-    sums = np.array([[day.rows for day in days], [getattr(day, losses[metric]) for day in days]])
+    sums = np.array([[day.rows for day in days], [_loss(day, metric) for day in days]])
     draws = resampled_days(len(days), replicates=_REPLICATES, seed=_SEED)
     weights = np.vstack([np.ones(len(days)), draws])
     rows, loss = sums @ weights.T
@@ -349,6 +367,40 @@ def _skill(days: Sequence[DaySums], metric: str) -> tuple[float, float | None]:
         skills = np.where(base > 0, 1 - loss / rows / base, np.nan)
     bounds = interval(skills[1:], len(days), confidence=_CONFIDENCE)
     return float(skills[0]), bounds[1] if bounds and np.isfinite(skills[0]) else None
+
+
+def _unexpected(days: Sequence[DaySums], fall: float) -> bool:
+    """Whether losses beyond what the scores expect make up half of a fall of skill, and are no chance.
+
+    Of scores that expect nothing, always.
+    """
+    import numpy as np
+
+    known = [day.surprise for day in days if day.surprise is not None]
+    if len(known) < len(days):
+        return True
+    sums = np.array([[day.rows for day in days], known], dtype=np.float64)
+    draws = resampled_days(len(days), replicates=_REPLICATES, seed=_SEED)
+    rows, surprise = sums @ np.vstack([np.ones(len(days)), draws]).T
+    bounds = interval(surprise[1:] / rows[1:], len(days), confidence=_CONFIDENCE)
+    base = float(_base(days, "log_loss_skill", np.ones((1, len(days))), rows[:1])[0])
+    lost = surprise[0] / rows[0] / base
+    return bounds is not None and bounds[0] > 0 and bool(lost >= UNEXPECTED * fall)
+
+
+def _days_below(days: Sequence[DaySums], metric: str, bound: float) -> tuple[str, ...]:
+    """The days whose skill is below a bound, against what shows no skill over all of them."""
+    import numpy as np
+
+    rows = float(sum(day.rows for day in days))
+    base = float(_base(days, metric, np.ones((1, len(days))), np.array([rows]))[0])
+    return tuple(day.day for day in days if 1 - _loss(day, metric) / day.rows / base < bound)
+
+
+def _loss(day: DaySums, metric: str) -> float:
+    """The day's sum of the loss that a skill is made of."""
+    losses = {"log_loss_skill": "log_loss", "brier_skill": "brier", "r2": "mse"}
+    return float(getattr(day, losses[metric]))
 
 
 def _base(days: Sequence[DaySums], metric: str, weights: Floats, rows: Floats) -> Floats:

@@ -352,3 +352,21 @@ def test_days_that_share_their_luck_rarely_make_a_drop_of_nothing(
     )
     # One in twenty is what the interval promises.
     assert fired <= fortnights * (0.06 if full else 0.08)
+
+
+def test_a_fall_of_skill_that_the_scores_expect_is_a_season_and_no_drop() -> None:
+    fallen = days_of([0.05, 0.06] * 7)
+    assert quality_drop([replace(day, surprise=0.05 * day.rows) for day in fallen], 0.15, TRIGGER)
+    expected = [replace(day, surprise=(0.02 - 0.04 * (n % 2)) * day.rows) for n, day in enumerate(fallen)]
+    assert quality_drop(expected, 0.15, TRIGGER) is None
+    unknown = [replace(expected[0], surprise=None), *expected[1:]]
+    assert quality_drop(unknown, 0.15, TRIGGER)
+
+
+@given(st.lists(st.floats(0.001, 0.999), min_size=30, max_size=60), st.integers(0, 2**32 - 1))
+def test_surprise_is_the_loss_beyond_what_the_scores_expect(shares: list[float], seed: int) -> None:
+    scores = np.array(shares)
+    labels = (np.random.default_rng(seed).random(len(scores)) < scores).astype(np.int64)
+    found = performance_of(scores, labels)
+    entropy = -(scores * np.log(scores) + (1 - scores) * np.log1p(-scores)).mean()
+    assert found.surprise == pytest.approx(found.figures["log_loss"] - entropy, abs=1e-9)
