@@ -28,14 +28,15 @@ def build(loaded: LoadedSpec) -> Graph:
     references = list(loaded.spec.references)
     takes = ["events", "quarantine", "labels", *references]
     serves = ["feature_tiles", "examples", "predictions"]
-    measures = ["feature_report", "drift_report", "performance_report"]
+    judged = ["performance_report", "feedback_report"]
+    measures = ["feature_report", "drift_report", *judged]
     daily = [
         name for name in takes if name not in loaded.spec.references or loaded.spec.references[name].time
     ]
     jobs = {
         "ingest": _job(stage, "ingest", [*takes, *serves], priority=10, description="Take in and score."),
         "score": _job(stage, "score", serves, priority=9, description="Score days that late data reopened."),
-        "labels": _job(stage, "labels", ["labels", "performance_report"], priority=5,
+        "labels": _job(stage, "labels", ["labels", *judged], priority=5,
                        description="Take in outcomes and measure quality."),
         "monitor": _job(stage, "monitor", measures, priority=1,
                         description="Measure features, drift and quality."),

@@ -20,7 +20,8 @@ from assets.stage import (
 )
 from mlops_pipelines import dagster_events, promoting, watching
 from mlops_pipelines.features.parity import Parity, parity
-from mlops_pipelines.monitoring import feature_health, reports
+from mlops_pipelines.monitoring import feature_health, feedback, reports
+from mlops_pipelines.monitoring import feedback_report as auditing
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.settings import settings
 
@@ -28,14 +29,16 @@ CHECK_PARITY = "parity"
 CHECK_SKEW = "skew"
 CHECK_FRESHNESS = "freshness"
 CHECK_WATCH = "watch"
+CHECK_FEEDBACK = "feedback"
 MOST_SHOWN = 20
 FEATURES_LOGIC = 1
-DRIFT_LOGIC = 1
-PERFORMANCE_LOGIC = 1
+DRIFT_LOGIC = 2
+PERFORMANCE_LOGIC = 2
+FEEDBACK_LOGIC = 1
 
 
 def build(stage: Stage) -> list[dg.AssetsDefinition]:
-    return [_features(stage), _drift(stage), _performance(stage)]
+    return [_features(stage), _drift(stage), _performance(stage), _feedback(stage)]
 
 
 def _drift(stage: Stage) -> dg.AssetsDefinition:
@@ -64,7 +67,8 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
 
             run["psi_by_feature"] = dg.MetadataValue.md(as_markdown(made.picture, "PSI by feature"))
         if made.page:
-            run["evidently"] = dg.MetadataValue.url(settings().registry_ui + made.page)
+            run["evidently"] = dg.MetadataValue.url(settings().registry_ui + made.page.path)
+            run["evidently_beside_ours"] = table_preview(made.beside_ours)
         by_day = {
             day: {**found, "features": table_preview(made.features[day])} for day, found in made.days.items()
         }
@@ -238,3 +242,62 @@ def _performance(stage: Stage) -> dg.AssetsDefinition:
             context.log.warning(hindered)
 
     return performance_report
+
+
+def _feedback(stage: Stage) -> dg.AssetsDefinition:
+    loaded = stage.loaded
+    spec = stage.spec(
+        "feedback_report",
+        description="How the labels of a matured day came to exist: by score, by slice, at random.",
+        kinds={"deltalake"},
+        group="monitoring",
+        logic=FEEDBACK_LOGIC,
+        config=loaded.spec.exploration.model_dump(mode="json") if loaded.spec.exploration else None,
+        deps=[stage.dep("performance_report"), stage.dep("examples")],
+        columns=auditing.COLUMNS,
+    )
+    check = dg.AssetCheckSpec(
+        CHECK_FEEDBACK, asset=spec.key, description="labels do not depend on what the model says"
+    )
+
+    @made(stage, [spec], pool="monitor", checks=[check])
+    def feedback_report(context: dg.AssetExecutionContext, home: HomeResource) -> Iterator[Any]:
+        place = home.pipeline(loaded)
+        with library_errors():
+            made = auditing.report_feedback(place, **asked(context, spec))
+            training_sets = auditing.entropies(place) if made.by_day else []
+        by_day = {
+            day: {
+                "rows": sum(one.rows for one in buckets if one.part == "score"),
+                "labelled": sum(one.labelled for one in buckets if one.part == "score"),
+            }
+            for day, buckets in made.by_day.items()
+        }
+        run: dict[str, Any] = {"training_sets": table_preview(training_sets)}
+        if made.audited and made.audited.audit.slices:
+            from mlops_pipelines.figures import as_markdown, bars
+
+            rates = feedback.by_value(made.audited.audit)
+            picture = bars(rates, title="Rows that got a label, by slice", unit="share")
+            run["labelled_by_slice"] = dg.MetadataValue.md(as_markdown(picture, "share labelled by slice"))
+        yield record_days(context, spec.key, made.written, run=run, by_day=by_day, right=made.right)
+        yield _audited(spec.key, made.audited)
+
+    return feedback_report
+
+
+def _audited(key: dg.AssetKey, audited: auditing.Audited | None) -> dg.AssetCheckResult:
+    if audited is None:
+        return _warning(key, CHECK_FEEDBACK, True, {"sentence": "no champion has matured days yet"})
+    audit = audited.audit
+    found = {
+        "model": f"v{audited.champion.mlflow_version}",
+        "verdict": audit.verdict,
+        "sentence": audit.sentence,
+        "rows": audit.rows,
+        "labelled": audit.labelled,
+        "explored": audit.explored,
+        **({"coverage": audit.coverage} if audit.coverage is not None else {}),
+        **({"spread": audit.spread} if audit.spread is not None else {}),
+    }
+    return _warning(key, CHECK_FEEDBACK, audit.verdict in feedback.SOUND, found)

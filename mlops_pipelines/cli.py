@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlops_pipelines.cli_alerts import alerts
 from mlops_pipelines.cli_backfill import backfill
 from mlops_pipelines.cli_backtest import backtest
 from mlops_pipelines.cli_contract import contract
 from mlops_pipelines.cli_datasets import datasets
 from mlops_pipelines.cli_experiments import compare, train
 from mlops_pipelines.cli_features import features, parity
+from mlops_pipelines.cli_health import health, metrics
 from mlops_pipelines.cli_keeping import backup, gc, restore
 from mlops_pipelines.cli_ledger import ledger
 from mlops_pipelines.cli_options import (
@@ -312,6 +314,7 @@ def _become(program: str, *arguments: str) -> None:
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 
+main.add_command(alerts)
 main.add_command(approve)
 main.add_command(backfill)
 main.add_command(backtest)
@@ -322,8 +325,10 @@ main.add_command(datasets)
 main.add_command(features)
 main.add_command(freeze)
 main.add_command(gc)
+main.add_command(health)
 main.add_command(incidents)
 main.add_command(ledger)
+main.add_command(metrics)
 main.add_command(pages)
 main.add_command(parity)
 main.add_command(pause)

@@ -138,29 +138,41 @@ def resume(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None
 @home_option
 @json_option
 def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_json: bool) -> None:
-    """Runs of PIPELINE that failed and are not over: why, and the command that helps.
+    """What is wrong with PIPELINE: one incident a cause, what follows from it, and the command that helps.
 
-    One is over when a later run of its job has succeeded: what failed was left as it was, and the next run
-    takes it up.
+    Looked for now, as the sensor `alerts` does once a minute. Below them the runs that failed: one is over
+    when a later run of its job has succeeded, as what failed was left as it was and the next run takes it up.
 
     \b
     Examples:
       mlops incidents flight_delays
       mlops incidents flight_delays --all --json
     """
-    from mlops_pipelines.incidents import incidents as looked_up
+    from mlops_pipelines.alerting.attending import as_they_stand
+    from mlops_pipelines.dagster_events import opened
+    from mlops_pipelines.failed_runs import checked_parity, failed_runs
 
-    found = [one for one in looked_up(place_of(home, pipeline), limit) if past or one.over_by is None]
+    place = place_of(home, pipeline)
+    with opened(place.home) as instance:
+        runs, parity = failed_runs(place, limit, instance), checked_parity(place, instance)
+    runs = [one for one in runs if past or one.over_by is None]
+    found = [one for one in as_they_stand(place, runs, parity) if past or one.resolved_at is None]
     if as_json:
-        told = [{**asdict(one), "at": one.at.isoformat()} for one in found]
-        click.echo(json.dumps({"pipeline": pipeline, "incidents": told}, indent=2))
+        told = {
+            "pipeline": pipeline,
+            "incidents": [one.to_json() for one in found],
+            "failed_runs": [{**asdict(one), "at": one.at.isoformat()} for one in runs],
+        }
+        click.echo(json.dumps(told, indent=2))
         return
-    for one in found:
+    for incident in found:
+        click.echo(incident.told)
+    for one in runs:
         at, over = f"{one.at:%Y-%m-%d %H:%M}", f", over since run {one.over_by[:8]}" if one.over_by else ""
         click.echo(f"{at}  {one.job}{f' of {one.days}' if one.days else ''}, run {one.run_id[:8]}{over}")
         click.echo(f"  {one.step or 'lost'}: {one.cause}\n  Try: {one.remedy}")
-    if not found:
-        click.echo(f"No run of {pipeline} has failed{'' if past else ' that is not over'}.")
+    if not found and not runs:
+        click.echo(f"{pipeline} has no incident{'' if past else ' that is open'}, and no run has failed.")
 
 
 def _pause(pipeline: str, on: bool, reason: str, home: Path | None, as_json: bool) -> None:

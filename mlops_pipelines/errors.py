@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
 # How the part of an error that helps begins.
 TRY = "Try: "
 
@@ -27,7 +32,21 @@ class MlopsError(Exception):
 
 
 class TransientError(MlopsError):
-    """A lock, a conflict, a timeout: the same call may succeed later."""
+    """A lock, a conflict, a timeout: the same call may succeed later.
+
+    after: how long the other side asks to be left alone, or None where it does not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        remedy: str | None = None,
+        after: timedelta | None = None,
+    ):
+        super().__init__(message, expected=expected, remedy=remedy)
+        self.after = after
 
 
 class TerminalError(MlopsError):

@@ -10,7 +10,7 @@ from mlops_pipelines.ingest.taking import sensitive_columns
 from mlops_pipelines.scoring import feature_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mlops_pipelines.features.sets import FeatureSet
     from mlops_pipelines.spec_loading import LoadedSpec
@@ -51,6 +51,18 @@ def sensitive_features(loaded: LoadedSpec, features: FeatureSet) -> frozenset[st
     return frozenset(
         name for name, sources in feature_sources(features).items() if any(hidden(*one) for one in sources)
     )
+
+
+def hidden_names(loaded: LoadedSpec, sets: Iterable[FeatureSet] = ()) -> frozenset[str]:
+    """Names of all whose values are masked: columns as they land and as tables name them, and features of
+    the YAML and of these sets."""
+    columns = {
+        name
+        for stream in loaded.contract.streams
+        for name in (*loaded.contract.sensitive_columns(stream), *sensitive_columns(loaded, stream))
+    }
+    features = (sensitive_features(loaded, one) for one in (features_of(loaded), *sets))
+    return frozenset(columns.union(*features))
 
 
 def landed_columns(loaded: LoadedSpec, stream: str) -> dict[str, str]:

@@ -331,6 +331,8 @@ class _Daemon:
                 waiting = self._waiting()
                 ran = self._run_schedules(watermark)
                 if not ran and self._waiting() == waiting:
+                    # Looks at what all the others left.
+                    self._tick(f"{self._pipeline}_alerts", progress)
                     return
             asked += ran
             if asked > MOST_RUNS_AT_ONE_MOMENT:

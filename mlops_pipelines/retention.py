@@ -29,7 +29,7 @@ Kind = Literal[
     "landed",
 ]  # fmt: skip
 
-REPORTS = ("drift_report", "performance_report", "feature_report")
+REPORTS = ("drift_report", "performance_report", "feature_report", "feedback_report")
 YOUNG, NEWEST = "younger than its retention", "of the newest version of its table"
 OF_PREDICTION, OF_MODEL, OF_SET = (
     f"named by a kept {what}" for what in ("prediction", "model", "training set")

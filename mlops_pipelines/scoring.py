@@ -124,7 +124,8 @@ def feature_columns(loaded: LoadedSpec) -> dict[str, str]:
 
 def prediction_columns(loaded: LoadedSpec) -> dict[str, str]:
     """Columns of the predictions: name to type."""
-    return {**PREDICTION_COLUMNS, **SCORE_COLUMNS[loaded.spec.labels.kind]}
+    explored = {"explored": "bool"} if loaded.spec.exploration else {}
+    return {**PREDICTION_COLUMNS, **SCORE_COLUMNS[loaded.spec.labels.kind], **explored}
 
 
 def example_columns(loaded: LoadedSpec) -> dict[str, str]:
@@ -486,10 +487,23 @@ def _score_with(
             "feature_set": pa.array([set_of(place, champion).version] * rows, pa.string()),
             **outcomes.logged(model.outcome, scores),
             **(_decided(scores, place.spec.decision) if model.outcome.kind == "binary" else {}),
+            **_explored(place, examples["event_id"]),
             "examples_version": pa.array([version] * rows, pa.int64()),
             "scored_at": pa.array([now] * rows, moments),
         }
     )
+
+
+def _explored(place: PipelineHome, events: pa.ChunkedArray) -> dict[str, pa.Array]:
+    """Which events are to be labelled whatever their score, where the pipeline explores."""
+    import pyarrow as pa
+
+    from mlops_pipelines.monitoring.feedback import is_explored
+
+    if place.spec.exploration is None:
+        return {}
+    chosen = is_explored(events.to_pylist(), place.spec.exploration.share, place.name)
+    return {"explored": pa.array(chosen, pa.bool_())}
 
 
 def _decided(scores: Floats, decision: Decision) -> dict[str, pa.Array]:

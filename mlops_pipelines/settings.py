@@ -72,6 +72,12 @@ def given_settings() -> dict[str, str]:
     }
 
 
+def secret(variable: str) -> SecretStr | None:
+    """What an environment variable holds that a pipeline's YAML names; None where it is not set, or empty."""
+    value = os.environ.get(variable, "").strip()
+    return SecretStr(value) if value else None
+
+
 def silence_warning(begins: str) -> None:
     """Let the programs that this process starts, or becomes, not give a warning that begins like this."""
     others = os.environ.get("PYTHONWARNINGS")

@@ -28,12 +28,17 @@ from pydantic import (
 from mlops_pipelines.spec_wording import alternatives, in_plain_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import GetJsonSchemaHandler, ModelWrapValidatorHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
 TILE = timedelta(hours=1)
 """Length of a feature tile; windows are whole tiles, or they could not be summed from them."""
+
+# Names of this machine: what goes there leaves it by no wire.
+LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 _DURATION_PATTERN = r"^([0-9]{1,12}) *(s|m|h|d|w)$"
 _DURATION_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -48,6 +53,12 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _FOLDER_PATTERN = rf"{_PART}(/{_PART})*"
 _NEAR_FILE_PATTERN = rf"(\.\./)*({_PART}/)*[A-Za-z0-9][A-Za-z0-9_.-]*\.yaml"
 _NEAR_FOLDER_PATTERN = rf"\.|\.\.(/\.\.)*|(\.\./)*{_FOLDER_PATTERN}"
+_ALERTS_FILE_PATTERN = rf"({_PART}/)*[A-Za-z0-9][A-Za-z0-9_.-]*\.jsonl"
+_VARIABLE_PATTERN = r"[A-Z_][A-Z0-9_]{0,127}"
+_HOST_PATTERN = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+_ADDRESS_PATTERN = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+# What a home holds already: a line of an alert in there would be taken for something else.
+_FOLDERS_OF_A_HOME = ("dagster", "datasets", "feast", "keys", "mlflow", "pipelines")
 _URL_PATTERN = rf"[a-z][a-z0-9+.-]*://(({_PART}(:[0-9]{{1,5}})?)(/{_PART})*|(/{_PART})+)"
 
 
@@ -177,6 +188,21 @@ def parse_landing(value: str) -> str:
     return value
 
 
+def parse_alerts_file(value: str) -> str:
+    """A file of the home, relative to it, that nothing else is kept in.
+
+    Raises ValueError for another. It repeats none: the address of a webhook may stand there by mistake.
+    """
+    if not _matched(_ALERTS_FILE_PATTERN, value):
+        raise ValueError(
+            "is not a .jsonl file below the home, such as alerts.jsonl; parts start with a letter or digit"
+        )
+    folder = value.partition("/")[0]
+    if folder in _FOLDERS_OF_A_HOME:
+        raise ValueError(f"{folder}/ of the home holds other things; choose another folder, such as alerts/")
+    return value
+
+
 def _longer_than_nothing(value: timedelta) -> timedelta:
     if not value:
         raise ValueError("must be longer than 0s")
@@ -192,6 +218,23 @@ def _one_as_list(value: Any) -> Any:
 def _written(kind: str, pattern: str, example: str) -> WithJsonSchema:
     # The kind names the type in the reference of the fields (docs/pipeline.md).
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example], "$comment": kind})
+
+
+def _unrepeated(pattern: str, what: str) -> Callable[[Any], str]:
+    """Takes a text of a pattern. Its error repeats nothing: a secret may stand there by mistake."""
+
+    def check(value: Any) -> str:
+        if not _matched(pattern, value):
+            raise ValueError(f"is not {what}; what stands there is not repeated, for it may be a secret")
+        return str(value)
+
+    return check
+
+
+def _unrepeated_list(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not a list; what stands there is not repeated, for it may be a secret")
+    return value
 
 
 def _relative(kind: str, pattern: str, example: str) -> tuple[Any, ...]:
@@ -243,6 +286,8 @@ Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), AllowInfNan(False)]
 Flag = Annotated[bool, Strict()]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# A share of 1 would leave no error budget to spend.
+Objective = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0.0, lt=1.0)]
 
 
 def _text(kind: str, pattern: str) -> tuple[Any, ...]:
@@ -261,6 +306,30 @@ SharedFile = Annotated[str, *_relative("file", _NEAR_FILE_PATTERN, "../shared/ca
 NearFolder = Annotated[str, *_relative("folder", _NEAR_FOLDER_PATTERN, "../flight_delays")]
 Owner = Annotated[str, *_text("owner", r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
 Dotted = Annotated[str, *_text("module:name", r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+AlertsFile = Annotated[
+    str, AfterValidator(parse_alerts_file), _written("file", rf"^({_ALERTS_FILE_PATTERN})$", "alerts.jsonl")
+]
+Variable = Annotated[
+    str,
+    BeforeValidator(
+        _unrepeated(
+            _VARIABLE_PATTERN,
+            "the name of an environment variable: capital letters, digits and underscores, such as "
+            "SLACK_WEBHOOK",
+        )
+    ),
+    _written("variable", rf"^{_VARIABLE_PATTERN}$", "SLACK_WEBHOOK"),
+]
+Host = Annotated[
+    str,
+    BeforeValidator(_unrepeated(_HOST_PATTERN, "a host, such as smtp.example.org")),
+    _written("host", rf"^{_HOST_PATTERN}$", "smtp.example.org"),
+]
+Address = Annotated[
+    str,
+    BeforeValidator(_unrepeated(_ADDRESS_PATTERN, "an e-mail address, such as mlops@example.org")),
+    _written("e-mail address", rf"^{_ADDRESS_PATTERN}$", "mlops@example.org"),
+]
 Expression = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
@@ -280,6 +349,18 @@ CategoryMetric = Literal[
 ]  # fmt: skip
 Skill = Literal["log_loss_skill", "brier_skill", "r2"]
 Loss = Literal["log_loss", "brier", "mse", "mae"]
+Severity = Literal["critical", "warning", "info"]
+Detector = Literal["process_control", "adwin", "page_hinkley", "kswin"]
+
+
+def _as_declared(value: Any) -> Any:
+    """A default as one would write it: a list of parts without what they leave out."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {name: one for name, one in part.items() if one is not None} if isinstance(part, dict) else part
+        for part in value
+    ]
 
 
 class Model(BaseModel):
@@ -297,7 +378,7 @@ class Model(BaseModel):
         written = cls.model_construct().model_dump(mode="json")
         for name, part in handler.resolve_ref_schema(schema).get("properties", {}).items():
             if "default" in part:
-                part["default"] = written[name]
+                part["default"] = _as_declared(written[name])
         return schema
 
 
@@ -712,6 +793,15 @@ class PerformanceTrigger(Model):
     )
 
 
+class ConceptDriftTrigger(Model):
+    detectors: tuple[Detector, ...] = Field(
+        default=("process_control",),
+        min_length=1,
+        description="Any of them asks: `process_control` looks at the calm part of each day, `adwin`, "
+        "`page_hinkley` and `kswin` (of river) at all matured losses in turn.",
+    )
+
+
 class PredictionDriftTrigger(Model):
     alarm: Number = Field(
         default=0.25, gt=0, description="Unexplained index of the scores from which a partition counts."
@@ -746,6 +836,9 @@ class Triggers(Model):
     )
     labels: LabelsTrigger | None = Field(default=None, description="When enough new outcomes are known.")
     performance: PerformanceTrigger | None = Field(default=None, description="When quality falls.")
+    concept_drift: ConceptDriftTrigger | None = Field(
+        default=None, description="When matured losses are not what the scores themselves expect."
+    )
     prediction_drift: PredictionDriftTrigger | None = Field(
         default=None, description="When scores are no longer spread as over the training set."
     )
@@ -872,6 +965,133 @@ class Retention(Model):
     )
 
 
+class Unrepeated(Model):
+    """A part in whose place a secret may stand by mistake: an error does not repeat it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, value: Any) -> Any:
+        if isinstance(value, dict | cls):
+            return value
+        raise ValueError(
+            "is not a mapping of keys to values; what stands there is not repeated, for it may be a secret"
+        )
+
+
+class Webhook(Unrepeated):
+    url_env: Variable = Field(
+        description="Environment variable that holds the address, which is a secret: https, but on this "
+        "machine."
+    )
+
+
+class Email(Unrepeated):
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    host: Host = Field(description="Mail server.")
+    port: Whole = Field(default=587, ge=1, le=65535, description="Its port.")
+    starttls: Flag = Field(
+        default=True,
+        description="Whether the connection is encrypted by STARTTLS and the server's certificate verified; "
+        "false only on this machine.",
+    )
+    sender: Address = Field(alias="from", description="Who the message is from.")
+    to: tuple[Address, ...] = Field(min_length=1, description="Who it is to.")
+    username_env: Variable | None = Field(
+        default=None, description="Environment variable that holds the user's name, where the server asks."
+    )
+    password_env: Variable | None = Field(
+        default=None, description="Environment variable that holds the password."
+    )
+
+
+class Sink(Unrepeated):
+    file: AlertsFile | None = Field(
+        default=None, description="File below the home to which each alert is added, one JSON object a line."
+    )
+    webhook: Webhook | None = Field(default=None, description="Address that takes messages as Slack does.")
+    email: Email | None = Field(default=None, description="Mail server, and who gets a message.")
+    at_least: Severity | None = Field(
+        default=None,
+        description="Least severity that is sent there; by default `info` for a file, else `warning`.",
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(one is not None for one in (self.file, self.webhook, self.email)) != 1:
+            raise ValueError(
+                "give one of file, webhook and email; what goes elsewhere too is a sink of its own"
+            )
+        return self
+
+    @property
+    def threshold(self) -> Severity:
+        """The least severity that is sent there."""
+        return self.at_least or ("warning" if self.file is None else "info")
+
+
+class Alerts(Unrepeated):
+    sinks: Annotated[tuple[Sink, ...], BeforeValidator(_unrepeated_list)] = Field(
+        default=(Sink(file="alerts.jsonl"),), description="Where they go, each to all of these."
+    )
+    reopen_within: PositiveDuration = Field(
+        default=timedelta(days=7),
+        description="An incident of the same cause within this time after its end is opened again; later it "
+        "is a new one.",
+    )
+
+
+class FreshnessSlo(Model):
+    objective: Objective = Field(
+        default=0.99, description="Share of a day's decisions that find every view as fresh as its `max_age`."
+    )
+
+
+class AvailabilitySlo(Model):
+    objective: Objective = Field(
+        default=0.999, description="Share of accepted events that get a prediction, once there is a champion."
+    )
+
+
+class LabelMaturitySlo(Model):
+    objective: Objective = Field(
+        default=0.95, description="Share of events whose label is known within `labels.matures_after`."
+    )
+
+
+class QualitySlo(Model):
+    objective: Objective = Field(
+        default=0.9, description="Share of matured days on which the skill is at or above the floor."
+    )
+    metric: Skill = Field(default="log_loss_skill", description="Skill score; of numbers `r2`.")
+    floor: Number = Field(default=0.0, lt=1, description="Lowest skill of a good day.")
+
+
+class Slos(Model):
+    window: PositiveDuration = Field(
+        default=timedelta(days=28), description="Days that the error budgets are of; 14d at least."
+    )
+    freshness: FreshnessSlo | None = Field(default=None, description="Features are fresh; of closed days.")
+    availability: AvailabilitySlo | None = Field(
+        default=None, description="Events are scored; of closed days."
+    )
+    label_maturity: LabelMaturitySlo | None = Field(
+        default=None, description="Labels come in time; of matured days."
+    )
+    quality: QualitySlo | None = Field(
+        default=None, description="What serves is better than the base rate; of matured days."
+    )
+
+
+class Exploration(Model):
+    share: Number = Field(
+        gt=0,
+        le=0.5,
+        description="Share of the events to be labelled whatever their score, chosen by a hash of their id; "
+        "predictions say which (`explored`).",
+    )
+
+
 class Replay(Model):
     source: Dotted = Field(
         description="Class that writes to the landing zone what producers would have written."
@@ -937,6 +1157,13 @@ class PipelineSpec(Document):
     decision: Decision = Field(default_factory=Decision, description="What a score means for its event.")
     retention: Retention = Field(
         default_factory=Retention, description="How long `mlops gc` keeps things; by default for good."
+    )
+    exploration: Exploration | None = Field(
+        default=None, description="Labels that do not depend on what the model says."
+    )
+    alerts: Alerts = Field(default_factory=Alerts, description="Whom it tells what is wrong.")
+    slos: Slos | None = Field(
+        default=None, description="What share of events, decisions and days has to be good, over a window."
     )
     replay: Replay | None = Field(default=None, description="Source of a replay of history.")
 

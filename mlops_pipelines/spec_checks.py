@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlops_pipelines import lightgbm_params, outcomes, trainers
 from mlops_pipelines.errors import UserError
-from mlops_pipelines.spec import TILE, Features, format_duration
+from mlops_pipelines.spec import LOCAL_HOSTS, TILE, Features, format_duration
 from mlops_pipelines.spec_wording import alternatives
 from mlops_pipelines.sql_expressions import judge_expressions
 
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from mlops_pipelines.ingest.contract import ColumnRule, Contract
     from mlops_pipelines.spec import (
         ChampionGate,
+        Email,
         Kind,
         Labels,
         PerformanceTrigger,
         PipelineSpec,
         Policy,
+        QualitySlo,
         Reference,
         Search,
         SkillGate,
@@ -43,16 +45,21 @@ if TYPE_CHECKING:
     from mlops_pipelines.yaml_source import Place
 
 DAY = timedelta(days=1)
+# Alerts look back a week, in which half of the error budget may go: of a shorter window it is more than half.
+LEAST_SLO_WINDOW = timedelta(days=14)
 
 # Assets and tables of every pipeline: a reference, whose table bears its name, may not take one of them.
 RESERVED_NAMES = frozenset({
-    "champion", "drift_report", "evaluation_report", "events", "examples", "feature_tiles", "labels",
-    "labels_unmatched", "model", "performance_report", "predictions", "quarantine", "quarantine_decisions",
-    "retrain_requests", "training_set",
+    "champion", "drift_report", "evaluation_report", "events", "examples", "feature_tiles",
+    "feedback_report", "labels", "labels_unmatched", "model", "performance_report", "predictions",
+    "quarantine", "quarantine_decisions", "retrain_requests", "training_set",
 })  # fmt: skip
 # Columns of the examples that are no features.
 _EXAMPLE_COLUMNS = ("day", "event_id", "event_time", "decision_time", "view_versions", "made_of",
                     "label", "label_time")  # fmt: skip
+
+# Port of mail servers that are encrypted without STARTTLS.
+_SMTPS = 465
 
 _ID_TYPES = ("string", "int")
 _KEY_TYPES = ("string", "int")
@@ -109,6 +116,8 @@ def cross_check(spec: PipelineSpec, contract: Contract) -> Findings:
     yield from _check_kind(spec)
     yield from _check_triggers(spec)
     yield from _check_retention(spec)
+    yield from _check_alerts(spec)
+    yield from _check_slos(spec)
 
 
 def check_policy(spec: PipelineSpec) -> Findings:
@@ -332,6 +341,68 @@ def _check_retention(spec: PipelineSpec) -> Findings:
             )
 
 
+def _check_alerts(spec: PipelineSpec) -> Findings:
+    """Sinks that stand twice, and mail that would say a password aloud."""
+    sinks = spec.alerts.sinks
+    for index, sink in enumerate(sinks):
+        place: Place = ("alerts", "sinks", index)
+        same = [(one.file, one.webhook, one.email) for one in sinks].index(
+            (sink.file, sink.webhook, sink.email)
+        )
+        if same != index:
+            yield Finding(place, "stands twice", first=("alerts", "sinks", same))
+        if sink.email is not None:
+            yield from _check_email((*place, "email"), sink.email)
+
+
+def _check_email(place: Place, email: Email) -> Findings:
+    if (email.username_env is None) != (email.password_env is None):
+        missing = "password_env" if email.password_env is None else "username_env"
+        yield Finding((*place, missing), "is missing: a name and a password go together")
+    if not email.starttls and email.host not in LOCAL_HOSTS:
+        yield Finding(
+            (*place, "starttls"),
+            f"without it whoever listens reads along (allowed: false with {' or '.join(LOCAL_HOSTS)})",
+        )
+    if email.port == _SMTPS:
+        yield Finding(
+            (*place, "port"),
+            f"{_SMTPS} speaks TLS from the first byte on, and no STARTTLS (allowed: 587, 25 …)",
+        )
+
+
+def _check_slos(spec: PipelineSpec) -> Findings:
+    slos = spec.slos
+    if slos is None:
+        return
+    window = format_duration(slos.window)
+    if slos.window % DAY or slos.window < LEAST_SLO_WINDOW:
+        yield Finding(
+            ("slos", "window"),
+            f"{window} is not a whole number of days, or too few for alerts that look back a week "
+            f"(allowed: {format_duration(LEAST_SLO_WINDOW)}, 15d …)",
+        )
+    features = spec.features
+    timed = [view for view in features.views if not _is_static(view, spec)]
+    if slos.freshness is not None and not timed and not features.shared:
+        yield Finding(
+            ("slos", "freshness"),
+            "there is no view that could be too old: only views of events, labels or a reference with a time "
+            "have a max_age",
+            at_key=True,
+        )
+    # A day counts from when it has matured; what is freed before cannot be counted.
+    counted = slos.window + spec.labels.matures_after + 2 * DAY
+    for name in ("predictions", "reports"):
+        kept = getattr(spec.retention, name)
+        if kept is not None and kept < counted:
+            yield Finding(
+                ("slos", "window"),
+                f"{window} reach further back than {name} are kept: retention.{name} is "
+                f"{format_duration(kept)} (allowed there: {format_duration(counted)} or more)",
+            )
+
+
 def _module_exists(module: str) -> bool:
     try:
         return find_spec(module) is not None
@@ -424,7 +495,7 @@ def _check_keys(place: Place, view: View, spec: PipelineSpec, contract: Contract
 
 
 def _check_shape(place: Place, view: View, spec: PipelineSpec) -> Findings:
-    static = view.of in spec.references and spec.references[view.of].time is None
+    static = _is_static(view, spec)
     if not view.aggregate and not view.last:
         yield Finding(place, f"view {view.name} has neither aggregate nor last, so it gives no feature")
     if static and view.aggregate:
@@ -444,6 +515,11 @@ def _check_shape(place: Place, view: View, spec: PipelineSpec) -> Findings:
             )
     yield from _repeated((*place, "windows"), [format_duration(window) for window in view.windows])
     yield from _check_within(place, view, static)
+
+
+def _is_static(view: View, spec: PipelineSpec) -> bool:
+    """Whether a view is of a reference without a time."""
+    return view.of in spec.references and spec.references[view.of].time is None
 
 
 def _whole_tiles(window: timedelta) -> str:
@@ -603,13 +679,15 @@ def _check_kind(spec: PipelineSpec) -> Findings:
     """What says nothing of a label of this kind."""
     kind, gates = spec.labels.kind, spec.gates
     performance, watch = spec.triggers.performance, spec.promotion.watch
-    measured: tuple[tuple[Place, SkillGate | ChampionGate | SlicesGate | PerformanceTrigger | Watch | None,
-                          Sequence[str]], ...] = (
+    quality = spec.slos.quality if spec.slos else None
+    measured: tuple[tuple[Place, SkillGate | ChampionGate | SlicesGate | PerformanceTrigger | Watch
+                          | QualitySlo | None, Sequence[str]], ...] = (
         (("gates", "skill"), gates.skill, outcomes.SKILLS[kind]),
         (("gates", "champion"), gates.champion, outcomes.LOSSES[kind]),
         (("gates", "slices"), gates.slices, outcomes.SLICED[kind]),
         (("triggers", "performance"), performance, outcomes.SKILLS[kind]),
         (("promotion", "watch"), watch, outcomes.LOSSES[kind]),
+        (("slos", "quality"), quality, outcomes.SKILLS[kind]),
     )  # fmt: skip
     for place, declared, allowed in measured:
         if declared is not None and declared.metric not in allowed:
@@ -628,6 +706,13 @@ def _check_kind(spec: PipelineSpec) -> Findings:
             ("gates", "calibration"),
             "a number that is predicted is no probability, and has no calibration error; gates.slices with "
             "r2 says where it is off",
+            at_key=True,
+        )
+    if kind == "number" and spec.triggers.concept_drift is not None:
+        yield Finding(
+            ("triggers", "concept_drift"),
+            "scores that are no probabilities do not say what losses to expect; triggers.performance with "
+            "r2 watches them",
             at_key=True,
         )
     if kind != "binary" and gates.fairness is not None:

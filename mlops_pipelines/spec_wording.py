@@ -22,11 +22,6 @@ MOST_NAMED = 10
 # By path (`*` is any step): None is the key itself, a set the values of the field.
 NOT_AVAILABLE_YET: Mapping[tuple[Step, ...], frozenset[str] | None] = {
     ("partitions", "every"): frozenset({"hour"}),
-    ("triggers", "concept_drift"): None,
-    ("exploration",): None,
-    ("alerts",): None,
-    ("sinks",): None,
-    ("slos",): None,
 }
 
 _SHAPES = {
@@ -186,7 +181,7 @@ def _fields(model: type[BaseModel], place: tuple[Step, ...]) -> list[str]:
         field = model.model_fields.get(str(step))
         if field is not None:
             model = next(_models(field.annotation), model)
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -40,7 +40,7 @@ def status_of(place: PipelineHome, since: date | None = None, until: date | None
     watermark = ledger.watermark()
     rows = _rows(place)
     quarantined = _quarantined(place)
-    landed, unlistable = _landed(place)
+    landed, unlistable = landed_unseen(place)
     refusals = taking.refusals(place)
     refused = Counter(file.stream for file in refusals)
     return {
@@ -92,9 +92,11 @@ def newest_predictions(place: PipelineHome, limit: int) -> list[dict[str, Any]]:
     lake = place.lake
     found: list[dict[str, Any]] = []
     said = {"binary": ["decision"], "number": [], "category": ["predicted"]}[place.spec.labels.kind]
-    columns = ["prediction_id", "event_id", "model_version", "score", *said, "decided_at"]
+    columns = ["prediction_id", "event_id", "model_version", "score", *said, "explored", "decided_at"]
     for day in reversed(lake.days("predictions")):
-        rows = lake.read("predictions", days=[day], columns=columns)
+        rows = lake.read("predictions", days=[day])
+        # Only those of a pipeline that explores say it.
+        rows = rows.select([name for name in columns if name in rows.column_names])
         rows = rows.sort_by([("decided_at", "descending"), ("event_id", "descending")])
         found += rows.slice(0, limit - len(found)).to_pylist()
         if len(found) == limit:
@@ -172,7 +174,7 @@ def _rows(place: PipelineHome) -> dict[str, int]:
     }
 
 
-def _landed(place: PipelineHome) -> tuple[dict[str, list[FileFact]], list[str]]:
+def landed_unseen(place: PipelineHome) -> tuple[dict[str, list[FileFact]], list[str]]:
     """Files that the ledger does not know yet, by stream; and what is wrong with landing folders."""
     landed, problems = {}, []
     for stream in place.streams:

@@ -239,6 +239,22 @@ def _performance(place: PipelineHome, now: datetime) -> Reason | None:
     return Reason("performance", True, drop["finding"], drop, urgent=drop["below_floor"])
 
 
+def _concept_drift(place: PipelineHome, now: datetime) -> Reason | None:
+    """Matured losses are not what the champion's scores expect."""
+    from mlops_pipelines.monitoring import reports
+
+    trigger = place.spec.triggers.concept_drift
+    if trigger is None:
+        return None
+    if (champion := place.ledger.champion(place.name)) is None:
+        return _no_champion("concept_drift")
+    found = reports.concept_drift_of(place, champion, trigger, _unanswered_since(place, champion))
+    if found is None:
+        sentence = f"losses surprise v{champion.mlflow_version} as they did before"
+        return Reason("concept_drift", False, sentence)
+    return Reason("concept_drift", True, found["finding"], found)
+
+
 def _drift(place: PipelineHome, now: datetime) -> Reason | None:
     """Drift against the champion's reference persists."""
     from mlops_pipelines.monitoring import reports
@@ -342,6 +358,7 @@ _LOOKED_AT: Mapping[str, Callable[[PipelineHome, datetime], Reason | None]] = {
     "bootstrap": _bootstrap,
     "labels": _labels,
     "performance": _performance,
+    "concept_drift": _concept_drift,
     "drift": _drift,
     "prediction_drift": _prediction_drift,
     "staleness": _staleness,

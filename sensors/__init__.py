@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sensors import backlog, drift, label_arrival, retraining, schedules
+from sensors import alerts, backlog, drift, label_arrival, retraining, schedules
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_sensors(loaded: LoadedSpec, jobs: dict[str, Any]) -> list[dg.SensorDefinition]:
-    return [module.build(loaded, jobs) for module in (backlog, label_arrival, drift, retraining)]
+    return [module.build(loaded, jobs) for module in (backlog, label_arrival, drift, retraining, alerts)]
 
 
 def build_schedules(loaded: LoadedSpec, jobs: dict[str, Any]) -> list[dg.ScheduleDefinition]:

@@ -19,14 +19,14 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=15,
         description="Landed labels start a run that joins them and measures quality; enough of them, or "
-        "a fall in quality, become triggers.",
+        "a fall in quality or changed meaning, become triggers.",
     )
     def label_arrival(
         context: dg.SensorEvaluationContext, home: HomeResource
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        appended, wrong = ask(context, place, now, "labels", "performance")
+        appended, wrong = ask(context, place, now, "labels", "performance", "concept_drift")
         taking.register_landed(place, ["labels"])
         days = taking.days_with_new_labels(place)
         if not days and wrong:

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mlops_pipelines import scoring
-from mlops_pipelines.monitoring import feature_health, reports
+from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec_loading import LoadedSpec
 from sensors.requests import days_text, register, request
@@ -50,7 +50,12 @@ def build_monitoring(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.ScheduleDef
     ) -> dg.RunRequest | dg.SkipReason:
         place = home.pipeline(loaded)
         now = place.clock.now()
-        waiting = (reports.days_to_measure, reports.days_to_judge, feature_health.days_to_look_at)
+        waiting = (
+            reports.days_to_measure,
+            reports.days_to_judge,
+            feedback_report.days_to_audit,
+            feature_health.days_to_look_at,
+        )
         days = sorted({day for ask in waiting for day in ask(place, now)})
         if not days:
             return dg.SkipReason("No day waits to be measured.")

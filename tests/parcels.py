@@ -14,7 +14,7 @@ from mlops_pipelines.spec_loading import load_spec
 from tests.loop import land, move, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mlops_pipelines.home import PipelineHome
@@ -173,8 +173,17 @@ def parcels(day: int, *, upside_down: bool = False) -> tuple[pa.Table, pa.Table]
     return events, labels
 
 
-def advance(place: PipelineHome, until: int, *, upside_down: bool = False) -> None:
-    """Live through the days before `until`: what was sent and delivered by then is taken in and scored."""
+def advance(
+    place: PipelineHome,
+    until: int,
+    *,
+    upside_down: bool = False,
+    changed: Callable[[pa.Table], pa.Table] = lambda events: events,
+) -> None:
+    """Live through the days before `until`: what was sent and delivered by then is taken in and scored.
+
+    changed: what lands of the events.
+    """
     import pyarrow.compute as pc
 
     now = place.clock.now()
@@ -184,6 +193,6 @@ def advance(place: PipelineHome, until: int, *, upside_down: bool = False) -> No
         rows = pa.concat_tables(tables)
         arrived = rows["taken_in_at"]
         rows = rows.filter(pc.and_(pc.greater_equal(arrived, now), pc.less(arrived, then)))
-        land(place, stream, f"{now:%d%H}-{until:02d}", rows)
+        land(place, stream, f"{now:%d%H}-{until:02d}", changed(rows) if stream == "events" else rows)
     move(place, then)
     serve(place)

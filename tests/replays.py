@@ -37,6 +37,7 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "predictions": (["decided_at", "event_id"], ["scored_at", "model_version", "examples_version"]),
     "drift_report": (["feature"], ["model_version"]),
     "performance_report": (["model_hash"], ["model_version"]),
+    "feedback_report": (["model_hash", "part", "name", "bucket"], ["model_version"]),
     "quarantine": (["file_digest", "file_row"], []),
 }
 

@@ -251,7 +251,7 @@ def test_ninety_days_again_are_one_run_that_recomputes_nothing_and_a_report_asks
         dev.wait()
     assert set(again["made_again"].values()) == {0}
     assert {name for name, days in forced["made_again"].items() if days == 90} == {
-        "feature_tiles", "feature_report", "drift_report", "performance_report"
+        "feature_tiles", "feature_report", "drift_report", "performance_report", "feedback_report"
     }  # fmt: skip
     for one in (first, again, forced):
         assert set(one["days"].values()) == {90}
@@ -303,7 +303,7 @@ def report_a_request(port: int) -> None:
 def from_the_ui(port: int, instance: dg.DagsterInstance) -> int:
     """Launch a backfill as the UI does, wait for its end, and count its runs."""
     assets = ("events", "quarantine", "labels", "weather", "feature_tiles", "examples", "predictions",
-              "feature_report", "drift_report", "performance_report")  # fmt: skip
+              "feature_report", "drift_report", "performance_report", "feedback_report")  # fmt: skip
     given = {
         "assetSelection": [{"path": ["flight_delays", name]} for name in assets],
         "partitionNames": [f"2013-03-{day:02}" for day in range(1, 8)],

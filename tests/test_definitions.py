@@ -10,7 +10,7 @@ from tests.small_flights import loaded
 
 NAME = "small_flights"
 DAILY = {"events", "quarantine", "weather", "labels", "feature_tiles", "examples", "predictions",
-         "feature_report", "drift_report", "performance_report"}  # fmt: skip
+         "feature_report", "drift_report", "performance_report", "feedback_report"}  # fmt: skip
 WHOLE = {"planes", "training_set", "model", "evaluation_report", "champion"}
 LANDING = {"landing_events", "landing_labels", "landing_weather", "landing_planes"}
 EXTERNAL = {*LANDING, "retrain_requests"}
@@ -30,6 +30,7 @@ PARENTS = {
     "feature_report": {"examples", "feature_tiles"},
     "drift_report": {"examples", "predictions"},
     "performance_report": {"predictions", "labels"},
+    "feedback_report": {"performance_report", "examples"},
 }
 
 
@@ -90,7 +91,7 @@ def test_every_declared_gate_is_a_check_that_does_not_block(repository: dg.Repos
 def test_sensors_and_schedules_run_by_default(repository: dg.RepositoryDefinition) -> None:
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     assert sensors == dict.fromkeys(
-        [f"{NAME}_{name}" for name in ("backlog", "drift", "label_arrival", "retraining")],
+        [f"{NAME}_{name}" for name in ("alerts", "backlog", "drift", "label_arrival", "retraining")],
         dg.DefaultSensorStatus.RUNNING,
     )
     schedules = {schedule.name: schedule.default_status for schedule in repository.schedule_defs}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mlops_pipelines.spec import PipelineSpec, SharedViews, Training, TriedPolicy
+from mlops_pipelines.spec import Alerts, PipelineSpec, SharedViews, Training, TriedPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -74,6 +74,8 @@ def test_yaml_is_what_it_seems(snippet: Snippet) -> None:
             TriedPolicy.model_validate(document)
         if isinstance(document, dict) and set(document) == {"training"}:
             Training.model_validate(document["training"])
+        if isinstance(document, dict) and set(document) == {"alerts"}:
+            Alerts.model_validate(document["alerts"])
 
 
 @written_in(*SHELL)

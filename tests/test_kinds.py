@@ -209,7 +209,7 @@ def test_the_graph_of_each_kind_runs(copied: PipelineHome) -> None:
     monitored = [
         asset
         for asset in monitoring.build(stage)
-        if asset.key.path[-1] in ("drift_report", "performance_report")
+        if asset.key.path[-1] in ("drift_report", "performance_report", "feedback_report")
     ]
     resources = {"home": HomeResource(path=str(copied.home.path))}
     with dg.DagsterInstance.ephemeral() as instance:

@@ -22,9 +22,10 @@ USES_DAGSTER = {
     for name in (
         "backfilling",
         "component",
+        "cost",
         "dagster_events",
         "definitions",
-        "incidents",
+        "failed_runs",
         "replay",
         "resources",
     )

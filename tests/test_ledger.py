@@ -915,7 +915,7 @@ def test_prepare_makes_the_tables_once(tmp_path: Path) -> None:
     assert not path.exists()
     ledger.prepare()
     ledger.prepare()
-    assert dump(ledger)["ledger_schema"] == [(10, None)]
+    assert dump(ledger)["ledger_schema"] == [(11, None)]
     ledger.close()
 
 

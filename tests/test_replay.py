@@ -62,7 +62,7 @@ KILLS = [
     Kill(LEDGER, "finish_retrain", nth=1),
     Kill(LEDGER, "finish_retrain", nth=1, after=True),
 ]
-FAST = 2
+FAST = 1
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_no_interruption_is_charged_to_the_retrain_that_it_hits(
 def test_steps_of_a_day_give_the_examples_of_steps_of_a_week(
     undisturbed: dict[str, Any], tmp_path: Path, full: bool, sample_size: Any
 ) -> None:
-    until = UNTIL if full else date(2013, 1, 7)
+    until = UNTIL if full else date(2013, 1, 4)
     sample_size("days replayed one by one", (until - date(2013, 1, 1)).days + 1)
     assert replay(tmp_path, until, timedelta(days=1)) == 0
     daily = fingerprint(tmp_path)["examples"]

@@ -245,11 +245,6 @@ def test_the_json_schema_knows_how_durations_are_written() -> None:
     ("changed", "place", "sentence"),
     [
         (
-            {"exploration": {}},
-            ("exploration",),
-            "exploration is not available yet (allowed: name, description,",
-        ),
-        (
             {"nam": 1},
             ("nam",),
             "nam is not a key of this part; did you mean name? (allowed: name, description,",

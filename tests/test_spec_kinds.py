@@ -57,6 +57,23 @@ def test_a_label_of_another_type_names_the_kind_that_would_do(
     assert said in found
 
 
+def test_a_number_has_no_concept_drift_to_detect(tmp_path: Path) -> None:
+    triggers = {**attributes("number")["triggers"], "concept_drift": {}}
+    said = problems(tmp_path, "number", triggers=triggers)
+    assert "attributes.triggers.concept_drift: scores that are no probabilities do not say" in said
+    for kind in ("binary", "category"):
+        load_spec(
+            written(tmp_path / kind, kind, triggers=attributes(kind)["triggers"] | {"concept_drift": {}})
+            / "defs.yaml"
+        )
+
+
+def test_predictions_say_what_is_explored_where_it_is_declared(tmp_path: Path) -> None:
+    for name, changes in (("yes", {"exploration": {"share": 0.01}}), ("no", {})):
+        loaded = load_spec(written(tmp_path / name, "number", **changes) / "defs.yaml")
+        assert ("explored" in prediction_columns(loaded)) == (name == "yes")
+
+
 def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path) -> None:
     labels = {**attributes("number")["labels"], "kind": "ordinal"}
     found = problems(tmp_path, "number", labels=labels)
@@ -68,6 +85,10 @@ def test_an_unknown_kind_names_those_that_there_are(tmp_path: Path) -> None:
     [
         ("number", {"gates": {"skill": {}}}, "gates.skill.metric",
          "log_loss_skill is no figure of a label that is a number (allowed: r2)"),
+        ("number", {"slos": {"quality": {}}}, "slos.quality.metric",
+         "log_loss_skill is no figure of a label that is a number (allowed: r2)"),
+        ("number", {"slos": {"freshness": {}}, "features": {"from_event": {"weight": "weight"}}},
+         "slos.freshness", "there is no view that could be too old: only views of events, labels or a"),
         ("number", {"gates": {"champion": {"not_worse_by": 1.0}}}, "gates.champion.metric",
          "log_loss is no figure of a label that is a number (allowed: mse, mae)"),
         ("number", {"gates": {"champion": {"metric": "mae"}}}, "gates.champion.not_worse_by",

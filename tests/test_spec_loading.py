@@ -707,6 +707,27 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "retention.predictions",
         ["29d is less than", "rows may still arrive (lateness), labels mature and triggers measure"],
     ),
+    "error budgets of too few days": (
+        "contract: contract.yaml",
+        "contract: contract.yaml\n  slos: {window: 7d, availability: {}}",
+        "7d,",
+        "slos.window",
+        ["7d is not a whole number of days, or too few for alerts that look back a week (allowed: 14d,"],
+    ),
+    "error budgets of days that are freed": (
+        "contract: contract.yaml",
+        "contract: contract.yaml\n  slos: {window: 28d, quality: {}}\n  retention: {reports: 59d}",
+        "28d,",
+        "slos.window",
+        ["28d reach further back than reports are kept: retention.reports is 59d (allowed"],
+    ),
+    "an objective that leaves no budget": (
+        "contract: contract.yaml",
+        "contract: contract.yaml\n  slos: {availability: {objective: 1.0}}",
+        "1.0}}",
+        "slos.availability.objective",
+        ["must be less than 1"],
+    ),
     "replay of an unknown module": (
         "flight_delays.source:Flights",
         "flight_delays.sauce:Flights",
@@ -756,12 +777,12 @@ REFUSALS: dict[str, tuple[str, str, str, str, list[str]]] = {
         "partitions.every",
         ["hour is not available yet (allowed: day)"],
     ),
-    "exploration": (
+    "exploration of most events": (
         "  replay:",
-        "  exploration: {share: 0.01}\n  replay:",
-        "exploration:",
-        "exploration",
-        ["exploration is not available yet (allowed: name, "],
+        "  exploration: {share: 0.9}\n  replay:",
+        "0.9}",
+        "exploration.share",
+        ["0.9: must be less than or equal to 0.5"],
     ),
 }
 

@@ -13,7 +13,7 @@ from mlops_pipelines import scoring
 from mlops_pipelines.backfilling import made
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.lake import Lake
-from mlops_pipelines.monitoring import feature_health, reports
+from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.standing import FORCE
@@ -35,19 +35,20 @@ STEPS: dict[str, Step] = {
     "feature_report": feature_health.report_features,
     "drift_report": reports.report_drift,
     "performance_report": reports.report_performance,
+    "feedback_report": feedback_report.report_feedback,
 }
 by_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of eleven days whose champion is from the 8th; some events of the 9th never landed. All has
+    """A home of twelve days whose champion is from the 8th; some events of the 9th never landed. All has
     been made and measured once."""
     home = tmp_path_factory.mktemp("lived")
     place = small_home(home)
     advance(place, at(8))
     retrain(place, "first")
-    advance(place, at(12), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
+    advance(place, at(13), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
     for step in STEPS.values():
         step(place, DAYS, made_by="v1")
     return home
@@ -70,7 +71,7 @@ def test_a_day_that_is_right_is_left_alone_and_told_as_it_stands(place: Pipeline
     assert [one.content_hash for one in forced.written] == [one.content_hash for one in again.written]
 
 
-@pytest.mark.parametrize("name", ["drift_report", "performance_report", "feature_report"])
+@pytest.mark.parametrize("name", ["drift_report", "performance_report", "feature_report", "feedback_report"])
 def test_a_report_of_a_day_left_alone_says_all_that_it_said(place: PipelineHome, name: str) -> None:
     forced = STEPS[name](place, DAYS, made_by="v1", force=True)
     again = STEPS[name](place, DAYS, made_by="v1")

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from mlops_pipelines.ledger.approvals import Approval, Approvals, Wait
 from mlops_pipelines.ledger.feature_sets import FeatureSets, KnownSet, Reign
 from mlops_pipelines.ledger.freed import Freed, FreedThings
+from mlops_pipelines.ledger.incidents import Delivery, Incidents, Look
 from mlops_pipelines.ledger.landing import FileCounts, FileFact, LandedFile
 from mlops_pipelines.ledger.made_days import MadeDay, MadeDays
 from mlops_pipelines.ledger.promotions import (
@@ -52,6 +53,7 @@ __all__ = [
     "Admitted",
     "Approval",
     "Counts",
+    "Delivery",
     "FileCounts",
     "FileFact",
     "Freed",
@@ -60,6 +62,7 @@ __all__ = [
     "KnownSet",
     "LandedFile",
     "Ledger",
+    "Look",
     "MadeDay",
     "Promotion",
     "PromotionConflictError",
@@ -83,7 +86,7 @@ class Counts:
     promotions: int
 
 
-class Ledger(Watermark, FeatureSets, MadeDays, Triggers, Approvals, FreedThings):
+class Ledger(Watermark, FeatureSets, MadeDays, Triggers, Approvals, FreedThings, Incidents):
     """The ledger of one home. Safe to use from several threads and processes at once."""
 
     def counts(self, pipeline: str) -> Counts:

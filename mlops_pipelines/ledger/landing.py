@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger.store import AnyRow
 
 # What has to look at a day again: its tiles, its labels, its examples and scores, the health of its
-# features, its drift, its quality, and its quality once more when the day has matured.
-Stage = Literal["tiles", "labels", "score", "features", "drift", "monitor", "mature"]
+# features, its drift, its quality, its quality once more when the day has matured, and how its labels came
+# to exist.
+Stage = Literal["tiles", "labels", "score", "features", "drift", "monitor", "mature", "feedback"]
+# Version of the schema whose days can wait for `feedback`.
+FEEDBACK_SINCE = 11
 _IS_STRAY = ~landed_files.c.path.startswith(landed_files.c.arrival_day + "/")
 # So many values go into one statement: SQLite takes 32,766.
 _VALUES_AT_ONCE = 10_000
@@ -75,6 +78,16 @@ class RefusedFile:
     stream: str
     path: str
     why: str
+
+
+@dataclass(frozen=True)
+class ArrivalDay:
+    """Rows of a stream's files in one day's folder (YYYY-MM-DD), and what became of them."""
+
+    day: str
+    rows: int
+    accepted: int
+    quarantined: int
 
 
 @dataclass(frozen=True)
@@ -235,6 +248,27 @@ class Landing(Store):
             rows, rejected = connection.execute(query).one()
             return int(rows), int(rejected)
 
+    def rows_by_arrival(self, pipeline: str, since_day: str) -> dict[str, list[ArrivalDay]]:
+        """What arrived on each day from one on, of files that were taken in, by stream, oldest first."""
+        columns = landed_files.c
+        sums = [sa.func.sum(column) for column in (columns.rows, columns.accepted, columns.quarantined)]
+        query = (
+            sa.select(columns.stream, columns.arrival_day, *sums)
+            .where(
+                columns.pipeline == pipeline,
+                columns.status == "taken",
+                columns.arrival_day >= since_day,
+                ~_IS_STRAY,
+            )
+            .group_by(columns.stream, columns.arrival_day)
+            .order_by(columns.stream, columns.arrival_day)
+        )
+        found: dict[str, list[ArrivalDay]] = {}
+        with self._reading() as connection:
+            for stream, day, *counts in connection.execute(query):
+                found.setdefault(stream, []).append(ArrivalDay(day, *(int(n or 0) for n in counts)))
+        return found
+
     def newest_arrival(self, pipeline: str, stream: str, by: str) -> str | None:
         """Latest day (YYYY-MM-DD), not after `by`, in whose folder a file of the stream is registered.
 
@@ -318,7 +352,7 @@ class Landing(Store):
         that is what is being worked on: its revision is in `worked_on`, as `reopened_days` gave it.
         """
         days = sorted(set(days))
-        if not days:
+        if not days or not self._knows(stage):
             return
         with self._writing() as connection:
             reopen(connection, pipeline, days, stage, at, worked_on)
@@ -343,6 +377,31 @@ class Landing(Store):
             query = query.where(columns.reopened_at <= by)
         with self._reading() as connection:
             return dict(connection.execute(query).all())
+
+    def waiting_since(self, pipeline: str, by: datetime) -> dict[str, dict[str, datetime]]:
+        """Days that a stage has to look at, by stage, each with the moment since when (UTC).
+
+        by: leaves out days that are to be looked at later than this, UTC.
+        """
+        columns = reopened_days.c
+        query = (
+            sa.select(columns.stage, columns.day, columns.reopened_at)
+            .where(
+                columns.pipeline == pipeline,
+                columns.reopened_at <= by,
+                sa.text("revision > closed_revision"),
+            )
+            .order_by(columns.stage, columns.day)
+        )
+        found: dict[str, dict[str, datetime]] = {}
+        with self._reading() as connection:
+            for stage, day, at in connection.execute(query):
+                found.setdefault(stage, {})[day] = at
+        return found
+
+    def _knows(self, stage: Stage) -> bool:
+        """Whether the tables take the stage: those of the version before know no audit of feedback."""
+        return stage != "feedback" or self._schema_version >= FEEDBACK_SINCE
 
     def close_days(self, pipeline: str, days: Mapping[str, int], stage: Stage) -> None:
         """Close days at the revisions that `reopened_days` gave."""

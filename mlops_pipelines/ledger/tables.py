@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 metadata = sa.MetaData()
 
@@ -147,7 +147,7 @@ reopened_days = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("closed_revision", sa.Integer, nullable=False, server_default="0"),
     sa.Column("reopened_at", UtcTime, nullable=False),
-    _one_of("stage", "tiles", "labels", "score", "features", "drift", "monitor", "mature"),
+    _one_of("stage", "tiles", "labels", "score", "features", "drift", "monitor", "mature", "feedback"),
     sa.Index(
         "days_still_open",
         "pipeline",
@@ -380,4 +380,65 @@ freed = sa.Table(
     sa.Column("at", UtcTime, nullable=False),
     _recorded_at(),
     _one_of("kind", "predictions", "reports", "model", "dataset", "landed"),
+)
+
+# One row a cause, however often it comes back; at most one open of a kind and subject. body: as JSON, what
+# nobody searches by.
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False),
+    sa.Column("severity", sa.String, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("opened_at", UtcTime, nullable=False),
+    sa.Column("changed_at", UtcTime, nullable=False),
+    sa.Column("resolved_at", UtcTime),
+    sa.Column("reopened", sa.Integer, nullable=False, server_default="0"),
+    _recorded_at(),
+    _one_of("severity", "info", "warning", "critical"),
+    sa.Index("incidents_by_end", "pipeline", "resolved_at"),
+    sa.Index(
+        "one_open_incident_a_cause",
+        *("pipeline", "kind", "subject"),
+        unique=True,
+        sqlite_where=sa.text("resolved_at IS NULL"),
+        postgresql_where=sa.text("resolved_at IS NULL"),
+    ),
+)
+
+# What is to be told of an incident, once for each sink. due_at: wall clock, when it is tried next; NULL when
+# it is over: delivered, or given up.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("pipeline", sa.String, nullable=False),
+    sa.Column("incident", sa.Integer, nullable=False),
+    sa.Column("sink", sa.String, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("due_at", UtcTime),
+    sa.Column("delivered_at", UtcTime),
+    sa.Column("problem", sa.String),
+    _recorded_at(),
+    sa.ForeignKeyConstraint(["pipeline", "incident"], ["incidents.pipeline", "incidents.number"]),
+    sa.Index(
+        "deliveries_that_wait",
+        *("pipeline", "due_at"),
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+)
+
+# When incidents were looked for last, by the home's clock, and what there was to look at.
+looks = sa.Table(
+    "looks",
+    metadata,
+    sa.Column("pipeline", sa.String, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("seen", sa.String, nullable=False),
+    sa.Column("wall_at", UtcTime, nullable=False),
 )

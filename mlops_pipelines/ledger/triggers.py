@@ -23,7 +23,7 @@ TriggerStatus = Literal["pending", "served", "folded", "expired"]
 # Of those that wait so many are counted by kind; what there are more is not counted for a sentence.
 MOST_COUNTED = 1000
 # Kinds of triggers that say something of the champion, or that there is none: with another one they end.
-ABOUT_CHAMPION = ("bootstrap", "performance", "drift", "prediction_drift")
+ABOUT_CHAMPION = ("bootstrap", "performance", "concept_drift", "drift", "prediction_drift")
 TRIGGER_STATUSES: tuple[TriggerStatus, ...] = ("pending", "served", "folded", "expired")
 
 

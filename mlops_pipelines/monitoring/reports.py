@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import set_of, sets_in_use
 from mlops_pipelines.monitoring import drift as drifting
+from mlops_pipelines.monitoring.concept import JudgedDay, block_means, calm_surprise
 from mlops_pipelines.monitoring.performance import FIGURES_OF
 from mlops_pipelines.monitoring.reference import SCORE
 from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.monitoring.drift import DriftReport
+    from mlops_pipelines.monitoring.estimates import Estimate, Expected, Floats
     from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance, DaySums
     from mlops_pipelines.spec import (
+        ConceptDriftTrigger,
+        Detector,
         Kind,
         PerformanceTrigger,
         PredictionDriftTrigger,
@@ -38,6 +42,19 @@ if TYPE_CHECKING:
         Triggers,
     )
 
+# Of scores that are probabilities: what they expect of themselves, and what came of it.
+_EXPECTED = {
+    "expected": "float",
+    "expected_rate": "float",
+    "surprise": "float",
+    "calm": "float",
+    "blocks": "string",
+    "estimate": "float",
+    "estimate_low": "float",
+    "estimate_high": "float",
+    "estimate_days": "int",
+    "estimate_note": "string",
+}
 DRIFT, PERFORMANCE = "drift_report", "performance_report"
 DRIFT_ORDER, PERFORMANCE_ORDER = ("feature",), ("model_hash",)
 # MLflow's number of a model says nothing of a day.
@@ -49,11 +66,20 @@ DRIFT_COLUMNS = {
     "feature": "string",
     "rows": "int",
     "importance": "float",
+    "weight": "float",
     "psi": "float",
-    "explained": "float",
+    "noise": "float",
+    "ordinary": "float",
     "excess": "float",
     "missing": "float",
     "missing_before": "float",
+    "test": "string",
+    "effect": "float",
+    "p": "float",
+    "p_adjusted": "float",
+    "strange": "float",
+    "broken": "string",
+    "breaks": "string",
     "level": "string",
     "sentence": "string",
 }
@@ -76,6 +102,8 @@ PAGE_WEEKDAY = 6
 PAGE_REFERENCE_DAYS = 14
 # Those that drifted most, weighted by importance: nobody scrolls through eighty histograms.
 PAGE_FEATURES = 10
+# Share of missing values from which the few that are there show no shape.
+PAGE_MISSING = 0.99
 
 
 @dataclass(frozen=True)
@@ -83,15 +111,35 @@ class Drift:
     """What became of the drift reports of some days.
 
     days: what was found of each day. features: of each such day. picture: PNG, of the last day measured now.
-    page: Evidently's, of all of these, below the address of MLflow's pages. right: days that were left alone.
+    page: Evidently's, of the last day that deserved one, or None. right: days that were left alone.
     """
 
     written: list[Written]
     days: Mapping[str, Mapping[str, Any]]
     features: Mapping[str, Sequence[Mapping[str, Any]]]
     picture: bytes | None = None
-    page: str = ""
+    page: Page | None = None
     right: Sequence[str] = ()
+
+    @property
+    def beside_ours(self) -> list[dict[str, str]]:
+        """Of each feature on Evidently's page, its index beside ours; for people."""
+        if self.page is None:
+            return []
+        ours = {one["feature"]: one["psi"] for one in self.features[self.page.day]}
+        return [
+            {"day": self.page.day, "feature": name, "psi": ours[name], "Evidently's psi": f"{theirs:.3f}"}
+            for name, theirs in self.page.indices.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Evidently's page of a day. path: below the address of MLflow's pages. indices: its own, by feature."""
+
+    path: str
+    day: str
+    indices: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -121,6 +169,7 @@ def performance_columns(kind: Kind) -> dict[str, str]:
         name: type_,
         **dict.fromkeys(FIGURES_OF[kind], "float"),
         "reason": "string",
+        **({} if kind == "number" else _EXPECTED),
     }
 
 
@@ -192,10 +241,16 @@ def _features_by_day(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[s
         if row["feature"] not in (OVERALL, SCORE):
             found[row["day"]].append(
                 {"feature": row["feature"], "psi": f"{row['psi']:.3f}",
-                 "explained": f"{row['explained']:.3f}", "importance": f"{row['importance']:.3f}",
-                 "missing": f"{row['missing']:.1%}"}
+                 "explained": f"{row['noise'] + row['ordinary']:.3f}", "weight": f"{row['weight']:.2f}",
+                 "missing": f"{row['missing']:.1%}", "test": row["test"],
+                 "effect": _shown_or_dash(row["effect"]), "p": _shown_or_dash(row["p_adjusted"]),
+                 "breaks": row["breaks"] or ""}
             )  # fmt: skip
     return found
+
+
+def _shown_or_dash(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.2g}"
 
 
 def report_performance(
@@ -207,6 +262,7 @@ def report_performance(
     """
     import pyarrow.compute as pc
 
+    from mlops_pipelines.monitoring.estimates import expected_by_day, surprises_by_day
     from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
 
     now = place.clock.now()
@@ -239,7 +295,13 @@ def report_performance(
         with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
         of_its = [one for one in matured if one.day in its_days]
         found = performance_by_day(with_label, of_its, _outcome_of(place, promotions[model_hash]))
-        rows += [_performance_row(one, promotions[model_hash]) for one in found]
+        expected, surprises = expected_by_day(mine, kind), surprises_by_day(with_label, kind)
+        rows += [
+            _performance_row(one, promotions[model_hash])
+            | _surprise_row(expected.get(one.day), surprises.get(one.day))
+            for one in found
+        ]
+    rows = _with_estimates(place, rows, now)
     unscored = {one.day for one in matured} - {row["day"] for row in rows}
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
     written = lake.replace(
@@ -252,6 +314,7 @@ def report_performance(
     for one in matured:
         if not one.matured:
             place.ledger.reopen_days(place.name, [one.day], "mature", _matures(place, one.day))
+    place.ledger.reopen_days(place.name, [one.day for one in matured if one.matured], "feedback", now)
     place.ledger.close_days(place.name, reopened, "monitor")
     place.ledger.close_days(place.name, maturing, "mature")
     work.record(written)
@@ -293,8 +356,62 @@ def quality_drop_of(
         "champion": champion.mlflow_version,
         "value": round(drop.value, 4),
         "finding": drop.sentence,
+        "days": [*drop.worst],
         "below_floor": trigger.floor is not None and drop.upper < trigger.floor,
     }
+
+
+def concept_drift_of(
+    place: PipelineHome, champion: Promotion, trigger: ConceptDriftTrigger, since: datetime
+) -> dict[str, Any] | None:
+    """Evidence that matured losses surprise the champion's scores otherwise than before, or None."""
+    from mlops_pipelines.monitoring.concept import detections
+
+    judged = _judged_days(place)
+    found = detections(judged, champion.model_hash, since.date().isoformat(), trigger.detectors)
+    if not found:
+        return None
+    return {
+        "champion": champion.mlflow_version,
+        "detectors": [one.detector for one in found],
+        "day": found[0].day,
+        "finding": "; ".join(one.sentence for one in found),
+    }
+
+
+def concept_drift_now(place: PipelineHome, detectors: Sequence[Detector]) -> dict[str, Any] | None:
+    """What the detectors find on the last matured days, whichever model scored them, and the days that carry
+    it, or None."""
+    from mlops_pipelines.monitoring.concept import ongoing
+
+    found, days = ongoing(_judged_days(place), detectors)
+    if not found:
+        return None
+    return {
+        "detectors": [one.detector for one in found],
+        "days": days,
+        "finding": "; ".join(one.sentence for one in found),
+    }
+
+
+def _judged_days(place: PipelineHome) -> list[JudgedDay]:
+    """The last matured days, oldest first."""
+    from mlops_pipelines.monitoring.concept import MOST_DAYS
+
+    lake = place.lake
+    if not lake.exists(PERFORMANCE):
+        return []
+    days = lake.days(PERFORMANCE)[-2 * MOST_DAYS :]
+    rows = [row for row in lake.read(PERFORMANCE, days=days).to_pylist() if _is_judged(row)]
+    return [
+        JudgedDay(row["day"], row["model_hash"], row["calm"], json.loads(row["blocks"]))
+        for row in main_rows(rows)
+    ]
+
+
+def _is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a day's labels have matured and say by how much they surprised the scores."""
+    return bool(row["matured"]) and row.get("surprise") is not None
 
 
 def _sums(row: Mapping[str, Any]) -> DaySums:
@@ -316,6 +433,7 @@ def _sums(row: Mapping[str, Any]) -> DaySums:
         summed("mse"),
         summed("base_mse"),
         json.loads(row["counts"]) if row.get("counts") else {},
+        None if row.get("surprise") is None else summed("surprise"),
     )
 
 
@@ -355,6 +473,80 @@ def _performance_row(found: DayPerformance, promotion: Promotion) -> dict[str, A
     }
 
 
+def _surprise_row(expected: Expected | None, surprises: Floats | None) -> dict[str, Any]:
+    """What a day's scores expect of themselves, and by how much their losses are more; {} of numbers."""
+    if expected is None:
+        return {}
+    row: dict[str, Any] = {"expected": expected.loss, "expected_rate": expected.rate}
+    if surprises is None:
+        return row
+    blocks = block_means(surprises)
+    return {
+        **row,
+        "surprise": float(surprises.mean()),
+        "calm": calm_surprise(blocks),
+        "blocks": json.dumps([round(block, 6) for block in blocks]),
+    }
+
+
+def _with_estimates(
+    place: PipelineHome, rows: Sequence[Mapping[str, Any]], now: datetime
+) -> list[dict[str, Any]]:
+    """The rows, each with the log loss that its labels were to show, as estimated when its day closed."""
+    from mlops_pipelines.monitoring.estimates import MOST_DAYS, estimate
+
+    days = {row["day"] for row in rows if row.get("expected") is not None}
+    if not days:
+        return [dict(row) for row in rows]
+    # Twice as many days as an estimate rests on: not every one has scores.
+    first = (_closes(min(days)) - 2 * MOST_DAYS * timedelta(days=1)).date().isoformat()
+    lake, before = place.lake, list[dict[str, Any]]()
+    if lake.exists(PERFORMANCE):
+        known = [day for day in lake.days(PERFORMANCE) if first <= day < max(days) and day not in days]
+        before = lake.read(PERFORMANCE, days=known).to_pylist()
+    of_days = main_rows([row for row in (*before, *rows) if _is_judged(row)])
+    made = []
+    for row in rows:
+        if row.get("expected") is None:
+            made.append(dict(row))
+            continue
+        asked = min(now, _closes(row["day"]))
+        gaps = [one["surprise"] for one in of_days if _matures(place, one["day"]) <= asked]
+        found = estimate(row["expected"], gaps)
+        estimated = {
+            "estimate": found.value,
+            "estimate_low": found.low,
+            "estimate_high": found.high,
+            "estimate_days": found.days,
+            "estimate_note": _estimate_note(row, found),
+        }
+        made.append({**row, **estimated})
+    return made
+
+
+def main_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of each day the row of the model with the most labels there, oldest first."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["labelled"]):
+        found[row["day"]] = row
+    return [found[day] for day in sorted(found)]
+
+
+def _estimate_note(row: Mapping[str, Any], found: Estimate) -> str:
+    """Why a day's labels showed what the estimate did not expect; empty where they did not."""
+    if not row["matured"] or row.get("surprise") is None:
+        return ""
+    truth = row["log_loss"]
+    if found.covers(truth) is not False:
+        return ""
+    came = row["prevalence"] if row.get("prevalence") is not None else row["accuracy"]
+    side = "above" if truth > found.value else "below"
+    return (
+        f"the log loss was {truth:.3f}, {side} what was estimated: {came:.0%} came true where the scores "
+        f"expected {row['expected_rate']:.0%}"
+    )
+
+
 def _maturity_row(found: DayMaturity) -> dict[str, Any]:
     return {
         "day": found.day,
@@ -371,6 +563,8 @@ def _figures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, Any]:
     """Plain figures, which Dagster draws over the partitions."""
     row = max(rows, key=lambda one: one["labelled"])
     figures = {name: row[name] for name in _TOLD[kind] if row.get(name) is not None}
+    if row.get("estimate") is not None:
+        figures["estimated_log_loss"] = row["estimate"]
     return {"labelled": row["labelled"], "matured": row["matured"], **figures}
 
 
@@ -385,8 +579,19 @@ def _shown(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         "labelled scores": row["labelled"],
         "matured": "yes" if row["matured"] else "not yet",
         **{name: figure(name) for name in _TOLD[kind]},
-        "note": row["reason"],
+        **_estimate_shown(row),
+        "note": "; ".join(said for said in (row["reason"], row.get("estimate_note")) if said),
     }
+
+
+def _estimate_shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """The estimate for people; {} of numbers, of which there is none."""
+    if row.get("estimate") is None:
+        return {}
+    interval = "too few matured days for an interval"
+    if row["estimate_low"] is not None:
+        interval = f"{row['estimate_low']:.3f} to {row['estimate_high']:.3f}"
+    return {"estimated log_loss": f"{row['estimate']:.3f} ({interval})"}
 
 
 def _performance_pictures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, bytes]:
@@ -529,13 +734,11 @@ def _drift_rows(day: str, champion: Promotion, report: DriftReport) -> list[dict
         *(
             {
                 **model,
+                **{name: value for name, value in asdict(drift).items() if name != "name"},
                 "feature": drift.name,
-                "importance": drift.importance,
-                "psi": drift.psi,
-                "explained": drift.explained,
                 "excess": drift.excess,
-                "missing": drift.missing,
-                "missing_before": drift.missing_before,
+                "broken": ", ".join(one.kind for one in report.breaks if one.feature == drift.name),
+                "breaks": "; ".join(one.sentence for one in report.breaks if one.feature == drift.name),
             }
             for drift in (*report.features, *scores)
         ),
@@ -557,10 +760,10 @@ def _drift_picture(day: str, report: DriftReport) -> bytes | None:
     )
 
 
-def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftReport]]) -> str:
-    """Where MLflow shows Evidently's page of the days measured; empty if there was no reason to draw one.
+def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftReport]]) -> Page | None:
+    """Evidently's page of the last of the days that alarmed or ended a week; None if none of them did.
 
-    It is drawn where a day alarmed or the week ends, and kept with the run of the champion.
+    It is kept with the run of the champion.
     """
     import tempfile
     from pathlib import Path
@@ -571,24 +774,30 @@ def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftRepor
         if report.level == "alarm" or date.fromisoformat(day).weekday() == PAGE_WEEKDAY
     ]
     if not drawn:
-        return ""
+        return None
     from mlops_pipelines.monitoring.evidently_page import draw
 
-    champion, report = reports[drawn[-1]]
+    day = max(drawn)
+    champion, report = reports[day]
     lake = place.lake
     fed = set_of(place, champion)
     kinds = {feature.name: feature for feature in fed.columns}
-    features = [kinds[drift.name] for drift in report.features][:PAGE_FEATURES]
+    # Of a feature without values there is nothing to see, and the report says that it has none.
+    shown = [drift for drift in report.features if max(drift.missing, drift.missing_before) < PAGE_MISSING]
+    features = [kinds[drift.name] for drift in shown][:PAGE_FEATURES]
+    if not features:
+        return None
     names = [feature.name for feature in features]
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / f"{drawn[-1]}.html"
-        draw(
+        page = Path(folder) / f"{day}.html"
+        indices = draw(
             lake.read(fed.examples, days=_reference_days(place, champion, fed.examples), columns=names),
-            lake.read(fed.examples, days=sorted(reports), columns=names),
+            lake.read(fed.examples, days=[day], columns=names),
             features,
             page,
         )
-        return place.home.registry.log_page(place.name, champion.mlflow_version, page, "drift")
+        path = place.home.registry.log_page(place.name, champion.mlflow_version, page, "drift")
+    return Page(path, day, indices)
 
 
 def _reference_days(place: PipelineHome, champion: Promotion, table: str) -> list[str]:

@@ -13,6 +13,7 @@ from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates, PerformanceTrigger
+from tests import parcels
 from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
 
 if TYPE_CHECKING:
@@ -89,20 +90,27 @@ def test_each_feature_of_a_scored_day_is_measured_and_an_unscored_day_is_not(pla
     assert measured >= features | {reports.OVERALL}
 
 
-def test_drift_that_persists_asks_once_for_each_champion(place: PipelineHome) -> None:
-    def one_carrier_left(rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.equal(rows["carrier"], "B6"))
+def test_drift_that_persists_asks_once_for_each_champion(tmp_path: Path) -> None:
+    def heavier(events: pa.Table) -> pa.Table:
+        position = events.schema.get_field_index("weight")
+        return events.set_column(position, "weight", pc.add(events["weight"], 2))
 
-    advance(place, at(12), keep=one_carrier_left)
+    # Days that differ by chance alone: a week of January is no measure for the week after it.
+    place = parcels.new_place(tmp_path, "binary")
+    parcels.advance(place, 10)
+    assert retrain(place, "first").promotion
+    parcels.advance(place, 14)
+    parcels.advance(place, 15, changed=heavier)
     reports.report_drift(place, [])
-    assert level(place, "2013-01-11") == "alarm"
-    assert triggering.append(place, at(12), "drift") == [], "one day is no drift that persists"
-    advance(place, at(13), keep=one_carrier_left)
+    assert [level(place, f"2024-01-{day}") for day in range(11, 15)] == ["none"] * 4
+    assert level(place, "2024-01-15") == "alarm"
+    assert triggering.append(place, place.clock.now(), "drift") == [], "one day is no drift that persists"
+    parcels.advance(place, 16, changed=heavier)
     reports.report_drift(place, [])
-    assert len(triggering.append(place, at(13), "drift")) == 1
-    assert triggering.append(place, at(13), "drift") == []
+    assert len(triggering.append(place, place.clock.now(), "drift")) == 1
+    assert triggering.append(place, place.clock.now(), "drift") == []
     (trigger,) = place.ledger.triggers(place.name, "pending")
-    assert trigger.evidence["days"] == ["2013-01-11", "2013-01-12"]
+    assert trigger.evidence["days"] == ["2024-01-15", "2024-01-16"]
 
 
 def test_days_before_the_champion_are_reported_as_unscored(place: PipelineHome) -> None:
@@ -174,10 +182,10 @@ def worthless(place: PipelineHome) -> None:
     """Judge what there is, then let the reports say that every score was worth nothing."""
     reports.report_performance(place, [])
     rows = place.lake.read("performance_report")
-    position = rows.schema.get_field_index("log_loss")
-    bad = rows.set_column(
-        position, "log_loss", pc.if_else(pc.is_valid(rows["log_loss"]), 1.0, rows["log_loss"])
-    )
+    loss = pc.if_else(pc.is_valid(rows["log_loss"]), 1.0, rows["log_loss"])
+    bad = rows.set_column(rows.schema.get_field_index("log_loss"), "log_loss", loss)
+    surprise = pc.subtract(loss, rows["expected"])
+    bad = bad.set_column(bad.schema.get_field_index("surprise"), "surprise", surprise)
     place.lake.replace(
         "performance_report", bad, days=sorted(set(bad["day"].to_pylist())), sort_by=["model_hash"]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun
 from mlops_pipelines.dagster_events import opened
 from mlops_pipelines.errors import TRY
 
@@ -24,48 +25,46 @@ if TYPE_CHECKING:
 JOBS = ("ingest", "score", "labels", "monitor", "backfill", "retrain")
 
 
-@dataclass(frozen=True)
-class Incident:
-    """A run that failed.
+def failed_runs(
+    place: PipelineHome, limit: int, instance: dg.DagsterInstance | None = None
+) -> list[FailedRun]:
+    """The runs of a pipeline that failed, the newest first, at most `limit` of each of its jobs.
 
-    at: when it ended, by the wall clock, UTC. days: what it was to work on, where it is cut by days. step:
-    where it failed; empty where its process was lost. cause: a sentence. remedy: the command that helps.
-    over_by: the run of the same job that has succeeded since; None while nothing has.
+    instance: the home's own, where it is open; it stays open.
     """
-
-    run_id: str
-    job: str
-    at: datetime
-    days: str
-    step: str
-    cause: str
-    remedy: str
-    over_by: str | None
-
-
-def incidents(place: PipelineHome, limit: int) -> list[Incident]:
-    """The runs of a pipeline that failed, the newest first, at most `limit` of each of its jobs."""
-    found: list[Incident] = []
-    with opened(place.home) as instance:
+    found: list[FailedRun] = []
+    with nullcontext(instance) if instance else opened(place.home) as store:
         for job in JOBS:
             name = f"{place.name}_{job}"
             failed = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.FAILURE])
             done = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS])
-            records = instance.get_run_records(failed, limit=limit)
-            latest = instance.get_run_records(done, limit=1) if records else []
-            found += [_incident(instance, one, latest[0] if latest else None, job) for one in records]
+            records = store.get_run_records(failed, limit=limit)
+            latest = store.get_run_records(done, limit=1) if records else []
+            found += [_failed_run(store, one, latest[0] if latest else None, job) for one in records]
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 
-def _incident(
+def checked_parity(place: PipelineHome, instance: dg.DagsterInstance) -> CheckedParity | None:
+    """What the check `parity` said last; None before it was run."""
+    key = dg.AssetCheckKey(dg.AssetKey([place.name, "feature_report"]), "parity")
+    found = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    evaluated = found[0].event.dagster_event if found and found[0].event else None
+    if evaluated is None:
+        return None
+    evaluation = evaluated.asset_check_evaluation_data
+    said = evaluation.metadata.get("sentence")
+    return CheckedParity(evaluation.passed, str(said.value) if said else "")
+
+
+def _failed_run(
     instance: dg.DagsterInstance, record: dg.RunRecord, latest: dg.RunRecord | None, job: str
-) -> Incident:
+) -> FailedRun:
     run = record.dagster_run
     step, cause = _cause(instance, run.run_id)
     told, _, remedy = cause.partition(TRY)
     ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
     over = latest is not None and latest.storage_id > record.storage_id
-    return Incident(
+    return FailedRun(
         run.run_id,
         job,
         datetime.fromtimestamp(ended, UTC),

@@ -1,0 +1,161 @@
+"""One look at a pipeline: what the monitors find becomes incidents, and what is due is told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from mlops_pipelines.alerting import lifecycle, monitors
+from mlops_pipelines.clock import WallClock
+from mlops_pipelines.errors import TerminalError, TransientError, UserError
+from mlops_pipelines.ledger import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from mlops_pipelines.alerting.lifecycle import Change, Event, Incident
+    from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun, Found
+    from mlops_pipelines.alerting.notices import Notice
+    from mlops_pipelines.clock import Clock
+    from mlops_pipelines.home import PipelineHome
+
+# Incidents that are over, so long: what still shows of them is theirs.
+LINGERS = timedelta(days=30)
+# A message that was begun so long ago is tried anew: whoever began it is gone.
+LEASE = timedelta(minutes=5)
+MOST_AT_ONCE = 20
+# A tick ends long before Dagster cuts it; what was not begun is taken up when its lease is over.
+LONGEST = timedelta(seconds=20)
+
+
+def attend(
+    place: PipelineHome,
+    failed: Sequence[FailedRun],
+    parity: CheckedParity | None,
+    wall_now: datetime,
+) -> list[Change]:
+    """Look, and put down what became of the incidents and who is to be told.
+
+    Where nothing moved since the last look, nothing is read anew. wall_now: the machine's clock, UTC.
+    """
+    now = place.clock.now()
+    text = monitors.seen(place, now, failed, parity)
+    last = place.ledger.last_look(place.name)
+    look = Look(now, wall_now, text)
+    if last and last.seen == text:
+        place.ledger.looked(place.name, look)
+        return []
+    found = monitors.look(place, now, failed, parity)
+
+    def decide(known: Sequence[Incident], last_number: int) -> list[Change]:
+        return _changes(place, known, found, now, last_number)
+
+    return place.ledger.settle_incidents(
+        place.name,
+        decide,
+        since=now - LINGERS,
+        told_to=lambda change: _told_to(place, change, now),
+        look=look,
+    )
+
+
+def as_they_stand(
+    place: PipelineHome, failed: Sequence[FailedRun], parity: CheckedParity | None
+) -> list[Incident]:
+    """The incidents as a look would leave them now, and those resolved lately; nothing is put down."""
+    now = place.clock.now()
+    known = place.ledger.incidents(place.name, since=now - LINGERS)
+    found = monitors.look(place, now, failed, parity)
+    last = max((one.number for one in known), default=0)
+    after = {one.number: one for one in known}
+    for change in _changes(place, known, found, now, last):
+        after[change.incident.number] = change.incident
+    return [after[number] for number in sorted(after)]
+
+
+def _changes(
+    place: PipelineHome, known: Sequence[Incident], found: Found, now: datetime, last_number: int
+) -> list[Change]:
+    return lifecycle.changes(
+        place.name,
+        known,
+        found.findings,
+        now,
+        reopen_within=place.spec.alerts.reopen_within,
+        unlooked=found.unlooked,
+        last_number=last_number,
+    )
+
+
+def _notice(place: PipelineHome, event: Event, one: Incident, now: datetime) -> Notice:
+    """What people are told, without values of sensitive columns."""
+    from mlops_pipelines.alerting.notices import Notice, masked
+    from mlops_pipelines.lineage import hidden_names
+
+    notice = Notice(
+        pipeline=one.pipeline,
+        incident=one.id,
+        event=event,
+        kind=one.kind,
+        subject=one.subject,
+        severity=one.severity,
+        triage=one.triage,
+        title=one.title,
+        evidence=one.evidence,
+        symptoms=one.symptoms,
+        remedy=one.remedy,
+        runbook=one.runbook,
+        at=now,
+    )
+    return masked(notice, hidden_names(place.loaded))
+
+
+def _told_to(place: PipelineHome, change: Change, now: datetime) -> dict[str, str]:
+    """By sink, what it is told of a change."""
+    from mlops_pipelines.alerting.sinks import name_of, takes
+
+    # What a replay of the past finds wakes nobody.
+    today = isinstance(place.clock, WallClock)
+    wanted = [
+        one
+        for one in place.spec.alerts.sinks
+        if takes(one, change.incident.severity) and (today or one.file is not None)
+    ]
+    if change.event is None or not wanted:
+        return {}
+    body = _notice(place, change.event, change.incident, now).to_json()
+    return {name_of(one): body for one in wanted}
+
+
+def deliver(place: PipelineHome, clock: Clock) -> list[str]:
+    """Send what is due, each to its sink; what was wrong, as sentences. clock: the machine's.
+
+    What fails for now is tried again later, what fails for good never: a sink that is away holds up none of
+    the others.
+    """
+    from mlops_pipelines.alerting.notices import Notice
+    from mlops_pipelines.alerting.sinks import name_of, next_attempt, send
+
+    sinks = {name_of(one): one for one in place.spec.alerts.sinks}
+    problems = []
+    begin = clock.now()
+    for one in place.ledger.claim_deliveries(place.name, begin, LEASE, MOST_AT_ONCE):
+        if clock.now() - begin > LONGEST:
+            break
+        try:
+            if one.sink not in sinks:
+                raise UserError(
+                    f"The pipeline has no sink {one.sink} any more.", expected="one of alerts.sinks"
+                )
+            send(sinks[one.sink], Notice.from_json(one.body), place.home.path)
+        except TransientError as error:
+            due = next_attempt(one.attempts + 1, clock.now(), error.after)
+            place.ledger.record_delivery(one, delivered_at=None, problem=str(error), due_at=due)
+            problems.append(str(error))
+        except TerminalError as error:
+            place.ledger.record_delivery(one, delivered_at=None, problem=str(error), due_at=None)
+            problems.append(str(error))
+        else:
+            place.ledger.record_delivery(one, delivered_at=clock.now(), due_at=None)
+    return problems

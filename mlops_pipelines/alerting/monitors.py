@@ -1,0 +1,770 @@
+"""What the monitors say of the present, as findings. Each looks at the newest that there is: an old report
+that nothing newer contradicts still stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from mlops_pipelines.alerting.diagnosis import Finding, Kind, common_sources
+from mlops_pipelines.clock import midnight
+from mlops_pipelines.errors import MlopsError
+from mlops_pipelines.monitoring.drift import BREAK
+from mlops_pipelines.spec import ConceptDriftTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from mlops_pipelines.features.sets import FeatureSet
+    from mlops_pipelines.home import PipelineHome
+    from mlops_pipelines.ledger import Promotion
+    from mlops_pipelines.spec import Severity
+
+# A day that can be worked on and is not, so long after: its schedule has come and gone.
+STOPPED_AFTER = timedelta(hours=36)
+# Days that say what is usual.
+USUAL_DAYS = 28
+# Decisions by a model that is champion no more, so long after another took its place.
+GRACE = timedelta(hours=1)
+# So many of a matured day's events usually have a label; half as many is an outage.
+_OUTAGE = 0.5
+# Share of a day's rows out of a feature's range that no season brings from one day to the next.
+_MOST = 0.9
+# So unlikely a number of rejected rows by chance.
+_CHANCE = 1e-6
+# What a job's stages make, by the job that a person restarts.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "score": ("tiles", "score"),
+    "labels": ("labels",),
+    "monitor": ("features", "drift", "monitor", "mature", "feedback"),
+}
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that failed.
+
+    at: when it ended, by the wall clock, UTC. days: what it was to work on, where it is cut by days. step:
+    where it failed; empty where its process was lost. cause: a sentence. remedy: the command that helps.
+    over_by: the run of the same job that has succeeded since; None while nothing has.
+    """
+
+    run_id: str
+    job: str
+    at: datetime
+    days: str
+    step: str
+    cause: str
+    remedy: str
+    over_by: str | None
+
+
+@dataclass(frozen=True)
+class CheckedParity:
+    """The last time that logged vectors were made again. holds: whether they were the same bits."""
+
+    holds: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found. unlooked: by kind, why it could not be looked at."""
+
+    findings: tuple[Finding, ...]
+    unlooked: Mapping[Kind, str]
+
+
+def look(
+    place: PipelineHome, now: datetime, failed: Sequence[FailedRun] = (), parity: CheckedParity | None = None
+) -> Found:
+    """What the monitors of a pipeline say at a moment (the home's clock, UTC).
+
+    failed, parity: what Dagster's storage has, the newest first. One monitor that cannot look hides none of
+    the others: it is a finding itself.
+    """
+    scene = _Scene(place, now, failed, parity)
+    found: list[Finding] = []
+    unlooked: dict[Kind, str] = {}
+    for kind, monitor in _MONITORS.items():
+        try:
+            found += monitor(scene)
+        except MlopsError as error:
+            unlooked[kind] = str(error)
+            found.append(
+                scene.finding(
+                    "stage_stopped",
+                    f"monitor of {kind}",
+                    "warning",
+                    f"Whether there is {kind.replace('_', ' ')} cannot be looked at: {error}",
+                    remedy=f"mlops health {place.name}",
+                )
+            )
+    return Found(tuple(found), unlooked)
+
+
+def seen(
+    place: PipelineHome, now: datetime, failed: Sequence[FailedRun], parity: CheckedParity | None
+) -> str:
+    """What there is to look at, as a short text: where it is the same, so are the findings."""
+    tables = (
+        "events",
+        "labels",
+        "predictions",
+        "drift_report",
+        "performance_report",
+        "feature_report",
+        "feedback_report",
+    )
+    champion = place.ledger.champion(place.name)
+    counts = place.ledger.file_counts(place.name, (now.date() - timedelta(days=1)).isoformat())
+    return json.dumps(
+        [
+            f"{now:%Y-%m-%dT%H}",
+            {name: place.lake.version(name) for name in tables},
+            {stream: [one.files, one.pending, one.rejected] for stream, one in sorted(counts.items())},
+            champion.sequence if champion else 0,
+            sorted(one.run_id for one in failed if one.over_by is None),
+            parity.holds if parity else None,
+        ]
+    )
+
+
+class _Scene:
+    """A pipeline at a moment, each part of it read once."""
+
+    def __init__(
+        self,
+        place: PipelineHome,
+        now: datetime,
+        failed: Sequence[FailedRun],
+        parity: CheckedParity | None,
+    ) -> None:
+        self.place, self.now, self.failed, self.parity = place, now, failed, parity
+        self.today = now.date().isoformat()
+        self.champion: Promotion | None = place.ledger.champion(place.name)
+        self._features: FeatureSet | None = None
+        self._reports: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def features(self) -> FeatureSet:
+        """The champion's; before there is one, those of the YAML."""
+        from mlops_pipelines.features.in_use import set_of
+
+        if self._features is None:
+            champion = self.champion
+            self._features = set_of(self.place, champion) if champion else self.place.features
+        return self._features
+
+    def finding(
+        self,
+        kind: Kind,
+        subject: str,
+        severity: Severity,
+        title: str,
+        *,
+        remedy: str,
+        days: Iterable[str] = (),
+        parts: Iterable[str] = (),
+        since: str = "",
+        **evidence: Any,
+    ) -> Finding:
+        """days: by default today. evidence: without what is None."""
+        shown = tuple(sorted(days)) or (self.today,)
+        known = {name: value for name, value in evidence.items() if value is not None}
+        return Finding(kind, subject, severity, title, shown, remedy, frozenset(parts), known, since)
+
+    def report(self, name: str, days: int) -> list[dict[str, Any]]:
+        """Rows of the last days of a report, oldest first; none where there is none."""
+        lake = self.place.lake
+        if not lake.exists(name):
+            return []
+        wanted = [day for day in lake.days(name) if day <= self.today][-days:]
+        rows: list[dict[str, Any]] = lake.read(name, days=wanted).to_pylist() if wanted else []
+        return sorted(rows, key=lambda row: str(row["day"]))
+
+    def touched(self, *streams: str) -> set[str]:
+        """A stream, and the features that are made of it; labels are not known without their events."""
+        if "events" in streams:
+            streams = (*streams, "labels")
+        names = {name for name, sources in lineage(self.features).items() if sources & {*streams}}
+        return {*(f"stream:{one}" for one in streams), *(f"feature:{name}" for name in names)}
+
+
+def lineage(features: FeatureSet) -> dict[str, frozenset[str]]:
+    """Of each feature what it is made of: its table, and columns as `TABLE.COLUMN`, those of its key too."""
+    from mlops_pipelines.scoring import feature_sources
+
+    return {
+        name: frozenset({sources[-1][0], *(f"{table}.{column}" for table, column in sources)})
+        for name, sources in feature_sources(features).items()
+        if sources
+    }
+
+
+def _failed_runs(scene: _Scene) -> list[Finding]:
+    everything = {f"stream:{name}" for name in scene.place.streams}
+    everything |= {f"feature:{name}" for name in lineage(scene.features)}
+    found = []
+    latest = {run.job: run for run in reversed(scene.failed) if run.over_by is None}
+    for run in latest.values():
+        days = [day for day in run.days.split(" to ") if day]
+        parts = {f"stage:{stage}" for stage in STAGES.get(run.job, ())}
+        if run.job == "labels":
+            parts |= scene.touched("labels")
+        elif run.job in {"ingest", "score"}:
+            parts |= {*everything, "stage:tiles", "stage:score"}
+        deciding = run.job in {"ingest", "score"}
+        found.append(
+            scene.finding(
+                "run_failed",
+                run.job,
+                "critical" if deciding else "warning",
+                f"The last run of {run.job} failed: {run.cause}",
+                remedy=run.remedy,
+                days=days,
+                parts=parts,
+                run=run.run_id,
+                cause=run.cause,
+            )
+        )
+    return found
+
+
+def _stopped(scene: _Scene) -> list[Finding]:
+    place, now = scene.place, scene.now
+    waiting = place.ledger.waiting_since(place.name, by=now)
+    found = []
+    for job, stages in STAGES.items():
+        late: dict[str, list[str]] = {}
+        for stage in stages:
+            if stage == "score" and scene.champion is None:
+                continue
+            days = [
+                day
+                for day, since in waiting.get(stage, {}).items()
+                if day < scene.today and now - max(since, midnight(day) + timedelta(days=1)) > STOPPED_AFTER
+            ]
+            if days:
+                late[stage] = days
+        if late:
+            days = sorted({day for of_stage in late.values() for day in of_stage})
+            hours = STOPPED_AFTER // timedelta(hours=1)
+            found.append(
+                scene.finding(
+                    "stage_stopped",
+                    job,
+                    "warning" if job == "monitor" else "critical",
+                    f"{job} has left {len(days)} days for more than {hours} hours, the oldest {days[0]}",
+                    remedy=f"mlops health {place.name}",
+                    since=days[0],
+                    waiting=[f"{stage}: {len(of_stage)} days" for stage, of_stage in late.items()],
+                    parts={f"stage:{stage}" for stage in stages}
+                    | (scene.touched("labels") if job == "labels" else set())
+                    | ({f"feature:{name}" for name in lineage(scene.features)} if job == "score" else set()),
+                )
+            )
+    return found
+
+
+def _refused(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.ingest.taking import refusals
+
+    by_stream: dict[str, list[Any]] = {}
+    for one in refusals(scene.place):
+        by_stream.setdefault(one.stream, []).append(one)
+    return [
+        scene.finding(
+            "refused_files",
+            stream,
+            "critical" if stream == "events" else "warning",
+            f"{_number(len(files), 'file')} of {stream} refused: {_line(files[-1].why)}",
+            remedy=f"mlops quarantine list {scene.place.name}",
+            days=_arrival_days([one.path for one in files], scene.today),
+            parts=scene.touched(stream),
+            files=[one.path for one in files[-3:]],
+        )
+        for stream, files in by_stream.items()
+    ]
+
+
+def _rejected(scene: _Scene) -> list[Finding]:
+    from scipy.special import bdtrc
+
+    found = []
+    since = (scene.now.date() - timedelta(days=2 * USUAL_DAYS)).isoformat()
+    for stream, days in scene.place.ledger.rows_by_arrival(scene.place.name, since).items():
+        known = [one for one in days if one.day <= scene.today and one.rows]
+        if not known:
+            continue
+        *before, last = known
+        share = last.quarantined / last.rows
+        usual = max((one.quarantined / one.rows for one in before[-USUAL_DAYS:]), default=0.0)
+        if share - usual < BREAK or bdtrc(last.quarantined - 1, last.rows, max(usual, 1e-4)) >= _CHANCE:
+            continue
+        found.append(
+            scene.finding(
+                "rejected_rows",
+                stream,
+                "critical" if share >= 0.5 else "warning",
+                f"{share:.0%} of the rows of {stream} that arrived on {last.day} broke the contract; usually "
+                f"{usual:.1%} at most",
+                remedy=f"mlops quarantine list {scene.place.name}",
+                days=_through(last.day, scene.today),
+                parts=scene.touched(stream),
+                rows=last.rows,
+                rejected=last.quarantined,
+                usual=usual,
+            )
+        )
+    return found
+
+
+def _missing_arrivals(scene: _Scene, stream: str) -> tuple[str, int, int] | None:
+    """Newest day on which rows of a stream arrived, days since, and the longest gap that is usual; None
+    where the gap is a usual one."""
+    since = (scene.now.date() - timedelta(days=4 * USUAL_DAYS)).isoformat()
+    days = scene.place.ledger.rows_by_arrival(scene.place.name, since).get(stream, ())
+    arrived = [date.fromisoformat(one.day) for one in days if one.accepted and one.day <= scene.today]
+    if len(arrived) < 2:
+        return None
+    gaps = [(later - sooner).days for sooner, later in pairwise(arrived)]
+    usual, gap = max(gaps[-USUAL_DAYS:]), (scene.now.date() - arrived[-1]).days
+    return None if gap < 2 * usual else (arrived[-1].isoformat(), gap, usual)
+
+
+def _events_missing(scene: _Scene) -> list[Finding]:
+    late = _missing_arrivals(scene, "events")
+    if late is None:
+        return []
+    newest, gap, usual = late
+    return [
+        scene.finding(
+            "events_missing",
+            "",
+            "critical",
+            f"No event has arrived since {newest}, for {gap} days; usually every {_number(usual, 'day')}",
+            remedy=f"mlops status {scene.place.name}",
+            days=_through(newest, scene.today)[1:],
+            parts=scene.touched("events"),
+            newest=newest,
+            gap_days=gap,
+            usual_gap_days=usual,
+        )
+    ]
+
+
+def _labels_missing(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.retraining import matured_through
+
+    place = scene.place
+    parts = scene.touched("labels")
+    if late := _missing_arrivals(scene, "labels"):
+        newest, gap, usual = late
+        title = f"No label has arrived since {newest}, for {gap} days; usually every {_number(usual, 'day')}"
+        return [
+            scene.finding(
+                "labels_missing",
+                "",
+                "critical",
+                title,
+                remedy=f"mlops status {place.name}",
+                days=_through(newest, scene.today)[1:],
+                parts=parts,
+                newest=newest,
+                gap_days=gap,
+                usual_gap_days=usual,
+            )
+        ]
+    last = matured_through(place, scene.now).isoformat()
+    events, labels = place.lake.row_counts("events"), place.lake.row_counts("labels")
+    days = sorted(day for day in events if day <= last and events[day])[-USUAL_DAYS - 1 :]
+    shares = {day: min(1.0, labels.get(day, 0) / events[day]) for day in days}
+    if len(days) < 2:
+        return []
+    *before, day = days
+    usual_share = median(shares[one] for one in before)
+    if shares[day] >= _OUTAGE * usual_share:
+        return []
+    return [
+        scene.finding(
+            "labels_missing",
+            "",
+            "critical" if not shares[day] else "warning",
+            f"{shares[day]:.0%} of the events of {day} have a label, which is past due; usually "
+            f"{usual_share:.0%} have",
+            remedy=f"mlops status {place.name}",
+            days=[day],
+            parts=parts,
+            events=events[day],
+            labels=labels.get(day, 0),
+            usual=usual_share,
+        )
+    ]
+
+
+def _feature_rows(scene: _Scene) -> list[dict[str, Any]]:
+    rows = scene.report("feature_report", 1)
+    versions = {(view.name, view.version) for view in scene.features.views}
+    return [row for row in rows if (row["view"].rpartition(":")[2], row["version"]) in versions]
+
+
+def _stale_views(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring.feature_health import STALE_SHARE, WHOLE_VIEW
+
+    source = {view.name: view.source for view in scene.features.views}
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in _feature_rows(scene):
+        if row["feature"] == WHOLE_VIEW and (row["stale"] or 0.0) > STALE_SHARE:
+            by_source.setdefault(source[row["view"].rpartition(":")[2]], []).append(row)
+    found = []
+    for name, rows in by_source.items():
+        worst = max(rows, key=lambda row: row["stale"])
+        views = sorted(row["view"] for row in rows)
+        found.append(
+            scene.finding(
+                "stale_view",
+                name,
+                "warning",
+                f"{worst['stale']:.0%} of the decisions of {worst['day']} found {_some(views)}, of {name}, "
+                f"too old",
+                remedy=f"mlops features health {scene.place.name}",
+                days=[worst["day"]],
+                parts=scene.touched(name),
+                views=views,
+                oldest_hours=worst["age_worst"],
+                stale=worst["stale"],
+            )
+        )
+    return found
+
+
+def _skew(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring.feature_health import WHOLE_VIEW
+
+    most = scene.place.spec.features.max_skew
+    rows = [row for row in _feature_rows(scene) if row["feature"] != WHOLE_VIEW and row["skew"] > most]
+    skewed = {row["feature"]: row for row in rows}
+    found = []
+    for source, names in _by_source(scene, skewed).items():
+        worst = max((skewed[name] for name in names), key=lambda row: row["skew"])
+        found.append(
+            scene.finding(
+                "skew",
+                source,
+                "warning",
+                f"{_some(names)} of {worst['day']} are up to {worst['skew']:.2f} from what a fresh store "
+                f"gives, {most:g} at most is asked for",
+                remedy=f"mlops parity {scene.place.name}",
+                days=[worst["day"]],
+                parts={f"feature:{name}" for name in names},
+                features=names,
+                worst=worst["skew"],
+            )
+        )
+    return found
+
+
+def _parity(scene: _Scene) -> list[Finding]:
+    if scene.parity is None or scene.parity.holds:
+        return []
+    return [
+        scene.finding(
+            "parity",
+            "",
+            "critical",
+            f"Logged vectors are not what their facts give: {scene.parity.sentence}",
+            remedy=f"mlops parity {scene.place.name}",
+        )
+    ]
+
+
+def _drift_rows(scene: _Scene, days: int) -> list[dict[str, Any]]:
+    """Of the last days that were measured, what was found against the champion."""
+    rows = scene.report("drift_report", days)
+    return [row for row in rows if scene.champion and row["model_hash"] == scene.champion.model_hash]
+
+
+def _broken(scene: _Scene) -> list[Finding]:
+    # By whichever model the day was measured: one that came since may know the fault as usual.
+    rows = {row["feature"]: row for row in scene.report("drift_report", 1) if _is_fault(row)}
+    found = []
+    for source, names in _by_source(scene, rows).items():
+        worst = max((rows[name] for name in names), key=lambda row: row["weight"] or 0.0)
+        what = source if source in names else f"{_number(len(names), 'feature')} made of {source}"
+        found.append(
+            scene.finding(
+                "inputs_broken",
+                source,
+                "warning" if worst["weight"] else "info",
+                f"{what} broke on {worst['day']}: {worst['breaks']}",
+                remedy=f"mlops quarantine list {scene.place.name}",
+                days=[worst["day"]],
+                parts={f"feature:{name}" for name in names},
+                features=names,
+                weight=worst["weight"],
+            )
+        )
+    return found
+
+
+def _is_fault(row: Mapping[str, Any]) -> bool:
+    """Whether a feature's break is a fault of somebody: a season, too, leaves the range that was learned."""
+    kinds = (row.get("broken") or "").split(", ")
+    return "missing" in kinds or "category" in kinds or ("range" in kinds and row["strange"] >= _MOST)
+
+
+def _by_source(scene: _Scene, named: Collection[str]) -> dict[str, list[str]]:
+    sources = lineage(scene.features)
+    return common_sources(
+        {name: sources.get(name, frozenset()) for name in named},
+        {name: of for name, of in sources.items() if name not in named},
+    )
+
+
+def _drifted(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring import reports
+
+    trigger, champion = scene.place.spec.triggers.drift, scene.champion
+    if trigger is None or champion is None:
+        return []
+    overall = reports.drift_lately(scene.place, champion, trigger, champion.at)
+    found = reports.persistent_drift(champion, trigger, overall)
+    if found is None:
+        return []
+    rows = [row for row in _drift_rows(scene, trigger.persists[1]) if row["day"] in found["days"]]
+    moved = {
+        row["feature"]: round(row["weight"] * row["excess"], 3)
+        for row in rows
+        if row["feature"] != reports.OVERALL
+        and row["weight"]
+        and row["weight"] * row["excess"] >= trigger.watch
+    }
+    return [
+        scene.finding(
+            "drift",
+            "",
+            "warning",
+            f"Inputs drift from what v{champion.mlflow_version} knows: {found['finding']}",
+            remedy=f"mlops policy explain {scene.place.name}",
+            days=found["days"],
+            parts={f"feature:{name}" for name in moved},
+            features=sorted(moved, key=lambda name: -moved[name]),
+            champion=champion.mlflow_version,
+        )
+    ]
+
+
+def _score_drift(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring import reports
+
+    trigger, champion = scene.place.spec.triggers.prediction_drift, scene.champion
+    if trigger is None or champion is None:
+        return []
+    found = reports.persistent_score_drift(scene.place, champion, trigger, champion.at)
+    if found is None:
+        return []
+    return [
+        scene.finding(
+            "score_drift",
+            "",
+            "warning",
+            f"Scores of v{champion.mlflow_version} drift: {found['finding']}",
+            remedy=f"mlops policy explain {scene.place.name}",
+            days=found["days"],
+            champion=champion.mlflow_version,
+        )
+    ]
+
+
+def _concept(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring import reports
+
+    trigger = scene.place.spec.triggers.concept_drift or ConceptDriftTrigger()
+    found = reports.concept_drift_now(scene.place, trigger.detectors)
+    if found is None:
+        return []
+    return [
+        scene.finding(
+            "concept_drift",
+            "",
+            "warning",
+            f"Outcomes are not what the scores expect: {found['finding']}",
+            remedy=f"mlops policy explain {scene.place.name}",
+            days=found["days"],
+            parts=scene.touched("labels"),
+            detectors=found["detectors"],
+        )
+    ]
+
+
+def _quality(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring import reports
+
+    trigger, champion = scene.place.spec.triggers.performance, scene.champion
+    if trigger is None or champion is None:
+        return []
+    drop = reports.quality_drop_of(scene.place, champion, trigger, champion.at, scene.now)
+    if drop is None:
+        return []
+    return [
+        scene.finding(
+            "quality",
+            "",
+            "critical" if drop["below_floor"] else "warning",
+            f"Quality of v{champion.mlflow_version} has fallen: {drop['finding']}",
+            remedy=f"mlops policy explain {scene.place.name}",
+            days=drop["days"],
+            metric=trigger.metric,
+            value=drop["value"],
+            champion=champion.mlflow_version,
+        )
+    ]
+
+
+def _exposure(scene: _Scene) -> list[Finding]:
+    """Decisions by a model that had been replaced for a while."""
+    place = scene.place
+    if scene.champion is None or not place.lake.exists("predictions"):
+        return []
+    days = [day for day in place.lake.days("predictions") if day < scene.today][-1:]
+    if not days:
+        return []
+    rows = place.lake.read("predictions", days=days, columns=["model_hash", "model_version", "decided_at"])
+    promotions = place.ledger.promotions(place.name)
+    ends = {one.model_hash: later.at for one, later in pairwise(promotions)}
+    ends.pop(scene.champion.model_hash, None)
+    counts: dict[str, int] = {}
+    for model in rows["model_hash"].unique().to_pylist():
+        if (end := ends.get(model)) is None:
+            continue
+        late = _decided_after(rows, model, end + GRACE)
+        if late:
+            version = next(one.mlflow_version for one in promotions if one.model_hash == model)
+            counts[f"v{version}"] = late
+    if not counts:
+        return []
+    share = sum(counts.values()) / rows.num_rows
+    return [
+        scene.finding(
+            "exposure",
+            "",
+            "warning",
+            f"{share:.0%} of the decisions of {days[0]} were made by {_some(sorted(counts))}, which "
+            f"v{scene.champion.mlflow_version} had replaced",
+            remedy=f"mlops promotions {place.name}",
+            days=days,
+            decisions=sum(counts.values()),
+            versions=sorted(counts),
+            rows=rows.num_rows,
+        )
+    ]
+
+
+def _decided_after(rows: Any, model: str, moment: datetime) -> int:
+    import pyarrow.compute as pc
+
+    late = pc.and_(pc.equal(rows["model_hash"], model), pc.greater(rows["decided_at"], moment))
+    return int(pc.sum(late).as_py() or 0)
+
+
+def _feedback(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.monitoring.feedback_report import audit_of
+
+    audited = audit_of(scene.place)
+    if audited is None or audited.audit.verdict not in {"selective", "collapsing"}:
+        return []
+    audit = audited.audit
+    return [
+        scene.finding(
+            "feedback",
+            "",
+            "critical" if audit.verdict == "collapsing" else "warning",
+            f"Labels depend on what the model says ({audit.verdict}): {audit.sentence}",
+            remedy=f"mlops health {scene.place.name}",
+            parts={"stream:labels"},
+            verdict=audit.verdict,
+            coverage=audit.coverage,
+            spread=audit.spread,
+            rows=audit.rows,
+            labelled=audit.labelled,
+        )
+    ]
+
+
+def _slos(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.slos import standings
+
+    return [
+        scene.finding(
+            "slo",
+            one.name,
+            one.alert,
+            one.sentence,
+            remedy=f"mlops health {scene.place.name}",
+            days=[one.last_day] if one.last_day else [],
+            objective=one.objective,
+            good=one.good,
+            total=one.total,
+            budget_left=one.budget_left,
+        )
+        for one in standings(scene.place, scene.now)
+        if one.alert
+    ]
+
+
+_MONITORS: Mapping[Kind, Callable[[_Scene], list[Finding]]] = {
+    "run_failed": _failed_runs,
+    "stage_stopped": _stopped,
+    "refused_files": _refused,
+    "rejected_rows": _rejected,
+    "events_missing": _events_missing,
+    "labels_missing": _labels_missing,
+    "stale_view": _stale_views,
+    "parity": _parity,
+    "skew": _skew,
+    "inputs_broken": _broken,
+    "exposure": _exposure,
+    "concept_drift": _concept,
+    "drift": _drifted,
+    "score_drift": _score_drift,
+    "feedback": _feedback,
+    "quality": _quality,
+    "slo": _slos,
+}
+
+
+def _through(first: str, last: str) -> list[str]:
+    """The days from one to another, both included."""
+    days = (date.fromisoformat(last) - date.fromisoformat(first)).days
+    return [(date.fromisoformat(first) + timedelta(days=n)).isoformat() for n in range(max(0, days) + 1)]
+
+
+def _arrival_days(paths: Sequence[str], today: str) -> list[str]:
+    """Days named by landing folders; today for a file that lies in none."""
+    found = set()
+    for path in paths:
+        try:
+            found.add(date.fromisoformat(path.partition("/")[0]).isoformat())
+        except ValueError:
+            found.add(today)
+    return sorted(found)
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names as a person says them, three at most."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _line(text: str) -> str:
+    return text.splitlines()[0] if text else ""

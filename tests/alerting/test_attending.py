@@ -1,0 +1,197 @@
+"""What a pipeline's monitors find, from the data to the message."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mlops_pipelines.alerting.attending import as_they_stand, attend, deliver
+from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun, look
+from mlops_pipelines.clock import FixedClock
+from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.ingest import taking
+from mlops_pipelines.monitoring import feature_health, feedback_report, reports
+from mlops_pipelines.pipelines.flight_delays.source import Flights
+from mlops_pipelines.spec import Alerts, DriftTrigger, Sink
+from tests.alerting.injected import emptied, renamed
+from tests.loop import advance, at, copy_of, land, mlops, move, retrain, small_home, take_all, varied
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_pipelines.alerting.lifecycle import Change
+    from mlops_pipelines.home import PipelineHome
+
+WALL = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+FAILED = FailedRun(
+    "run1", "monitor", WALL.now(), "2013-01-09", "drift_report", "The disk is full.", "df -h", None
+)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of ten days whose champion is from the 8th, all measured."""
+    home = tmp_path_factory.mktemp("lived")
+    place = small_home(home)
+    advance(place, at(8))
+    retrain(place, "first")
+    advance(place, at(10))
+    measure(place)
+    return home
+
+
+@pytest.fixture
+def place(lived: Path, tmp_path: Path) -> PipelineHome:
+    return copy_of(lived, tmp_path / "home")
+
+
+def measure(place: PipelineHome) -> None:
+    for report in (
+        feature_health.report_features,
+        reports.report_drift,
+        reports.report_performance,
+        feedback_report.report_feedback,
+    ):
+        report(place, [])
+
+
+def told(place: PipelineHome, *failed: FailedRun, parity: CheckedParity | None = None) -> list[Change]:
+    changes = attend(place, failed, parity, WALL.now())
+    assert deliver(place, WALL) == []
+    return changes
+
+
+def lines(place: PipelineHome) -> list[dict[str, Any]]:
+    path = place.home.path / "alerts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_home_that_is_well_has_no_incident(place: PipelineHome) -> None:
+    assert told(place) == []
+    look_at = place.ledger.last_look(place.name)
+    assert look_at
+    assert (look_at.at, look_at.wall_at) == (at(10), WALL.now())
+    assert not (place.home.path / "alerts.jsonl").exists()
+    assert (
+        "has no incident that is open, and no run has failed" in mlops(place, "incidents", place.name).output
+    )
+
+
+def test_a_null_burst_is_one_incident_until_the_next_day_is_right(place: PipelineHome) -> None:
+    advance(place, at(11), keep=lambda rows: emptied(rows) if "tailnum" in rows.column_names else rows)
+    measure(place)
+    [opened] = told(place)
+    one = opened.incident
+    assert (opened.event, one.kind, one.subject) == ("opened", "inputs_broken", "events.tailnum")
+    assert one.evidence["features"] == sorted(one.evidence["features"])
+    assert len(one.evidence["features"]) > 5
+    assert told(place) == []
+    [line] = lines(place)
+    assert (line["event"], line["triage"], line["severity"]) == ("opened", "data", "warning")
+    advance(place, at(12))
+    measure(place)
+    assert [change.event for change in told(place)] == ["resolved"]
+    assert [line["event"] for line in lines(place)] == ["opened", "resolved"]
+
+
+def test_a_day_is_measured_whose_foremost_features_have_no_value(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "PAGE_FEATURES", 3)
+    advance(place, at(11), keep=lambda rows: emptied(rows) if "tailnum" in rows.column_names else rows)
+    made = reports.report_drift(place, [])
+    assert made.page
+    assert not {*made.page.indices} & {"plane_manufacturer_last", "plane_seats_last", "plane_year_last"}
+
+
+def test_refused_files_are_an_incident_until_they_are_mended(place: PipelineHome) -> None:
+    rows = Flights().rows("events", at(10), at(11))
+    move(place, at(11))
+    land(place, "events", "events.parquet", renamed(rows))
+    taking.register_landed(place)
+    take_all(place)
+    [opened] = told(place)
+    one = opened.incident
+    assert (one.kind, one.subject, one.severity, one.triage) == (
+        "refused_files",
+        "events",
+        "critical",
+        "data",
+    )
+    land(place, "events", "events.parquet", rows)
+    taking.register_landed(place)
+    take_all(place)
+    assert [change.event for change in told(place)] == ["resolved"]
+
+
+def test_a_failed_run_and_what_it_left_are_one_incident(place: PipelineHome) -> None:
+    advance(place, at(11))
+    move(place, at(14))
+    changes = told(place, FAILED)
+    [run] = [one.incident for one in changes if one.incident.kind == "run_failed"]
+    assert run.severity == "warning"
+    assert any("monitor has left" in symptom for symptom in run.symptoms)
+    assert "stage_stopped" not in {one.incident.kind for one in changes}
+    # Without the failure the monitor itself has stopped.
+    found = {one.kind for one in as_they_stand(place, [], None) if one.resolved_at is None}
+    assert "stage_stopped" in found
+    assert "run_failed" not in found
+    # Nothing is put down by whoever only asks.
+    assert "run_failed" in {one.kind for one in place.ledger.incidents(place.name)}
+
+
+def test_broken_parity_is_critical(place: PipelineHome) -> None:
+    [opened] = told(place, parity=CheckedParity(holds=False, sentence="3 vectors differ"))
+    assert (opened.incident.kind, opened.incident.severity) == ("parity", "critical")
+
+
+def test_a_monitor_that_cannot_look_is_a_finding_and_resolves_nothing(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise TerminalError("The reference is gone.")
+
+    monkeypatch.setattr(reports, "drift_lately", gone)
+    found = look(
+        varied(place, triggers=place.spec.triggers.model_copy(update={"drift": DriftTrigger()})), at(10)
+    )
+    assert set(found.unlooked) == {"drift"}
+    [one] = found.findings
+    assert (one.kind, one.subject) == ("stage_stopped", "monitor of drift")
+    assert "The reference is gone." in one.title
+
+
+def test_a_replay_wakes_nobody(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "http://127.0.0.1:9/none")
+    sinks = (Sink.model_validate({"webhook": {"url_env": "HOOK"}}), Sink(file="alerts.jsonl"))
+    of = varied(place, alerts=Alerts(sinks=sinks))
+    [_] = told(of, parity=CheckedParity(holds=False, sentence="3 vectors differ"))
+    assert place.ledger.claim_deliveries(place.name, WALL.now() + timedelta(days=1), timedelta(0), 9) == []
+    assert len(lines(place)) == 1
+
+
+def test_a_sink_that_is_away_is_tried_again_and_holds_up_no_other(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.home.path / "alerts.jsonl").mkdir()
+    attend(place, [FAILED], None, WALL.now())
+    [problem] = deliver(place, WALL)
+    assert "alerts.jsonl" in problem
+    assert "alerts.jsonl" in place.ledger.undelivered(place.name)["file alerts.jsonl"]
+
+
+def test_no_events_for_long_is_one_incident(place: PipelineHome) -> None:
+    """The first files held a week: twice as long is no usual gap."""
+    move(place, at(25))
+    opened = [one.incident for one in told(place)]
+    assert {one.kind for one in opened} == {"events_missing", "labels_missing", "stage_stopped"}
+    [events] = [one for one in opened if one.kind == "events_missing"]
+    assert events.evidence == {"newest": "2013-01-08", "gap_days": 17, "usual_gap_days": 7}
+
+
+def test_an_empty_home_is_looked_at(tmp_path: Path) -> None:
+    new = small_home(tmp_path)
+    assert look(new, at(1)).findings == ()
