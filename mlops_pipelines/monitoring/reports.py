@@ -55,6 +55,8 @@ _EXPECTED = {
     "estimate_days": "int",
     "estimate_note": "string",
 }
+# When the day's labels came.
+_DELAYS = {"delay_median": "float", "delay_p90": "float", "delay_p99": "float", "known_by": "string"}
 DRIFT, PERFORMANCE = "drift_report", "performance_report"
 DRIFT_ORDER, PERFORMANCE_ORDER = ("feature",), ("model_hash",)
 # MLflow's number of a model says nothing of a day.
@@ -164,8 +166,11 @@ def performance_columns(kind: Kind) -> dict[str, str]:
         "model_version": "string",
         "model_hash": "string",
         "rows": "int",
+        "predictions": "int",
         "labelled": "int",
+        "overdue": "int",
         "matured": "bool",
+        **_DELAYS,
         name: type_,
         **dict.fromkeys(FIGURES_OF[kind], "float"),
         "reason": "string",
@@ -263,6 +268,7 @@ def report_performance(
     import pyarrow.compute as pc
 
     from mlops_pipelines.monitoring.estimates import expected_by_day, surprises_by_day
+    from mlops_pipelines.monitoring.label_delays import delays_by_day
     from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
 
     now = place.clock.now()
@@ -294,16 +300,20 @@ def report_performance(
         its_days = set(mine["day"].unique().to_pylist())
         with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
         of_its = [one for one in matured if one.day in its_days]
+        counts = {row["values"]: row["counts"] for row in mine["day"].value_counts().to_pylist()}
         found = performance_by_day(with_label, of_its, _outcome_of(place, promotions[model_hash]))
         expected, surprises = expected_by_day(mine, kind), surprises_by_day(with_label, kind)
         rows += [
             _performance_row(one, promotions[model_hash])
+            | {"predictions": counts[one.day]}
             | _surprise_row(expected.get(one.day), surprises.get(one.day))
             for one in found
         ]
     rows = _with_estimates(place, rows, now)
     unscored = {one.day for one in matured} - {row["day"] for row in rows}
     rows += [_maturity_row(one) for one in matured if one.day in unscored]
+    delays = {one.day: one.row for one in delays_by_day(events, labels, now)}
+    rows = [row | delays[row["day"]] for row in rows]
     written = lake.replace(
         PERFORMANCE,
         table_of(rows, performance_columns(kind)),
@@ -553,7 +563,9 @@ def _maturity_row(found: DayMaturity) -> dict[str, Any]:
         "model_version": "",
         "model_hash": "",
         "rows": found.events,
+        "predictions": 0,
         "labelled": 0,
+        "overdue": found.overdue,
         "matured": found.matured,
         "reason": "no champion has scored this day",
     }
@@ -562,7 +574,8 @@ def _maturity_row(found: DayMaturity) -> dict[str, Any]:
 def _figures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, Any]:
     """Plain figures, which Dagster draws over the partitions."""
     row = max(rows, key=lambda one: one["labelled"])
-    figures = {name: row[name] for name in _TOLD[kind] if row.get(name) is not None}
+    told = (*_TOLD[kind], "overdue", "delay_median", "delay_p99")
+    figures = {name: row[name] for name in told if row.get(name) is not None}
     if row.get("estimate") is not None:
         figures["estimated_log_loss"] = row["estimate"]
     return {"labelled": row["labelled"], "matured": row["matured"], **figures}
@@ -576,6 +589,7 @@ def _shown(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return {
         "model": f"v{row['model_version']}" if row["model_version"] else "–",
         "events": row["rows"],
+        "decisions": row["predictions"],
         "labelled scores": row["labelled"],
         "matured": "yes" if row["matured"] else "not yet",
         **{name: figure(name) for name in _TOLD[kind]},
@@ -595,18 +609,28 @@ def _estimate_shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _performance_pictures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, bytes]:
+    """Skill by day and model, and how many labels of matured days were there by which age."""
+    from mlops_pipelines.monitoring.label_delays import curve
+
     skill = SKILLS[kind][0]
     skills = {
         f"{row['day']} v{row['model_version']}": row[skill]
         for row in sorted(rows, key=lambda row: row["day"], reverse=True)
         if row.get(skill) is not None
     }
-    if not skills:
+    by_age = curve({row["day"]: row for row in rows if row["matured"]}.values())
+    if not skills and not by_age:
         return {}
     from mlops_pipelines.figures import bars
 
-    title = f"{skill} by day and model"
-    return {"skill_by_day": bars(skills, title=title, unit=f"1 - loss / loss of {BASELINE[kind]}")}
+    pictures = {}
+    if skills:
+        title, unit = f"{skill} by day and model", f"1 - loss / loss of {BASELINE[kind]}"
+        pictures["skill_by_day"] = bars(skills, title=title, unit=unit)
+    if by_age:
+        title = "Events with a label by their age, matured days"
+        pictures["labels_by_age"] = bars(by_age, title=title, unit="share of the events", limit=len(by_age))
+    return pictures
 
 
 def _read(place: PipelineHome, name: str, days: Sequence[str], columns: Mapping[str, str]) -> pa.Table:

@@ -1,0 +1,98 @@
+"""When labels come: how long after their events, and how many are there by which age.
+
+A delay is counted from the event's time to the moment at which its first label was known. What never comes
+has none: the curve of those that are there by an age ends below one by as many.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlops_pipelines.features.coding import HOUR_US, microseconds, shared_codes
+from mlops_pipelines.scored import days_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+    from typing import Any
+
+    import pyarrow as pa
+
+# Ages of events, hours, at which labels are counted.
+AGES = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 168, 336, 720)
+
+
+@dataclass(frozen=True)
+class DayDelays:
+    """Delays of one day's labels.
+
+    median, p90, p99: hours, of the events that have a label; None without any. known_by: events with a label
+    by each of `AGES`.
+    """
+
+    day: str
+    median: float | None
+    p90: float | None
+    p99: float | None
+    known_by: tuple[int, ...]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As the performance report keeps it."""
+        return {
+            "delay_median": self.median,
+            "delay_p90": self.p90,
+            "delay_p99": self.p99,
+            "known_by": json.dumps(self.known_by),
+        }
+
+
+def delays_by_day(events: pa.Table, labels: pa.Table, now: datetime) -> list[DayDelays]:
+    """Delays of the labels that are known at `now` (UTC), by day of the event, in order.
+
+    events: day, event_id, event_time. labels: event_id, known_at; of several versions the first counts. A
+    label that was known before its event has no delay.
+    """
+    import numpy as np
+
+    if not events.num_rows:
+        return []
+    wanted, having = shared_codes([events["event_id"]], [labels["event_id"]])
+    known = microseconds(labels["known_at"])
+    order = np.lexsort((known, having))
+    codes, first = np.unique(having[order], return_index=True)
+    known = known[order][first]
+    places = np.minimum(np.searchsorted(codes, wanted), max(len(codes) - 1, 0))
+    found = (codes[places] == wanted) if len(codes) else np.zeros(len(wanted), dtype=bool)
+    until = np.full(len(wanted), np.iinfo(np.int64).max)
+    until[found] = known[places[found]]
+    found &= until <= int(now.timestamp() * 1e6)
+    hours = np.maximum(until - microseconds(events["event_time"]), 0) / HOUR_US
+    days, numbers = days_of(events)
+    made = []
+    for number, day in enumerate(days):
+        mine = hours[found & (numbers == number)]
+        counts = tuple(int(count) for count in np.searchsorted(np.sort(mine), AGES, side="right"))
+        if not len(mine):
+            made.append(DayDelays(day, None, None, None, counts))
+            continue
+        median, p90, p99 = (float(one) for one in np.quantile(mine, [0.5, 0.9, 0.99]))
+        made.append(DayDelays(day, median, p90, p99, counts))
+    return made
+
+
+def curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of the events that have a label by each age, over days; for a picture. Ages after which nothing
+    more comes are left out.
+
+    rows: of the performance report, one a day: rows and known_by.
+    """
+    counted = [row for row in rows if row.get("known_by")]
+    total = sum(row["rows"] for row in counted)
+    if not total:
+        return {}
+    sums = [sum(column) for column in zip(*(json.loads(row["known_by"]) for row in counted), strict=True)]
+    last = next(place for place, count in enumerate(sums) if count == sums[-1])
+    return {f"{age} h": count / total for age, count in zip(AGES[: last + 1], sums, strict=False)}
