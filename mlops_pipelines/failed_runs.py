@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -47,7 +48,9 @@ def failed_runs(
 def checked_parity(place: PipelineHome, instance: dg.DagsterInstance) -> CheckedParity | None:
     """What the check `parity` said last; None before it was run."""
     key = dg.AssetCheckKey(dg.AssetKey([place.name, "feature_report"]), "parity")
-    found = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    # Not one that is only planned: what was found before stands until it is looked at again.
+    ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    found = instance.event_log_storage.get_asset_check_execution_history(key, limit=1, status=ended)
     evaluated = found[0].event.dagster_event if found and found[0].event else None
     if evaluated is None:
         return None
@@ -60,7 +63,7 @@ def _failed_run(
     instance: dg.DagsterInstance, record: dg.RunRecord, latest: dg.RunRecord | None, job: str
 ) -> FailedRun:
     run = record.dagster_run
-    step, cause = _cause(instance, run.run_id)
+    step, cause, ours = _cause(instance, run.run_id)
     told, _, remedy = cause.partition(TRY)
     ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
     over = latest is not None and latest.storage_id > record.storage_id
@@ -73,11 +76,13 @@ def _failed_run(
         " ".join(told.split()),
         remedy.strip() or f"look at the run {run.run_id} in the UI (mlops dev)",
         latest.dagster_run.run_id if over and latest else None,
+        ours,
     )
 
 
-def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
-    """The step that failed first, and why; of a run whose process was lost, what Dagster says of it."""
+def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str, bool]:
+    """The step that failed first, why, and whether the library says so, which shows no sensitive value; of a
+    run whose process was lost, what Dagster says of it."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         event = entry.dagster_event
         failure = event.step_failure_data if event else None
@@ -87,12 +92,14 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str]:
             while error and error.cause:
                 error = error.cause
             cause = (said.description if said else None) or (error.message if error else None)
-            return event.step_key or "", cause or "it does not say why"
+            return event.step_key or "", cause or "it does not say why", bool(said and said.description)
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
-        return "", entry.user_message or (
-            entry.dagster_event and entry.dagster_event.message
-        ) or "it was lost"
-    return "", "its process was lost"
+        return (
+            "",
+            entry.user_message or (entry.dagster_event and entry.dagster_event.message) or "it was lost",
+            True,
+        )
+    return "", "its process was lost", True
 
 
 def _days(tags: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.clock import midnight
+from mlops_pipelines.clock import WallClock, midnight
 from mlops_pipelines.features.facts import KNOWN_AT
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.ingest import taking
@@ -37,6 +37,8 @@ RUN = HOUR
 # The schedule `daily_monitoring` runs at 06:00 UTC on the days before.
 MONITORED = 6 * HOUR + RUN
 RETRAIN = DAY
+# Incidents are looked for once a minute.
+LOOKED = HOUR / 4
 # Days that figures are of which are no clocks.
 LOOKED_BACK = 28 * DAY
 LABELS_LOOKED_BACK = 7 * DAY
@@ -89,7 +91,8 @@ class LoopHealth:
 
     files_waiting: landed and not taken in, of all streams. unscored: accepted events of closed days of the
     last 28 that no champion has scored, since there is one. pending: triggers by kind. in_flight: retrain.
-    unlistable: what is wrong with landing folders. incidents: that are open. last_days: by report, its last
+    unlistable: what is wrong with landing folders. incidents: that are open. untold: by
+    sink, why it did not get a message. last_days: by report, its last
     day, YYYY-MM-DD.
     """
 
@@ -106,6 +109,7 @@ class LoopHealth:
     slos: tuple[SloStanding, ...] = ()
     cost: Cost | None = None
     incidents: tuple[Incident, ...] = ()
+    untold: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ranking(self) -> Ranking:
@@ -170,6 +174,7 @@ def health_of(place: PipelineHome, *, with_cost: bool = True) -> LoopHealth:
         _predictions(place, now, step, champion, unscored),
         _labels(place, now, step),
         *_monitors(place, now, step, champion, last_days),
+        *_alerts(place, now),
     ]
     if retrain:
         clocks.append(LoopClock("retrain", retrain.started_at, RETRAIN, f"{retrain.id} is {retrain.status}"))
@@ -197,6 +202,7 @@ def health_of(place: PipelineHome, *, with_cost: bool = True) -> LoopHealth:
         tuple(standings(place, now)),
         cost,
         tuple(ledger.incidents(place.name)),
+        ledger.undelivered(place.name),
     )
 
 
@@ -308,6 +314,13 @@ def _monitors(
             yield LoopClock(name, min(begin, now), normal, "there is none yet")
 
 
+def _alerts(place: PipelineHome, now: datetime) -> Iterator[LoopClock]:
+    """When incidents were looked for last; of a home that keeps the machine's time."""
+    looked = place.ledger.last_look(place.name)
+    if isinstance(place.clock, WallClock) and looked:
+        yield LoopClock("alerts", min(looked.wall_at, now), LOOKED, "incidents were looked for")
+
+
 def _last_day(place: PipelineHome, report: str, now: datetime, *, of_matured: bool) -> str | None:
     """The last day that a report is of; of performance the last one whose labels had matured then."""
     days = place.lake.days(report)
@@ -365,6 +378,7 @@ def as_json(found: LoopHealth) -> dict[str, Any]:
         "triggers_pending": dict(found.pending),
         "retrain_in_flight": found.in_flight,
         "incidents": [one.to_json() for one in found.incidents],
+        "untold": dict(found.untold),
         "slos": [
             {"name": one.name, "objective": one.objective, "good": one.good, "total": one.total,
              "budget_left": one.budget_left, "burn": dict(one.burn), "alert": one.alert,
@@ -394,6 +408,7 @@ def render(found: LoopHealth) -> str:
     if found.incidents:
         told = [f"  {one.id}  {one.severity}, {one.triage}: {one.title}" for one in found.incidents]
         lines += ["", "incidents", *told]
+    lines += [f"  {sink} did not get a message: {_first_line(why)}" for sink, why in found.untold.items()]
     if found.slos:
         lines += ["", "objectives", *(f"  {one.sentence}" for one in found.slos)]
     if found.cost is not None:
@@ -424,6 +439,10 @@ def _marked(one: LoopClock, ranked: Ranking) -> str:
         if is_it
     ]
     return "; ".join(said for said in (", ".join(marks), one.said) if said)
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _cost_line(cost: Cost) -> str:

@@ -49,7 +49,7 @@ class Named:
 METRICS: Mapping[str, Named] = {
     "mlops_page_timestamp_seconds": Named("gauge", "When this page was made, by the machine's clock.", ()),
     "mlops_readable": Named("gauge", "1 where the pipeline could be looked at, else 0."),
-    "mlops_healthy": Named("gauge", "1 where no clock is late, else 0, as `mlops health` says."),
+    "mlops_healthy": Named("gauge", "1 where `mlops health` finds nothing late or critical, else 0."),
     "mlops_events_lag_seconds": Named("gauge", "How far the newest event lies behind the clock."),
     "mlops_prediction_lag_seconds": Named("gauge", "How far the newest scored decision lies behind."),
     "mlops_label_lag_seconds": Named("gauge", "How far the label that became known last lies behind."),

@@ -25,6 +25,8 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         from mlops_pipelines.alerting.attending import attend, deliver
 
         place = home.pipeline(loaded)
+        if not place.ledger.keeps_incidents:
+            return dg.SkipReason("The ledger has no incidents yet: mlops ledger upgrade.")
         failed = failed_runs.failed_runs(place, 1, context.instance)
         parity = failed_runs.checked_parity(place, context.instance)
         changes = attend(place, failed, parity, WallClock().now())

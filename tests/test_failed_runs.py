@@ -11,6 +11,7 @@ import pytest
 from mlops_pipelines import scoring
 from mlops_pipelines.component import build_definitions
 from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.failed_runs import checked_parity
 from mlops_pipelines.resources import HomeResource
 from tests.loop import mlops, small_home
 from tests.small_flights import loaded
@@ -86,3 +87,13 @@ def test_a_run_whose_process_was_lost_is_told_too(place: PipelineHome) -> None:
         "the run worker was killed",
     )
     assert lost.run_id in incident["remedy"]
+
+
+def test_parity_that_is_only_planned_is_not_taken_for_checked(place: PipelineHome) -> None:
+    definitions = build_definitions(loaded(), HomeResource(path=str(place.home.path)))
+    job = definitions.resolve_job_def(f"{place.name}_monitor")
+    with dg.DagsterInstance.from_config(str(place.home.dagster)) as instance:
+        key = dg.AssetCheckKey(dg.AssetKey([place.name, "feature_report"]), "parity")
+        instance.create_run_for_job(job)
+        assert instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+        assert checked_parity(place, instance) is None

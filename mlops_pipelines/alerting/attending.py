@@ -39,14 +39,17 @@ def attend(
 
     Where nothing moved since the last look, nothing is read anew. wall_now: the machine's clock, UTC.
     """
+    if not place.ledger.keeps_incidents:
+        return []
     now = place.clock.now()
     text = monitors.seen(place, now, failed, parity)
     last = place.ledger.last_look(place.name)
-    look = Look(now, wall_now, text)
     if last and last.seen == text:
-        place.ledger.looked(place.name, look)
+        place.ledger.looked(place.name, Look(now, wall_now, text))
         return []
     found = monitors.look(place, now, failed, parity)
+    # What could not be looked at is looked at again by the next tick.
+    look = Look(now, wall_now, "" if found.unlooked else text)
 
     def decide(known: Sequence[Incident], last_number: int) -> list[Change]:
         return _changes(place, known, found, now, last_number)
@@ -54,7 +57,7 @@ def attend(
     return place.ledger.settle_incidents(
         place.name,
         decide,
-        since=now - LINGERS,
+        since=_since(place, now),
         told_to=lambda change: _told_to(place, change, now),
         look=look,
     )
@@ -65,13 +68,17 @@ def as_they_stand(
 ) -> list[Incident]:
     """The incidents as a look would leave them now, and those resolved lately; nothing is put down."""
     now = place.clock.now()
-    known = place.ledger.incidents(place.name, since=now - LINGERS)
+    known = place.ledger.incidents(place.name, since=_since(place, now))
     found = monitors.look(place, now, failed, parity)
-    last = max((one.number for one in known), default=0)
+    last = place.ledger.last_incident(place.name)
     after = {one.number: one for one in known}
     for change in _changes(place, known, found, now, last):
         after[change.incident.number] = change.incident
     return [after[number] for number in sorted(after)]
+
+
+def _since(place: PipelineHome, now: datetime) -> datetime:
+    return now - max(LINGERS, place.spec.alerts.reopen_within)
 
 
 def _changes(
@@ -91,6 +98,7 @@ def _changes(
 def _notice(place: PipelineHome, event: Event, one: Incident, now: datetime) -> Notice:
     """What people are told, without values of sensitive columns."""
     from mlops_pipelines.alerting.notices import Notice, masked
+    from mlops_pipelines.features.in_use import recorded_sets
     from mlops_pipelines.lineage import hidden_names
 
     notice = Notice(
@@ -108,7 +116,7 @@ def _notice(place: PipelineHome, event: Event, one: Incident, now: datetime) -> 
         runbook=one.runbook,
         at=now,
     )
-    return masked(notice, hidden_names(place.loaded))
+    return masked(notice, hidden_names(place.loaded, recorded_sets(place).sets))
 
 
 def _told_to(place: PipelineHome, change: Change, now: datetime) -> dict[str, str]:
@@ -131,27 +139,33 @@ def _told_to(place: PipelineHome, change: Change, now: datetime) -> dict[str, st
 def deliver(place: PipelineHome, clock: Clock) -> list[str]:
     """Send what is due, each to its sink; what was wrong, as sentences. clock: the machine's.
 
-    What fails for now is tried again later, what fails for good never: a sink that is away holds up none of
-    the others.
+    What fails for now, or for want of a setting, is tried again later, what fails for good never: a sink
+    that is away holds up none of the others.
     """
     from mlops_pipelines.alerting.notices import Notice
     from mlops_pipelines.alerting.sinks import name_of, next_attempt, send
 
     sinks = {name_of(one): one for one in place.spec.alerts.sinks}
     problems = []
+    held_up = set[tuple[int, str]]()
     begin = clock.now()
     for one in place.ledger.claim_deliveries(place.name, begin, LEASE, MOST_AT_ONCE):
         if clock.now() - begin > LONGEST:
             break
+        if (one.incident, one.sink) in held_up:
+            continue  # that it is over is told after that it began
         try:
             if one.sink not in sinks:
                 raise UserError(
                     f"The pipeline has no sink {one.sink} any more.", expected="one of alerts.sinks"
                 )
             send(sinks[one.sink], Notice.from_json(one.body), place.home.path)
-        except TransientError as error:
-            due = next_attempt(one.attempts + 1, clock.now(), error.after)
+        except (TransientError, UserError) as error:
+            # What somebody has to set or to mend is often there soon.
+            after = error.after if isinstance(error, TransientError) else None
+            due = next_attempt(one.attempts + 1, clock.now(), after)
             place.ledger.record_delivery(one, delivered_at=None, problem=str(error), due_at=due)
+            held_up.add((one.incident, one.sink))
             problems.append(str(error))
         except TerminalError as error:
             place.ledger.record_delivery(one, delivered_at=None, problem=str(error), due_at=None)

@@ -34,7 +34,6 @@ Kind = Literal[
     "parity",
     "skew",
     "inputs_broken",
-    "exposure",
     "concept_drift",
     "drift",
     "score_drift",
@@ -59,7 +58,6 @@ TRIAGE: Mapping[str, Triage] = {
     "skew": "features",
     "events_broken": "data",
     "inputs_broken": "data",
-    "exposure": "platform",
     "concept_drift": "model",
     "drift": "data",
     "score_drift": "model",
@@ -87,13 +85,16 @@ _NO_ROWS = {
     "slo:label_maturity": _ANY,
     **_WORSE_MODEL,
 }
+# A run, or its want, harms what it makes and nothing else.
+_OF_RUNS = dict.fromkeys([*_NO_ROWS, "slo:availability"], _SHARED)
 # What can follow from what. By kind; an SLO is a kind of its own, `slo:` and its name.
 EXPLAINS: Mapping[str, dict[str, bool]] = {
-    "run_failed": {"stage_stopped": _SHARED, "slo:availability": _ANY, **_NO_ROWS},
-    "stage_stopped": {"slo:availability": _ANY, **_NO_ROWS},
+    "run_failed": {"stage_stopped": _SHARED, **_OF_RUNS},
+    "stage_stopped": _OF_RUNS,
     "refused_files": {"rejected_rows": _SHARED, **_NO_ROWS},
     "rejected_rows": _NO_ROWS,
     "events_missing": {
+        "labels_missing": _SHARED,
         "stale_view": _SHARED,
         "skew": _SHARED,
         "inputs_broken": _SHARED,
@@ -128,13 +129,14 @@ EXPLAINS: Mapping[str, dict[str, bool]] = {
         **_WORSE_MODEL,
     },
     "inputs_broken": {"drift": _SHARED, **_WORSE_MODEL},
-    "exposure": {"score_drift": _ANY, "quality": _ANY, "slo:quality": _ANY},
     "concept_drift": {"drift": _SHARED, "score_drift": _ANY, "quality": _ANY, "slo:quality": _ANY},
     "drift": {"score_drift": _ANY, "quality": _ANY, "slo:quality": _ANY},
     "score_drift": {},
     "feedback": {"quality": _ANY, "slo:quality": _ANY},
     "quality": {"slo:quality": _ANY},
 }
+# Of these the days are known on which they do harm. The others go on until they are found no more.
+_ENDED = ("refused_files", "rejected_rows")
 # Of the days that a finding shows on, so many have to lie within those of its cause.
 _WITHIN = 0.5
 
@@ -145,9 +147,9 @@ class Finding:
 
     subject: which one, where there can be several of a kind (a stream, a column, a job); may be empty. title:
     a sentence. days: of events (YYYY-MM-DD, UTC) on which it shows, in order, one at least. parts: what it
-    touches: `stream:NAME`, `feature:NAME`, `stage:NAME`. evidence: the figures that led there, plain ones or
-    lists of these. remedy: the command that helps. since: the day it goes back to, if that
-    is known.
+    touches: `stream:NAME`, `feature:NAME`, `stage:NAME`, `model`, `decisions`, `views`, `labels`. evidence:
+    the figures that led there, plain ones or lists of these. remedy: the command that helps. since: the day
+    it goes back to, if that is known.
     """
 
     kind: Kind
@@ -167,9 +169,10 @@ class Finding:
 
     @property
     def cause(self) -> Cause:
-        """What may follow from it; it has no end yet."""
+        """What may follow from it."""
         first = min(self.since or self.days[0], self.days[0])
-        return Cause(self.kind, self.subject, self.parts, first, None)
+        last = self.days[-1] if self.kind in _ENDED else None
+        return Cause(self.kind, self.subject, self.parts, first, last)
 
     @property
     def triage(self) -> Triage:

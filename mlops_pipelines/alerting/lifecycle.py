@@ -125,12 +125,8 @@ def changes(
     """
     open_ones = {one.key: one for one in known if one.resolved_at is None}
     lately = {one.key: one for one in sorted(known, key=lambda one: one.number) if one.resolved_at}
-    told = [
-        replace(one, since=min(open_ones[one.key].first, one.since or one.days[0]))
-        if one.key in open_ones
-        else one
-        for one in findings
-    ]
+    again = {key: one for key, one in lately.items() if _comes_back(one, now, reopen_within)} | open_ones
+    told = [_as_before(again[one.key], one) if one.key in again else one for one in findings]
     now_found = {one.key for one in told}
     gone = [one for one in open_ones.values() if one.key not in now_found]
     causes_known = [
@@ -144,9 +140,9 @@ def changes(
         over = lately.get(cause.key)
         if before:
             made += _gone_on(before, diagnosis, now)
-        elif over and over.resolved_at and now - over.resolved_at <= reopen_within:
-            again = _as_found(replace(over, resolved_at=None, ending="", severity="info"), diagnosis, now)
-            made.append(Change("reopened", replace(again, reopened=over.reopened + 1)))
+        elif over and _comes_back(over, now, reopen_within):
+            blank = replace(over, resolved_at=None, ending="", severity="info", reopened=over.reopened + 1)
+            made.append(Change("reopened", _as_found(blank, diagnosis, now)))
         else:
             last_number += 1
             made.append(Change("opened", _opened(pipeline, last_number, diagnosis, now)))
@@ -155,6 +151,17 @@ def changes(
         if key not in causes and one.kind not in unlooked:
             made.append(Change("resolved", _resolved(one, told, found, now)))
     return made
+
+
+def _comes_back(one: Incident, now: datetime, reopen_within: timedelta) -> bool:
+    """Whether the same cause, found again, is the incident that was resolved."""
+    return one.resolved_at is not None and now - one.resolved_at <= reopen_within
+
+
+def _as_before(known: Incident, one: Finding) -> Finding:
+    """A finding with all that its incident is known to touch, from its beginning."""
+    first = min(known.first, one.since or one.days[0])
+    return replace(one, since=first, parts=one.parts | known.parts)
 
 
 def _opened(pipeline: str, number: int, diagnosis: Diagnosis, now: datetime) -> Incident:

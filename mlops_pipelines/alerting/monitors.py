@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.alerting.diagnosis import Finding, Kind, common_sources
 from mlops_pipelines.clock import midnight
-from mlops_pipelines.errors import MlopsError
+from mlops_pipelines.errors import MlopsError, TransientError
 from mlops_pipelines.monitoring.drift import BREAK
 from mlops_pipelines.spec import ConceptDriftTrigger
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 STOPPED_AFTER = timedelta(hours=36)
 # Days that say what is usual.
 USUAL_DAYS = 28
-# Decisions by a model that is champion no more, so long after another took its place.
-GRACE = timedelta(hours=1)
+# Days between arrivals that are taken for usual before there are enough of them.
+UNKNOWN_GAP = 7
 # So many of a matured day's events usually have a label; half as many is an outage.
 _OUTAGE = 0.5
 # Share of a day's rows out of a feature's range that no season brings from one day to the next.
@@ -45,13 +45,26 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# What these are about, besides what they touch.
+_ABOUT: Mapping[str, tuple[str, ...]] = {
+    "score_drift": ("model",),
+    "concept_drift": ("model",),
+    "quality": ("model",),
+    "slo:quality": ("model",),
+    "slo:availability": ("decisions",),
+    "slo:freshness": ("views",),
+    "slo:label_maturity": ("labels",),
+}
+
+
 @dataclass(frozen=True)
 class FailedRun:
     """A run that failed.
 
     at: when it ended, by the wall clock, UTC. days: what it was to work on, where it is cut by days. step:
     where it failed; empty where its process was lost. cause: a sentence. remedy: the command that helps.
-    over_by: the run of the same job that has succeeded since; None while nothing has.
+    over_by: the run of the same job that has succeeded since; None while nothing has. ours: whether the cause
+    is in the library's own words, which show no sensitive value.
     """
 
     run_id: str
@@ -62,6 +75,7 @@ class FailedRun:
     cause: str
     remedy: str
     over_by: str | None
+    ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,20 +105,28 @@ def look(
     scene = _Scene(place, now, failed, parity)
     found: list[Finding] = []
     unlooked: dict[Kind, str] = {}
+    broken: dict[Kind, str] = {}
     for kind, monitor in _MONITORS.items():
         try:
             found += monitor(scene)
-        except MlopsError as error:
+        except TransientError as error:
             unlooked[kind] = str(error)
-            found.append(
-                scene.finding(
-                    "stage_stopped",
-                    f"monitor of {kind}",
-                    "warning",
-                    f"Whether there is {kind.replace('_', ' ')} cannot be looked at: {error}",
-                    remedy=f"mlops health {place.name}",
-                )
+        except MlopsError as error:
+            unlooked[kind] = broken[kind] = str(error)
+        except Exception as error:
+            unlooked[kind] = broken[kind] = f"an error of its own, {type(error).__name__}"
+    if broken:
+        kinds = ", ".join(kind.replace("_", " ") for kind in broken)
+        found.append(
+            scene.finding(
+                "stage_stopped",
+                "monitors",
+                "warning",
+                f"It cannot be looked at whether there is {kinds}: {next(iter(broken.values()))}",
+                remedy=f"mlops health {place.name}",
+                kinds=sorted(broken),
             )
+        )
     return Found(tuple(found), unlooked)
 
 
@@ -176,8 +198,14 @@ class _Scene:
     ) -> Finding:
         """days: by default today. evidence: without what is None."""
         shown = tuple(sorted(days)) or (self.today,)
+        parts = {*parts, *_ABOUT.get(f"slo:{subject}" if kind == "slo" else kind, ())}
         known = {name: value for name, value in evidence.items() if value is not None}
         return Finding(kind, subject, severity, title, shown, remedy, frozenset(parts), known, since)
+
+    def is_late(self, day: str, since: datetime) -> bool:
+        """Whether a closed day can be worked on for so long that its schedule has come and gone."""
+        closed = midnight(day) + timedelta(days=1)
+        return day < self.today and self.now - max(since, closed) > STOPPED_AFTER
 
     def report(self, name: str, days: int) -> list[dict[str, Any]]:
         """Rows of the last days of a report, oldest first; none where there is none."""
@@ -208,68 +236,87 @@ def lineage(features: FeatureSet) -> dict[str, frozenset[str]]:
 
 
 def _failed_runs(scene: _Scene) -> list[Finding]:
-    everything = {f"stream:{name}" for name in scene.place.streams}
-    everything |= {f"feature:{name}" for name in lineage(scene.features)}
-    found = []
+    """The last run of each job, unless it was made up for; of one step that fails in several, the last."""
     latest = {run.job: run for run in reversed(scene.failed) if run.over_by is None}
-    for run in latest.values():
-        days = [day for day in run.days.split(" to ") if day]
-        parts = {f"stage:{stage}" for stage in STAGES.get(run.job, ())}
-        if run.job == "labels":
-            parts |= scene.touched("labels")
-        elif run.job in {"ingest", "score"}:
-            parts |= {*everything, "stage:tiles", "stage:score"}
-        deciding = run.job in {"ingest", "score"}
-        found.append(
-            scene.finding(
-                "run_failed",
-                run.job,
-                "critical" if deciding else "warning",
-                f"The last run of {run.job} failed: {run.cause}",
-                remedy=run.remedy,
-                days=days,
-                parts=parts,
-                run=run.run_id,
-                cause=run.cause,
-            )
+    by_step = {_step_of(scene, run): run for run in sorted(latest.values(), key=lambda run: run.at)}
+    return [
+        scene.finding(
+            "run_failed",
+            step,
+            "critical" if run.job in {"ingest", "score"} else "warning",
+            f"The last run of {run.job} failed: {run.cause if run.ours else 'with an error of its own'}",
+            remedy=run.remedy if run.ours else f"mlops incidents {scene.place.name}",
+            days=[day for day in run.days.split(" to ") if day],
+            parts=_parts_of_job(scene, run.job),
+            run=run.run_id,
+            step=run.step,
         )
-    return found
+        for step, run in by_step.items()
+    ]
+
+
+def _step_of(scene: _Scene, run: FailedRun) -> str:
+    return run.step.removeprefix(f"{scene.place.name}__") or run.job
+
+
+def _parts_of_job(scene: _Scene, job: str) -> set[str]:
+    """What is not made while a job stands still."""
+    reports = {f"stage:{stage}" for stage in STAGES["monitor"]}
+    if job == "monitor":
+        return reports
+    if job == "labels":
+        return {"labels", "stage:labels", "stage:monitor", "stage:mature", "stage:feedback"} | scene.touched(
+            "labels"
+        )
+    if job not in {"ingest", "score"}:
+        return set()
+    made = {f"stage:{stage}" for stage in STAGES["score"]} | {"model", "decisions", "views"}
+    features = {f"feature:{name}" for name in lineage(scene.features)}
+    return {*made, *features, *(f"stream:{name}" for name in scene.place.streams)}
 
 
 def _stopped(scene: _Scene) -> list[Finding]:
     place, now = scene.place, scene.now
     waiting = place.ledger.waiting_since(place.name, by=now)
+    hours = STOPPED_AFTER // timedelta(hours=1)
     found = []
     for job, stages in STAGES.items():
-        late: dict[str, list[str]] = {}
-        for stage in stages:
-            if stage == "score" and scene.champion is None:
-                continue
-            days = [
-                day
-                for day, since in waiting.get(stage, {}).items()
-                if day < scene.today and now - max(since, midnight(day) + timedelta(days=1)) > STOPPED_AFTER
-            ]
-            if days:
-                late[stage] = days
-        if late:
-            days = sorted({day for of_stage in late.values() for day in of_stage})
-            hours = STOPPED_AFTER // timedelta(hours=1)
+        late = {
+            stage: [day for day, since in waiting.get(stage, {}).items() if scene.is_late(day, since)]
+            for stage in stages
+            if stage != "score" or scene.champion
+        }
+        if job == "score":
+            late["decisions"] = _unscored(scene)
+        days = sorted({day for of_stage in late.values() for day in of_stage})
+        if days:
             found.append(
                 scene.finding(
                     "stage_stopped",
                     job,
                     "warning" if job == "monitor" else "critical",
-                    f"{job} has left {len(days)} days for more than {hours} hours, the oldest {days[0]}",
+                    f"{job} has left {_number(len(days), 'day')} for more than {hours} hours, the oldest "
+                    f"{days[0]}",
                     remedy=f"mlops health {place.name}",
                     since=days[0],
-                    waiting=[f"{stage}: {len(of_stage)} days" for stage, of_stage in late.items()],
-                    parts={f"stage:{stage}" for stage in stages}
-                    | (scene.touched("labels") if job == "labels" else set())
-                    | ({f"feature:{name}" for name in lineage(scene.features)} if job == "score" else set()),
+                    waiting=[f"{stage}: {len(ones)} days" for stage, ones in late.items() if ones],
+                    parts=_parts_of_job(scene, job),
                 )
             )
     return found
+
+
+def _unscored(scene: _Scene) -> list[str]:
+    """Days that should have been scored and of which at least one event in a hundred was not."""
+    from mlops_pipelines.slos import served_days
+
+    today = scene.now.date()
+    events, scored = scene.place.lake.row_counts("events"), scene.place.lake.row_counts("predictions")
+    return [
+        day
+        for day in served_days(scene.place, today - timedelta(days=USUAL_DAYS), today - timedelta(days=1))
+        if events[day] - scored.get(day, 0) > 0.01 * events[day] and scene.is_late(day, midnight(day))
+    ]
 
 
 def _refused(scene: _Scene) -> list[Finding]:
@@ -304,7 +351,8 @@ def _rejected(scene: _Scene) -> list[Finding]:
             continue
         *before, last = known
         share = last.quarantined / last.rows
-        usual = max((one.quarantined / one.rows for one in before[-USUAL_DAYS:]), default=0.0)
+        # The middle of them: days of a fault that goes on make no habit.
+        usual = median([one.quarantined / one.rows for one in before[-USUAL_DAYS:]] or [0.0])
         if share - usual < BREAK or bdtrc(last.quarantined - 1, last.rows, max(usual, 1e-4)) >= _CHANCE:
             continue
         found.append(
@@ -313,7 +361,7 @@ def _rejected(scene: _Scene) -> list[Finding]:
                 stream,
                 "critical" if share >= 0.5 else "warning",
                 f"{share:.0%} of the rows of {stream} that arrived on {last.day} broke the contract; usually "
-                f"{usual:.1%} at most",
+                f"{usual:.1%}",
                 remedy=f"mlops quarantine list {scene.place.name}",
                 days=_through(last.day, scene.today),
                 parts=scene.touched(stream),
@@ -326,15 +374,23 @@ def _rejected(scene: _Scene) -> list[Finding]:
 
 
 def _missing_arrivals(scene: _Scene, stream: str) -> tuple[str, int, int] | None:
-    """Newest day on which rows of a stream arrived, days since, and the longest gap that is usual; None
-    where the gap is a usual one."""
-    since = (scene.now.date() - timedelta(days=4 * USUAL_DAYS)).isoformat()
-    days = scene.place.ledger.rows_by_arrival(scene.place.name, since).get(stream, ())
-    arrived = [date.fromisoformat(one.day) for one in days if one.accepted and one.day <= scene.today]
-    if len(arrived) < 2:
+    """Newest day on which rows of a stream arrived, days since, and the gap that is usual; None where the
+    gap is not twice that.
+
+    Usual is the second longest gap, so that one outage is no habit; of fewer than three arrivals a week.
+    """
+    ledger, name = scene.place.ledger, scene.place.name
+    newest = ledger.newest_arrival(name, stream, scene.today)
+    if newest is None:
         return None
-    gaps = [(later - sooner).days for sooner, later in pairwise(arrived)]
-    usual, gap = max(gaps[-USUAL_DAYS:]), (scene.now.date() - arrived[-1]).days
+    since = (date.fromisoformat(newest) - timedelta(days=4 * USUAL_DAYS)).isoformat()
+    days = ledger.rows_by_arrival(name, since).get(stream, ())
+    arrived = [date.fromisoformat(one.day) for one in days if one.accepted and one.day <= scene.today]
+    if not arrived:
+        return None
+    gaps = sorted([(later - sooner).days for sooner, later in pairwise(arrived)][-USUAL_DAYS:])
+    usual = gaps[-2] if len(gaps) > 1 else UNKNOWN_GAP
+    gap = (scene.now.date() - arrived[-1]).days
     return None if gap < 2 * usual else (arrived[-1].isoformat(), gap, usual)
 
 
@@ -383,21 +439,23 @@ def _labels_missing(scene: _Scene) -> list[Finding]:
         ]
     last = matured_through(place, scene.now).isoformat()
     events, labels = place.lake.row_counts("events"), place.lake.row_counts("labels")
-    days = sorted(day for day in events if day <= last and events[day])[-USUAL_DAYS - 1 :]
-    shares = {day: min(1.0, labels.get(day, 0) / events[day]) for day in days}
-    if len(days) < 2:
+    # Three times as long as an outage that is not to become the usual.
+    days = sorted(day for day in events if day <= last and events[day])[-3 * USUAL_DAYS - 1 :]
+    if not days:
         return []
+    shares = {day: min(1.0, labels.get(day, 0) / events[day]) for day in days}
     *before, day = days
-    usual_share = median(shares[one] for one in before)
-    if shares[day] >= _OUTAGE * usual_share:
+    usual_share = median([shares[one] for one in before] or [1.0])
+    never = not any(shares.values())
+    if shares[day] >= _OUTAGE * usual_share and not never:
         return []
     return [
         scene.finding(
             "labels_missing",
             "",
             "critical" if not shares[day] else "warning",
-            f"{shares[day]:.0%} of the events of {day} have a label, which is past due; usually "
-            f"{usual_share:.0%} have",
+            f"{shares[day]:.0%} of the events of {day} have a label, which is past due; "
+            f"{'none ever came' if never else f'usually {usual_share:.0%} have'}",
             remedy=f"mlops status {place.name}",
             days=[day],
             parts=parts,
@@ -409,19 +467,23 @@ def _labels_missing(scene: _Scene) -> list[Finding]:
 
 
 def _feature_rows(scene: _Scene) -> list[dict[str, Any]]:
+    from mlops_pipelines.monitoring.feature_health import OWN_ROW
+
+    views = {(view.name, view.version) for view in scene.features.views}
+    own = {(OWN_ROW, version) for version in scene.features.view_versions.values()}
     rows = scene.report("feature_report", 1)
-    versions = {(view.name, view.version) for view in scene.features.views}
-    return [row for row in rows if (row["view"].rpartition(":")[2], row["version"]) in versions]
+    return [row for row in rows if (row["view"], row["version"]) in views | own]
 
 
 def _stale_views(scene: _Scene) -> list[Finding]:
+    from mlops_pipelines.features.views import table_name
     from mlops_pipelines.monitoring.feature_health import STALE_SHARE, WHOLE_VIEW
 
-    source = {view.name: view.source for view in scene.features.views}
+    source = {view.name: table_name(view.pipeline, view.source) for view in scene.features.views}
     by_source: dict[str, list[dict[str, Any]]] = {}
     for row in _feature_rows(scene):
         if row["feature"] == WHOLE_VIEW and (row["stale"] or 0.0) > STALE_SHARE:
-            by_source.setdefault(source[row["view"].rpartition(":")[2]], []).append(row)
+            by_source.setdefault(source[row["view"]], []).append(row)
     found = []
     for name, rows in by_source.items():
         worst = max(rows, key=lambda row: row["stale"])
@@ -627,52 +689,6 @@ def _quality(scene: _Scene) -> list[Finding]:
     ]
 
 
-def _exposure(scene: _Scene) -> list[Finding]:
-    """Decisions by a model that had been replaced for a while."""
-    place = scene.place
-    if scene.champion is None or not place.lake.exists("predictions"):
-        return []
-    days = [day for day in place.lake.days("predictions") if day < scene.today][-1:]
-    if not days:
-        return []
-    rows = place.lake.read("predictions", days=days, columns=["model_hash", "model_version", "decided_at"])
-    promotions = place.ledger.promotions(place.name)
-    ends = {one.model_hash: later.at for one, later in pairwise(promotions)}
-    ends.pop(scene.champion.model_hash, None)
-    counts: dict[str, int] = {}
-    for model in rows["model_hash"].unique().to_pylist():
-        if (end := ends.get(model)) is None:
-            continue
-        late = _decided_after(rows, model, end + GRACE)
-        if late:
-            version = next(one.mlflow_version for one in promotions if one.model_hash == model)
-            counts[f"v{version}"] = late
-    if not counts:
-        return []
-    share = sum(counts.values()) / rows.num_rows
-    return [
-        scene.finding(
-            "exposure",
-            "",
-            "warning",
-            f"{share:.0%} of the decisions of {days[0]} were made by {_some(sorted(counts))}, which "
-            f"v{scene.champion.mlflow_version} had replaced",
-            remedy=f"mlops promotions {place.name}",
-            days=days,
-            decisions=sum(counts.values()),
-            versions=sorted(counts),
-            rows=rows.num_rows,
-        )
-    ]
-
-
-def _decided_after(rows: Any, model: str, moment: datetime) -> int:
-    import pyarrow.compute as pc
-
-    late = pc.and_(pc.equal(rows["model_hash"], model), pc.greater(rows["decided_at"], moment))
-    return int(pc.sum(late).as_py() or 0)
-
-
 def _feedback(scene: _Scene) -> list[Finding]:
     from mlops_pipelines.monitoring.feedback_report import audit_of
 
@@ -680,12 +696,15 @@ def _feedback(scene: _Scene) -> list[Finding]:
     if audited is None or audited.audit.verdict not in {"selective", "collapsing"}:
         return []
     audit = audited.audit
+    # The sentence names classes, which are values of the label.
+    hidden = scene.place.spec.labels.value in scene.place.contract.sensitive_columns("labels")
+    told = "" if hidden else f": {audit.sentence}"
     return [
         scene.finding(
             "feedback",
             "",
             "critical" if audit.verdict == "collapsing" else "warning",
-            f"Labels depend on what the model says ({audit.verdict}): {audit.sentence}",
+            f"Labels depend on what the model says ({audit.verdict}){told}",
             remedy=f"mlops health {scene.place.name}",
             parts={"stream:labels"},
             verdict=audit.verdict,
@@ -729,7 +748,6 @@ _MONITORS: Mapping[Kind, Callable[[_Scene], list[Finding]]] = {
     "parity": _parity,
     "skew": _skew,
     "inputs_broken": _broken,
-    "exposure": _exposure,
     "concept_drift": _concept,
     "drift": _drifted,
     "score_drift": _score_drift,

@@ -49,6 +49,18 @@ class Look:
 class Incidents(Store):
     """One row a cause; every change of it is told to each sink at least once."""
 
+    @property
+    def keeps_incidents(self) -> bool:
+        """Whether its schema has them."""
+        return self._schema_version >= INCIDENTS_SINCE
+
+    def last_incident(self, pipeline: str) -> int:
+        """The greatest number that was given; 0 before any."""
+        if not self.keeps_incidents:
+            return 0
+        with self._reading() as connection:
+            return _last_number(connection, pipeline)
+
     def incidents(self, pipeline: str, *, since: datetime | None = None) -> list[Incident]:
         """Incidents that are open, and those resolved since a moment (UTC), by number.
 
@@ -112,7 +124,16 @@ class Incidents(Store):
         """
         if self._schema_version < INCIDENTS_SINCE:
             return []
-        due = (deliveries.c.pipeline == pipeline) & (deliveries.c.due_at <= now)
+        sooner = deliveries.alias()
+        held_up = sa.exists().where(
+            sooner.c.pipeline == pipeline,
+            sooner.c.incident == deliveries.c.incident,
+            sooner.c.sink == deliveries.c.sink,
+            sooner.c.id < deliveries.c.id,
+            sooner.c.due_at > now,
+        )
+        # In their order: that it is over is told after that it began.
+        due = (deliveries.c.pipeline == pipeline) & (deliveries.c.due_at <= now) & ~held_up
         with self._reading() as connection:
             if connection.execute(sa.select(deliveries.c.id).where(due).limit(1)).first() is None:
                 return []
@@ -135,7 +156,8 @@ class Incidents(Store):
             connection.execute(deliveries.update().where(deliveries.c.id == one.id).values(**values))
 
     def undelivered(self, pipeline: str) -> dict[str, str]:
-        """What was wrong with the last attempt at what a sink did not get, by sink; given up or not."""
+        """What was wrong with the last attempt at what a sink did not get, by sink; given up or not. Of the
+        last hundred messages."""
         if self._schema_version < INCIDENTS_SINCE:
             return {}
         columns = deliveries.c

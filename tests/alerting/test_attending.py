@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import pytest
 from mlops_pipelines.alerting.attending import as_they_stand, attend, deliver
 from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun, look
 from mlops_pipelines.clock import FixedClock
-from mlops_pipelines.errors import TerminalError
+from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.ingest import taking
+from mlops_pipelines.ledger import Look
 from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from mlops_pipelines.spec import Alerts, DriftTrigger, Sink
+from mlops_pipelines.spec import Alerts, Sink
 from tests.alerting.injected import emptied, renamed
 from tests.loop import advance, at, copy_of, land, mlops, move, retrain, small_home, take_all, varied
 
@@ -133,6 +135,7 @@ def test_a_failed_run_and_what_it_left_are_one_incident(place: PipelineHome) -> 
     changes = told(place, FAILED)
     [run] = [one.incident for one in changes if one.incident.kind == "run_failed"]
     assert run.severity == "warning"
+    assert run.subject == "drift_report"
     assert any("monitor has left" in symptom for symptom in run.symptoms)
     assert "stage_stopped" not in {one.incident.kind for one in changes}
     # Without the failure the monitor itself has stopped.
@@ -148,20 +151,32 @@ def test_broken_parity_is_critical(place: PipelineHome) -> None:
     assert (opened.incident.kind, opened.incident.severity) == ("parity", "critical")
 
 
+@pytest.mark.parametrize("error", [TerminalError("The reference is gone."), KeyError("weight")])
 def test_a_monitor_that_cannot_look_is_a_finding_and_resolves_nothing(
-    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def gone(*_: object) -> None:
-        raise TerminalError("The reference is gone.")
+        raise error
 
     monkeypatch.setattr(reports, "drift_lately", gone)
-    found = look(
-        varied(place, triggers=place.spec.triggers.model_copy(update={"drift": DriftTrigger()})), at(10)
-    )
+    found = look(place, at(10))
     assert set(found.unlooked) == {"drift"}
     [one] = found.findings
-    assert (one.kind, one.subject) == ("stage_stopped", "monitor of drift")
-    assert "The reference is gone." in one.title
+    assert (one.kind, one.subject, one.evidence) == ("stage_stopped", "monitors", {"kinds": ["drift"]})
+    assert "weight" not in one.title
+    told(place)
+    assert place.ledger.last_look(place.name) == Look(at(10), WALL.now(), "")
+
+
+def test_a_ledger_that_is_busy_is_no_incident_and_looked_at_again(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise TransientError("The ledger is busy.")
+
+    monkeypatch.setattr(reports, "drift_lately", busy)
+    found = look(place, at(10))
+    assert (set(found.unlooked), found.findings) == ({"drift"}, ())
 
 
 def test_a_replay_wakes_nobody(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +198,35 @@ def test_a_sink_that_is_away_is_tried_again_and_holds_up_no_other(
     assert "alerts.jsonl" in place.ledger.undelivered(place.name)["file alerts.jsonl"]
 
 
-def test_no_events_for_long_is_one_incident(place: PipelineHome) -> None:
-    """The first files held a week: twice as long is no usual gap."""
+def test_no_events_for_long_are_one_incident(place: PipelineHome) -> None:
+    """Of two arrivals nothing is usual but a week: twice as long is not."""
     move(place, at(25))
-    opened = [one.incident for one in told(place)]
-    assert {one.kind for one in opened} == {"events_missing", "labels_missing", "stage_stopped"}
-    [events] = [one for one in opened if one.kind == "events_missing"]
+    measure(place)
+    [events] = [one.incident for one in told(place)]
+    assert (events.kind, events.severity) == ("events_missing", "critical")
     assert events.evidence == {"newest": "2013-01-08", "gap_days": 17, "usual_gap_days": 7}
+    assert any(symptom.startswith("No label has arrived") for symptom in events.symptoms)
+
+
+def test_labels_that_never_come_are_an_incident(tmp_path: Path) -> None:
+    new = small_home(tmp_path)
+    advance(new, at(5), keep=lambda rows: rows.slice(0, 0), of="labels")
+    [one] = [one for one in look(new, at(5)).findings if one.kind == "labels_missing"]
+    assert (one.severity, one.title.rpartition("; ")[2]) == ("critical", "none ever came")
+
+
+def test_what_an_error_of_a_library_says_is_not_told(place: PipelineHome) -> None:
+    theirs = replace(FAILED, cause="Could not convert 'Alice Smith' to DOUBLE", ours=False)
+    [run] = [one.incident for one in told(place, theirs)]
+    assert "Alice" not in json.dumps(run.to_json())
+
+
+def test_events_that_are_not_scored_stop_the_loop(place: PipelineHome) -> None:
+    """Whatever says that their day is done."""
+    assert "2013-01-09" in place.lake.row_counts("predictions")
+    place.lake.remove_days("predictions", ["2013-01-09"], {})
+    found = [one for one in look(place, at(12)).findings if one.kind == "stage_stopped"]
+    assert ("score", ["decisions: 1 days"]) in [(one.subject, one.evidence["waiting"]) for one in found]
 
 
 def test_an_empty_home_is_looked_at(tmp_path: Path) -> None:

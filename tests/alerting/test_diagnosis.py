@@ -46,7 +46,7 @@ def told(*findings: Finding, known: list[Cause] | None = None) -> list[tuple[str
 
 
 def test_a_schema_break_that_moves_twelve_features_is_one_incident() -> None:
-    events = ["stream:events", *FEATURES]
+    events = ["stream:events", "model", *FEATURES]
     assert told(
         finding("rejected_rows", "events", parts=events, severity="critical"),
         finding("inputs_broken", "events.carrier", parts=FEATURES),
@@ -86,6 +86,20 @@ def test_what_still_shows_of_a_cause_that_is_over_is_not_told_again() -> None:
     assert told(lingering, known=[over]) == []
     assert told(lingering, finding("score_drift", days="12 13"), known=[over]) == []
     assert told(finding("drift", days="12 14 15", parts=["feature:f0"]), known=[over]) == [("drift", [])]
+
+
+def test_a_failed_backfill_or_an_old_refused_file_hides_nothing_that_is_new() -> None:
+    quality = finding("quality", days="18 19", parts=["model"], severity="critical")
+    for cause in (
+        finding("run_failed", "backfill", days="01"),
+        finding("run_failed", "retrain", days="18"),
+        finding("stage_stopped", "monitors", days="19"),
+        finding("refused_files", "events", days="01", parts=["stream:events", "model"]),
+    ):
+        assert ("quality", []) in told(cause, quality), cause.kind
+    assert told(finding("run_failed", "score", days="19", parts=["model"]), quality) == [
+        ("run_failed", ["quality"])
+    ]
 
 
 def test_the_worst_symptom_says_how_severe_an_incident_is() -> None:

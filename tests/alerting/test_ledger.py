@@ -69,6 +69,7 @@ def test_looks_at_one_moment_open_one_incident(ledger: Ledger) -> None:
 def test_what_is_to_be_told_is_taken_once_and_again_if_it_failed(ledger: Ledger) -> None:
     settle(ledger, BROKEN)
     settle(ledger, at=NOW + MINUTE)
+    assert ledger.claim_deliveries("p", WALL - MINUTE, MINUTE, 10) == []
     taken = ledger.claim_deliveries("p", WALL, MINUTE, 10)
     assert [one.body for one in taken] == ["opened p-i1", "resolved p-i1"]
     assert ledger.claim_deliveries("p", WALL, MINUTE, 10) == []
@@ -88,8 +89,7 @@ def test_what_is_to_be_told_is_taken_once_and_again_if_it_failed(ledger: Ledger)
 
 def test_each_delivery_is_taken_by_one_of_many(ledger: Ledger) -> None:
     ledger.prepare()
-    for minute in range(20):
-        settle(ledger, *([BROKEN] if minute % 2 == 0 else []), at=NOW + minute * MINUTE)
+    settle(ledger, *(finding("inputs_broken", f"events.x{n}") for n in range(20)))
 
     def take(_: int) -> list[int]:
         return [one.id for one in ledger.claim_deliveries("p", WALL, MINUTE, 3)]
@@ -97,3 +97,13 @@ def test_each_delivery_is_taken_by_one_of_many(ledger: Ledger) -> None:
     with ThreadPoolExecutor(8) as pool:
         taken = [one for ids in pool.map(take, range(16)) for one in ids]
     assert len(taken) == len({*taken}) == 20
+
+
+def test_that_it_is_over_is_told_after_that_it_began(ledger: Ledger) -> None:
+    settle(ledger, BROKEN)
+    [opened] = ledger.claim_deliveries("p", WALL, MINUTE, 10)
+    ledger.record_delivery(opened, delivered_at=None, problem="away", due_at=WALL + 60 * MINUTE)
+    settle(ledger, at=NOW + MINUTE)
+    assert ledger.claim_deliveries("p", WALL + 5 * MINUTE, MINUTE, 10) == []
+    again = ledger.claim_deliveries("p", WALL + 60 * MINUTE, MINUTE, 10)
+    assert [one.body for one in again] == ["opened p-i1", "resolved p-i1"]

@@ -119,7 +119,11 @@ def test_days_before_the_champion_are_reported_as_unscored(place: PipelineHome) 
     assert (before["model"], before["note"]) == ("–", "no champion has scored this day")
     assert after["model"] == f"v{champion_of(place).mlflow_version}"
     assert after["labelled scores"] == made.figures["2013-01-08"]["labelled"] > 0
-    assert made.figures["2013-01-03"] == {"labelled": 0, "matured": True}
+    figures = made.figures["2013-01-03"]
+    assert (figures["labelled"], figures["matured"], figures["overdue"]) == (0, True, 16)
+    # Flights of that day landed within hours.
+    assert 1 < figures["delay_median"] < figures["delay_p99"] < 12
+    assert {*made.pictures} == {"skill_by_day", "labels_by_age"}
 
 
 def test_a_judged_day_is_judged_again_when_it_has_matured(place: PipelineHome) -> None:
