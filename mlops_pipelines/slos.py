@@ -306,8 +306,8 @@ def label_days(place: PipelineHome, first: date, last: date) -> list[LabelDay]:
 def served_days(place: PipelineHome, first: date, last: date) -> list[str]:
     """Days with events from one to another, both included, that began after there was a champion."""
     ledger = place.ledger
-    if ledger.champion(place.name, at=midnight(first)) is None:
-        # All that there are, then, are of the days that are looked at.
+    if ledger.champion(place.name, at=midnight(first) - DAY) is None:
+        # All that there are, then, are of the days that are looked at, or of the one before.
         promotions = ledger.promotions(place.name)
         if not promotions:
             return []
