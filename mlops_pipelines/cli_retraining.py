@@ -154,8 +154,7 @@ def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_js
 
     place = place_of(home, pipeline)
     with opened(place.home) as instance:
-        runs, parity = failed_runs(place, limit, instance), checked_parity(place, instance)
-    runs = [one for one in runs if past or one.over_by is None]
+        runs, parity = failed_runs(place, instance, limit, past=past), checked_parity(place, instance)
     found = [one for one in as_they_stand(place, runs, parity) if past or one.resolved_at is None]
     if as_json:
         told = {

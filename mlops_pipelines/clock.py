@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from typing import Protocol
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Clock(Protocol):
@@ -31,6 +35,18 @@ class FixedClock:
 
     def now(self) -> datetime:
         return self.at
+
+
+def days_through(first: date, last: date) -> list[str]:
+    """The days (YYYY-MM-DD) from one to another, both included."""
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+
+
+def usual_step(days: Sequence[str], unknown: timedelta = timedelta(days=1)) -> timedelta:
+    """How far apart days lie at most, by habit: the second longest step between them, so that one outage is
+    no habit. unknown: of fewer than three days. days: YYYY-MM-DD, in order, each once. Pure."""
+    steps = sorted(date.fromisoformat(later) - date.fromisoformat(one) for one, later in pairwise(days))
+    return steps[-2] if len(steps) > 1 else unknown
 
 
 def midnight(day: date | str) -> datetime:

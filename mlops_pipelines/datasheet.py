@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines import markdown
+from mlops_pipelines.clock import days_through
 from mlops_pipelines.outcomes import kind_of
 
 if TYPE_CHECKING:
@@ -143,14 +144,13 @@ def _rejects(place: PipelineHome, first: str) -> dict[str, dict[str, int]]:
 def _gaps(place: PipelineHome, rows: pa.Table, first: str, last: str) -> dict[str, list[str]]:
     """Days of the window, by what they lack. The window begins with the first day there is anything of."""
     import statistics
-    from datetime import date, timedelta
+    from datetime import date
 
     import pyarrow.compute as pc
 
     per_day = {one["values"]: one["counts"] for one in pc.value_counts(rows["day"]).to_pylist()}
     first = max(first, min(per_day))
-    start, span = date.fromisoformat(first), (date.fromisoformat(last) - date.fromisoformat(first)).days
-    wanted = [(start + timedelta(days=n)).isoformat() for n in range(span + 1)]
+    wanted = days_through(date.fromisoformat(first), date.fromisoformat(last))
     usual = statistics.median(per_day.values())
     gaps = {
         "no labelled example": [day for day in wanted if day not in per_day],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from dagster._core.storage.tags import (
 )
 
 from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun
-from mlops_pipelines.dagster_events import opened
 from mlops_pipelines.errors import TRY
 
 if TYPE_CHECKING:
@@ -27,21 +25,28 @@ JOBS = ("ingest", "score", "labels", "monitor", "backfill", "retrain")
 
 
 def failed_runs(
-    place: PipelineHome, limit: int, instance: dg.DagsterInstance | None = None
+    place: PipelineHome, instance: dg.DagsterInstance, limit: int, *, past: bool
 ) -> list[FailedRun]:
     """The runs of a pipeline that failed, the newest first, at most `limit` of each of its jobs.
 
-    instance: the home's own, where it is open; it stays open.
+    past: those, too, whose job has succeeded since; without them their logs are not read either.
     """
     found: list[FailedRun] = []
-    with nullcontext(instance) if instance else opened(place.home) as store:
-        for job in JOBS:
-            name = f"{place.name}_{job}"
-            failed = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.FAILURE])
-            done = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS])
-            records = store.get_run_records(failed, limit=limit)
-            latest = store.get_run_records(done, limit=1) if records else []
-            found += [_failed_run(store, one, latest[0] if latest else None, job) for one in records]
+    for job in JOBS:
+        name = f"{place.name}_{job}"
+        failed = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.FAILURE])
+        done = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS])
+        for record in instance.get_run_records(failed, limit=limit):
+            over = next(
+                (
+                    one.dagster_run.run_id
+                    for one in instance.get_run_records(done, limit=1)
+                    if one.storage_id > record.storage_id
+                ),
+                None,
+            )
+            if past or over is None:
+                found.append(_failed_run(instance, record, over, job))
     return sorted(found, key=lambda one: one.at, reverse=True)
 
 
@@ -60,13 +65,12 @@ def checked_parity(place: PipelineHome, instance: dg.DagsterInstance) -> Checked
 
 
 def _failed_run(
-    instance: dg.DagsterInstance, record: dg.RunRecord, latest: dg.RunRecord | None, job: str
+    instance: dg.DagsterInstance, record: dg.RunRecord, over_by: str | None, job: str
 ) -> FailedRun:
     run = record.dagster_run
     step, cause, ours = _cause(instance, run.run_id)
     told, _, remedy = cause.partition(TRY)
     ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
-    over = latest is not None and latest.storage_id > record.storage_id
     return FailedRun(
         run.run_id,
         job,
@@ -75,7 +79,7 @@ def _failed_run(
         step,
         " ".join(told.split()),
         remedy.strip() or f"look at the run {run.run_id} in the UI (mlops dev)",
-        latest.dagster_run.run_id if over and latest else None,
+        over_by,
         ours,
     )
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlops_pipelines.clock import WallClock, midnight
+from mlops_pipelines.clock import WallClock, midnight, usual_step
 from mlops_pipelines.features.facts import KNOWN_AT
 from mlops_pipelines.features.views import tile_table
 from mlops_pipelines.ingest import taking
@@ -17,7 +16,7 @@ from mlops_pipelines.monitoring.feedback_report import FEEDBACK
 from mlops_pipelines.monitoring.reports import DRIFT, PERFORMANCE, drift_bands
 from mlops_pipelines.policy import format_moment
 from mlops_pipelines.retraining import matured_through
-from mlops_pipelines.slos import label_days, served_days, standings
+from mlops_pipelines.slos import label_days, scored_days, standings
 from mlops_pipelines.status import landed_unseen
 
 if TYPE_CHECKING:
@@ -140,13 +139,6 @@ def ranking(clocks: Sequence[LoopClock], now: datetime) -> Ranking:
     )
 
 
-def usual_step(days: Sequence[str]) -> timedelta:
-    """How far apart days with events lie at most, by habit: the second longest step between them, so that
-    one outage is no habit; a day at least. days: YYYY-MM-DD, in order. Pure."""
-    steps = sorted(date.fromisoformat(later) - date.fromisoformat(one) for one, later in pairwise(days))
-    return max(steps[-2] if len(steps) > 1 else DAY, DAY)
-
-
 def health_of(place: PipelineHome, *, with_cost: bool = True) -> LoopHealth:
     """The health of a pipeline by the home's clock.
 
@@ -161,9 +153,7 @@ def health_of(place: PipelineHome, *, with_cost: bool = True) -> LoopHealth:
     today = now.astimezone(UTC).date()
     events = place.lake.row_counts("events")
     step = usual_step([day for day in sorted(events) if day <= today.isoformat()][-LOOKED_BACK.days :])
-    scored = place.lake.row_counts("predictions")
-    served = served_days(place, today - LOOKED_BACK, today - DAY)
-    unscored = sum(max(events[day] - scored.get(day, 0), 0) for day in served)
+    unscored = sum(one.bad for one in scored_days(place, today - LOOKED_BACK, today - DAY))
     last_days = {
         name: day for name in REPORTS if (day := _last_day(place, name, now, of_matured=name == PERFORMANCE))
     }
@@ -408,7 +398,7 @@ def render(found: LoopHealth) -> str:
     if found.incidents:
         told = [f"  {one.id}  {one.severity}, {one.triage}: {one.title}" for one in found.incidents]
         lines += ["", "incidents", *told]
-    lines += [f"  {sink} did not get a message: {_first_line(why)}" for sink, why in found.untold.items()]
+    lines += [f"  {sink} did not get a message: {why.splitlines()[0]}" for sink, why in found.untold.items()]
     if found.slos:
         lines += ["", "objectives", *(f"  {one.sentence}" for one in found.slos)]
     if found.cost is not None:
@@ -439,10 +429,6 @@ def _marked(one: LoopClock, ranked: Ranking) -> str:
         if is_it
     ]
     return "; ".join(said for said in (", ".join(marks), one.said) if said)
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 def _cost_line(cost: Cost) -> str:

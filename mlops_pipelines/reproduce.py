@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mlops_pipelines.clock import days_through
 from mlops_pipelines.errors import TerminalError, UserError
 from mlops_pipelines.features.facts import versions_at
 from mlops_pipelines.features.functions import rewritten
@@ -262,9 +263,7 @@ def _tiles(
 
 def _days_before(found: Predicted, reach: timedelta) -> list[str]:
     """Days (UTC) from so long before the decision to its own."""
-    last = found.decided_at.date()
-    first = (found.decided_at - reach).date()
-    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+    return days_through((found.decided_at - reach).date(), found.decided_at.date())
 
 
 def _vectors(found: Predicted, name: str) -> Link:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines import outcomes
 from mlops_pipelines.batches import batched
+from mlops_pipelines.clock import days_through
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.facts import newest_versions
 from mlops_pipelines.features.in_use import (
@@ -405,7 +406,7 @@ def known_days(place: PipelineHome, source: str) -> list[str]:
     if span is None:
         return []
     first, last = (moment.date() for moment in span)
-    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+    return days_through(first, last)
 
 
 def feature_sources(features: FeatureSet) -> dict[str, list[tuple[str, str]]]:

@@ -268,7 +268,7 @@ def slo_days(place: PipelineHome, now: datetime) -> dict[Objective, list[SloDay]
     if slos.freshness:
         found["freshness"] = _freshness(place, *closed)
     if slos.availability:
-        found["availability"] = _availability(place, *closed)
+        found["availability"] = scored_days(place, *closed)
     if slos.label_maturity:
         found["label_maturity"] = [
             SloDay(one.day, one.in_time, one.events) for one in label_days(place, *matured)
@@ -315,6 +315,15 @@ def served_days(place: PipelineHome, first: date, last: date) -> list[str]:
     return _days(place.lake, "events", first, last)
 
 
+def scored_days(place: PipelineHome, first: date, last: date) -> list[SloDay]:
+    """Events that have a prediction, of the days from one to another which should have some."""
+    events, scored = (place.lake.row_counts(name) for name in ("events", "predictions"))
+    return [
+        SloDay(day, min(scored.get(day, 0), events[day]), events[day])
+        for day in served_days(place, first, last)
+    ]
+
+
 def _freshness(place: PipelineHome, first: date, last: date) -> list[SloDay]:
     days = _days(place.lake, FEATURES, first, last)
     if not days:
@@ -332,12 +341,6 @@ def _freshness(place: PipelineHome, first: date, last: date) -> list[SloDay]:
     sources = {name: f"{view.pipeline or ''}:{view.source}" for name, view in views.items()}
     counted = (fresh_decisions(day, by_day[day], sources) for day in days)
     return [one for one in counted if one is not None]
-
-
-def _availability(place: PipelineHome, first: date, last: date) -> list[SloDay]:
-    days = served_days(place, first, last)
-    events, scored = (place.lake.row_counts(name) for name in ("events", "predictions"))
-    return [SloDay(day, min(scored.get(day, 0), events[day]), events[day]) for day in days]
 
 
 def _quality(place: PipelineHome, metric: str, floor: float, first: date, last: date) -> list[SloDay]:

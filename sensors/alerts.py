@@ -27,7 +27,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         place = home.pipeline(loaded)
         if not place.ledger.keeps_incidents:
             return dg.SkipReason("The ledger has no incidents yet: mlops ledger upgrade.")
-        failed = failed_runs.failed_runs(place, 1, context.instance)
+        failed = failed_runs.failed_runs(place, context.instance, 1, past=False)
         parity = failed_runs.checked_parity(place, context.instance)
         changes = attend(place, failed, parity, WallClock().now())
         for change in changes:

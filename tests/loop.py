@@ -49,6 +49,14 @@ def small_home(path: Path) -> PipelineHome:
     return place
 
 
+def serving_home(path: Path) -> PipelineHome:
+    """A small home whose champion was promoted on the 8th; it has served nothing yet."""
+    place = small_home(path)
+    advance(place, at(8))
+    retrain(place, "first")
+    return place
+
+
 @cache
 def _new_registry() -> TemporaryDirectory[str]:
     """A home with the tables of an empty registry, which take seconds to make: once a process."""

@@ -12,14 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_pipelines.health import LoopClock, health_of, ranking, render, spelled, usual_step
+from mlops_pipelines.clock import usual_step
+from mlops_pipelines.health import LoopClock, health_of, ranking, render, spelled
 from mlops_pipelines.home import Home
 from mlops_pipelines.lake import Lake
 from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.monitoring.reports import report_drift, report_performance
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Slos
-from tests.loop import advance, ask, at, copy_of, land, mlops, move, retrain, serve, small_home, varied
+from tests.loop import (
+    advance,
+    ask,
+    at,
+    copy_of,
+    land,
+    mlops,
+    move,
+    serve,
+    serving_home,
+    small_home,
+    varied,
+)
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -100,9 +113,7 @@ def test_a_duration_is_told_in_its_largest_units(span: timedelta | None, said: s
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of twelve days whose champion is from the 8th, with its reports."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(13))
     monitor(place)
     return home

@@ -28,7 +28,7 @@ from mlops_pipelines.monitoring.feature_health import report_features
 from mlops_pipelines.monitoring.reports import OVERALL, main_rows, report_drift, report_performance
 from mlops_pipelines.prometheus import METRICS, Page, figures
 from mlops_pipelines.spec import Slos
-from tests.loop import advance, at, copy_of, mlops, retrain, small_home, varied
+from tests.loop import advance, at, copy_of, mlops, serving_home, small_home, varied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +47,7 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of twelve days whose champion is from the 8th, with its reports."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(13))
     report_features(place, [])
     report_drift(place, [])

@@ -35,7 +35,7 @@ from mlops_pipelines.slos import (
     standings,
 )
 from mlops_pipelines.spec import Slos
-from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
+from tests.loop import advance, at, copy_of, land, serve, serving_home, small_home, varied
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -231,9 +231,7 @@ ALL: dict[str, Any] = {"freshness": {}, "availability": {}, "label_maturity": {}
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of twelve days whose champion is from the 8th, with its reports."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(13))
     report_features(place, [])
     report_performance(place, [])

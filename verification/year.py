@@ -148,16 +148,16 @@ def episodes(calm: Sequence[float]) -> int:
 
 def report(place: PipelineHome) -> Iterator[str]:
     """The figures, a line each."""
-    rows = scored_year(place)
+    rows, reported = scored_year(place), place.lake.read(PERFORMANCE).to_pylist()
     base = {}
     for month in range(1, 13):
-        of_month = [row for row in place.lake.read(PERFORMANCE).to_pylist() if int(row["day"][5:7]) == month]
+        of_month = [row for row in reported if int(row["day"][5:7]) == month]
         known = [row for row in main_rows(of_month) if row["matured"] and row.get("prevalence") is not None]
         if known:
             base[month] = float(np.mean([row["prevalence"] for row in known]))
     yield f"base rate by month: {', '.join(f'{month}: {rate:.0%}' for month, rate in base.items())}"
 
-    found = estimated(place.lake.read(PERFORMANCE).to_pylist())
+    found = estimated(reported)
     yield (
         f"estimate: {found.days} days, mean absolute error of a day's log loss {found.error:.4f}; its "
         f"interval holds {found.covered:.1%} of them, {COVERED:.0%} are asked for"

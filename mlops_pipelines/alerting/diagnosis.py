@@ -174,11 +174,6 @@ class Finding:
         last = self.days[-1] if self.kind in _ENDED else None
         return Cause(self.kind, self.subject, self.parts, first, last)
 
-    @property
-    def triage(self) -> Triage:
-        """Whom it is for."""
-        return TRIAGE[_kind_of(self.kind, self.subject)]
-
 
 @dataclass(frozen=True)
 class Cause:

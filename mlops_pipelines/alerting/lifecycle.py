@@ -125,7 +125,10 @@ def changes(
     """
     open_ones = {one.key: one for one in known if one.resolved_at is None}
     lately = {one.key: one for one in sorted(known, key=lambda one: one.number) if one.resolved_at}
-    again = {key: one for key, one in lately.items() if _comes_back(one, now, reopen_within)} | open_ones
+    # The same cause, found again, is one of these.
+    again = {
+        key: one for key, one in lately.items() if one.resolved_at and now - one.resolved_at <= reopen_within
+    } | open_ones
     told = [_as_before(again[one.key], one) if one.key in again else one for one in findings]
     now_found = {one.key for one in told}
     gone = [one for one in open_ones.values() if one.key not in now_found]
@@ -136,26 +139,22 @@ def changes(
     found = diagnose(told, causes_known)
     made: list[Change] = []
     for diagnosis in found:
-        cause, before = diagnosis.cause, open_ones.get(diagnosis.cause.key)
-        over = lately.get(cause.key)
-        if before:
-            made += _gone_on(before, diagnosis, now)
-        elif over and _comes_back(over, now, reopen_within):
-            blank = replace(over, resolved_at=None, ending="", severity="info", reopened=over.reopened + 1)
-            made.append(Change("reopened", _as_found(blank, diagnosis, now)))
-        else:
+        before = again.get(diagnosis.cause.key)
+        if before is None:
             last_number += 1
             made.append(Change("opened", _opened(pipeline, last_number, diagnosis, now)))
+        elif before.resolved_at is None:
+            made += _gone_on(before, diagnosis, now)
+        else:
+            blank = replace(
+                before, resolved_at=None, ending="", severity="info", reopened=before.reopened + 1
+            )
+            made.append(Change("reopened", _as_found(blank, diagnosis, now)))
     causes = {one.cause.key for one in found}
     for key, one in open_ones.items():
         if key not in causes and one.kind not in unlooked:
             made.append(Change("resolved", _resolved(one, told, found, now)))
     return made
-
-
-def _comes_back(one: Incident, now: datetime, reopen_within: timedelta) -> bool:
-    """Whether the same cause, found again, is the incident that was resolved."""
-    return one.resolved_at is not None and now - one.resolved_at <= reopen_within
 
 
 def _as_before(known: Incident, one: Finding) -> Finding:

@@ -6,14 +6,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import pairwise
+from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.alerting.diagnosis import Finding, Kind, common_sources
-from mlops_pipelines.clock import midnight
+from mlops_pipelines.clock import days_through, midnight, usual_step
 from mlops_pipelines.errors import MlopsError, TransientError
 from mlops_pipelines.monitoring.drift import BREAK
+from mlops_pipelines.retention import REPORTS
 from mlops_pipelines.spec import ConceptDriftTrigger
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 STOPPED_AFTER = timedelta(hours=36)
 # Days that say what is usual.
 USUAL_DAYS = 28
-# Days between arrivals that are taken for usual before there are enough of them.
-UNKNOWN_GAP = 7
+# A step between arrivals that is taken for usual before there are enough of them.
+UNKNOWN_STEP = timedelta(days=7)
 # So many of a matured day's events usually have a label; half as many is an outage.
 _OUTAGE = 0.5
 # Share of a day's rows out of a feature's range that no season brings from one day to the next.
@@ -43,8 +44,6 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "labels": ("labels",),
     "monitor": ("features", "drift", "monitor", "mature", "feedback"),
 }
-
-
 # What these are about, besides what they touch.
 _ABOUT: Mapping[str, tuple[str, ...]] = {
     "score_drift": ("model",),
@@ -113,7 +112,7 @@ def look(
             unlooked[kind] = str(error)
         except MlopsError as error:
             unlooked[kind] = broken[kind] = str(error)
-        except Exception as error:
+        except Exception as error:  # One monitor's own fault must not silence the others.
             unlooked[kind] = broken[kind] = f"an error of its own, {type(error).__name__}"
     if broken:
         kinds = ", ".join(kind.replace("_", " ") for kind in broken)
@@ -134,15 +133,7 @@ def seen(
     place: PipelineHome, now: datetime, failed: Sequence[FailedRun], parity: CheckedParity | None
 ) -> str:
     """What there is to look at, as a short text: where it is the same, so are the findings."""
-    tables = (
-        "events",
-        "labels",
-        "predictions",
-        "drift_report",
-        "performance_report",
-        "feature_report",
-        "feedback_report",
-    )
+    tables = ("events", "labels", "predictions", *REPORTS)
     champion = place.ledger.champion(place.name)
     counts = place.ledger.file_counts(place.name, (now.date() - timedelta(days=1)).isoformat())
     return json.dumps(
@@ -170,18 +161,18 @@ class _Scene:
         self.place, self.now, self.failed, self.parity = place, now, failed, parity
         self.today = now.date().isoformat()
         self.champion: Promotion | None = place.ledger.champion(place.name)
-        self._features: FeatureSet | None = None
-        self._reports: dict[str, list[dict[str, Any]]] = {}
+        self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}
 
-    @property
+    @cached_property
     def features(self) -> FeatureSet:
         """The champion's; before there is one, those of the YAML."""
         from mlops_pipelines.features.in_use import set_of
 
-        if self._features is None:
-            champion = self.champion
-            self._features = set_of(self.place, champion) if champion else self.place.features
-        return self._features
+        return set_of(self.place, self.champion) if self.champion else self.place.features
+
+    @cached_property
+    def lineage(self) -> dict[str, frozenset[str]]:
+        return lineage(self.features)
 
     def finding(
         self,
@@ -209,18 +200,18 @@ class _Scene:
 
     def report(self, name: str, days: int) -> list[dict[str, Any]]:
         """Rows of the last days of a report, oldest first; none where there is none."""
-        lake = self.place.lake
-        if not lake.exists(name):
-            return []
-        wanted = [day for day in lake.days(name) if day <= self.today][-days:]
-        rows: list[dict[str, Any]] = lake.read(name, days=wanted).to_pylist() if wanted else []
-        return sorted(rows, key=lambda row: str(row["day"]))
+        if (name, days) not in self._reports:
+            lake = self.place.lake
+            wanted = [day for day in lake.days(name) if day <= self.today][-days:]
+            rows = lake.read(name, days=wanted).to_pylist() if wanted else []
+            self._reports[name, days] = sorted(rows, key=lambda row: str(row["day"]))
+        return self._reports[name, days]
 
     def touched(self, *streams: str) -> set[str]:
         """A stream, and the features that are made of it; labels are not known without their events."""
         if "events" in streams:
             streams = (*streams, "labels")
-        names = {name for name, sources in lineage(self.features).items() if sources & {*streams}}
+        names = {name for name, sources in self.lineage.items() if sources & {*streams}}
         return {*(f"stream:{one}" for one in streams), *(f"feature:{name}" for name in names)}
 
 
@@ -271,7 +262,7 @@ def _parts_of_job(scene: _Scene, job: str) -> set[str]:
     if job not in {"ingest", "score"}:
         return set()
     made = {f"stage:{stage}" for stage in STAGES["score"]} | {"model", "decisions", "views"}
-    features = {f"feature:{name}" for name in lineage(scene.features)}
+    features = {f"feature:{name}" for name in scene.lineage}
     return {*made, *features, *(f"stream:{name}" for name in scene.place.streams)}
 
 
@@ -308,14 +299,13 @@ def _stopped(scene: _Scene) -> list[Finding]:
 
 def _unscored(scene: _Scene) -> list[str]:
     """Days that should have been scored and of which at least one event in a hundred was not."""
-    from mlops_pipelines.slos import served_days
+    from mlops_pipelines.slos import scored_days
 
     today = scene.now.date()
-    events, scored = scene.place.lake.row_counts("events"), scene.place.lake.row_counts("predictions")
     return [
-        day
-        for day in served_days(scene.place, today - timedelta(days=USUAL_DAYS), today - timedelta(days=1))
-        if events[day] - scored.get(day, 0) > 0.01 * events[day] and scene.is_late(day, midnight(day))
+        one.day
+        for one in scored_days(scene.place, today - timedelta(days=USUAL_DAYS), today - timedelta(days=1))
+        if one.bad > 0.01 * one.total and scene.is_late(one.day, midnight(one.day))
     ]
 
 
@@ -330,7 +320,7 @@ def _refused(scene: _Scene) -> list[Finding]:
             "refused_files",
             stream,
             "critical" if stream == "events" else "warning",
-            f"{_number(len(files), 'file')} of {stream} refused: {_line(files[-1].why)}",
+            f"{_number(len(files), 'file')} of {stream} refused: {files[-1].why.splitlines()[0]}",
             remedy=f"mlops quarantine list {scene.place.name}",
             days=_arrival_days([one.path for one in files], scene.today),
             parts=scene.touched(stream),
@@ -363,7 +353,7 @@ def _rejected(scene: _Scene) -> list[Finding]:
                 f"{share:.0%} of the rows of {stream} that arrived on {last.day} broke the contract; usually "
                 f"{usual:.1%}",
                 remedy=f"mlops quarantine list {scene.place.name}",
-                days=_through(last.day, scene.today),
+                days=days_through(date.fromisoformat(last.day), scene.now.date()),
                 parts=scene.touched(stream),
                 rows=last.rows,
                 rejected=last.quarantined,
@@ -373,41 +363,31 @@ def _rejected(scene: _Scene) -> list[Finding]:
     return found
 
 
-def _missing_arrivals(scene: _Scene, stream: str) -> tuple[str, int, int] | None:
-    """Newest day on which rows of a stream arrived, days since, and the gap that is usual; None where the
-    gap is not twice that.
-
-    Usual is the second longest gap, so that one outage is no habit; of fewer than three arrivals a week.
-    """
+def _silent(scene: _Scene, kind: Kind, stream: str, row: str) -> list[Finding]:
+    """Whether no rows of a stream have arrived for twice as long as is usual."""
     ledger, name = scene.place.ledger, scene.place.name
     newest = ledger.newest_arrival(name, stream, scene.today)
     if newest is None:
-        return None
-    since = (date.fromisoformat(newest) - timedelta(days=4 * USUAL_DAYS)).isoformat()
-    days = ledger.rows_by_arrival(name, since).get(stream, ())
-    arrived = [date.fromisoformat(one.day) for one in days if one.accepted and one.day <= scene.today]
-    if not arrived:
-        return None
-    gaps = sorted([(later - sooner).days for sooner, later in pairwise(arrived)][-USUAL_DAYS:])
-    usual = gaps[-2] if len(gaps) > 1 else UNKNOWN_GAP
-    gap = (scene.now.date() - arrived[-1]).days
-    return None if gap < 2 * usual else (arrived[-1].isoformat(), gap, usual)
-
-
-def _events_missing(scene: _Scene) -> list[Finding]:
-    late = _missing_arrivals(scene, "events")
-    if late is None:
         return []
-    newest, gap, usual = late
+    since = (date.fromisoformat(newest) - timedelta(days=4 * USUAL_DAYS)).isoformat()
+    arrived = ledger.rows_by_arrival(name, since).get(stream, ())
+    days = [one.day for one in arrived if one.accepted and one.day <= scene.today]
+    if not days:
+        return []
+    usual = usual_step(days[-USUAL_DAYS - 1 :], unknown=UNKNOWN_STEP).days
+    newest = days[-1]
+    gap = (scene.now.date() - date.fromisoformat(newest)).days
+    if gap < 2 * usual:
+        return []
     return [
         scene.finding(
-            "events_missing",
+            kind,
             "",
             "critical",
-            f"No event has arrived since {newest}, for {gap} days; usually every {_number(usual, 'day')}",
+            f"No {row} has arrived since {newest}, for {gap} days; usually every {_number(usual, 'day')}",
             remedy=f"mlops status {scene.place.name}",
-            days=_through(newest, scene.today)[1:],
-            parts=scene.touched("events"),
+            days=days_through(date.fromisoformat(newest), scene.now.date())[1:],
+            parts=scene.touched(stream),
             newest=newest,
             gap_days=gap,
             usual_gap_days=usual,
@@ -415,28 +395,19 @@ def _events_missing(scene: _Scene) -> list[Finding]:
     ]
 
 
+def _events_missing(scene: _Scene) -> list[Finding]:
+    return _silent(scene, "events_missing", "events", "event")
+
+
 def _labels_missing(scene: _Scene) -> list[Finding]:
+    return _silent(scene, "labels_missing", "labels", "label") or _unlabelled(scene)
+
+
+def _unlabelled(scene: _Scene) -> list[Finding]:
+    """Whether the last matured day has far fewer labels than is usual."""
     from mlops_pipelines.retraining import matured_through
 
     place = scene.place
-    parts = scene.touched("labels")
-    if late := _missing_arrivals(scene, "labels"):
-        newest, gap, usual = late
-        title = f"No label has arrived since {newest}, for {gap} days; usually every {_number(usual, 'day')}"
-        return [
-            scene.finding(
-                "labels_missing",
-                "",
-                "critical",
-                title,
-                remedy=f"mlops status {place.name}",
-                days=_through(newest, scene.today)[1:],
-                parts=parts,
-                newest=newest,
-                gap_days=gap,
-                usual_gap_days=usual,
-            )
-        ]
     last = matured_through(place, scene.now).isoformat()
     events, labels = place.lake.row_counts("events"), place.lake.row_counts("labels")
     # Three times as long as an outage that is not to become the usual.
@@ -458,7 +429,7 @@ def _labels_missing(scene: _Scene) -> list[Finding]:
             f"{'none ever came' if never else f'usually {usual_share:.0%} have'}",
             remedy=f"mlops status {place.name}",
             days=[day],
-            parts=parts,
+            parts=scene.touched("labels"),
             events=events[day],
             labels=labels.get(day, 0),
             usual=usual_share,
@@ -582,7 +553,7 @@ def _is_fault(row: Mapping[str, Any]) -> bool:
 
 
 def _by_source(scene: _Scene, named: Collection[str]) -> dict[str, list[str]]:
-    sources = lineage(scene.features)
+    sources = scene.lineage
     return common_sources(
         {name: sources.get(name, frozenset()) for name in named},
         {name: of for name, of in sources.items() if name not in named},
@@ -757,12 +728,6 @@ _MONITORS: Mapping[Kind, Callable[[_Scene], list[Finding]]] = {
 }
 
 
-def _through(first: str, last: str) -> list[str]:
-    """The days from one to another, both included."""
-    days = (date.fromisoformat(last) - date.fromisoformat(first)).days
-    return [(date.fromisoformat(first) + timedelta(days=n)).isoformat() for n in range(max(0, days) + 1)]
-
-
 def _arrival_days(paths: Sequence[str], today: str) -> list[str]:
     """Days named by landing folders; today for a file that lies in none."""
     found = set()
@@ -782,7 +747,3 @@ def _some(names: Sequence[str]) -> str:
     """Names as a person says them, three at most."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _line(text: str) -> str:
-    return text.splitlines()[0] if text else ""

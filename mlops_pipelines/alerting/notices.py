@@ -284,9 +284,13 @@ def _listed(head: str, lines: Iterable[str]) -> str:
     return f"{head}\n{told}" if told else ""
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A text on one line, without what no screen shows: no header and no further line comes of it."""
-    return " ".join("".join(one if one.isprintable() else " " for one in text).split()) or "–"
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
+def _line(text: str) -> str:
+    return one_line(text) or "–"
 
 
 def _name(text: str) -> str:

@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from mlops_pipelines.alerting.notices import Notice, as_email, as_slack
+from mlops_pipelines.alerting.notices import Notice, as_email, as_slack, one_line
 from mlops_pipelines.clock import WallClock
 from mlops_pipelines.errors import MlopsError, TerminalError, TransientError, UserError
 from mlops_pipelines.settings import secret
@@ -362,7 +362,7 @@ def _by_code(code: int, told: str, words: str) -> MlopsError:
 def _words(reply: bytes | str, login: Sequence[SecretStr]) -> str:
     """What a server says, on one line, if it repeats nothing secret."""
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-    line = " ".join("".join(one if one.isprintable() else " " for one in text).split()).rstrip(".")
+    line = one_line(text).rstrip(".")
     if not line or any(one.get_secret_value() in line for one in login):
         return ""
     return f" {line[:200]}"

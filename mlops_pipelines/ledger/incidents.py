@@ -66,7 +66,7 @@ class Incidents(Store):
 
         since: None for the open ones alone.
         """
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return []
         with self._reading() as connection:
             return _known(connection, pipeline, since)
@@ -85,7 +85,7 @@ class Incidents(Store):
         decide: given those open or resolved since `since`, and the greatest number there is. told_to: of a
         change, by sink, what it is told. Nothing happens on a ledger that has no incidents yet.
         """
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return []
         with self._writing() as connection:
             lock(connection, pipeline)
@@ -103,14 +103,14 @@ class Incidents(Store):
 
     def looked(self, pipeline: str, look: Look) -> None:
         """Put down that somebody looked, and found nothing that had moved."""
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return
         with self._writing() as connection:
             _note(connection, pipeline, look)
 
     def last_look(self, pipeline: str) -> Look | None:
         """When incidents were looked for last; None before that."""
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return None
         query = sa.select(looks.c.at, looks.c.wall_at, looks.c.seen).where(looks.c.pipeline == pipeline)
         with self._reading() as connection:
@@ -122,7 +122,7 @@ class Incidents(Store):
 
         now: the wall clock, UTC.
         """
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return []
         sooner = deliveries.alias()
         held_up = sa.exists().where(
@@ -158,16 +158,18 @@ class Incidents(Store):
     def undelivered(self, pipeline: str) -> dict[str, str]:
         """What was wrong with the last attempt at what a sink did not get, by sink; given up or not. Of the
         last hundred messages."""
-        if self._schema_version < INCIDENTS_SINCE:
+        if not self.keeps_incidents:
             return {}
-        columns = deliveries.c
         query = (
-            sa.select(columns.sink, columns.problem)
-            .where(columns.pipeline == pipeline, columns.delivered_at.is_(None), columns.problem.is_not(None))
-            .order_by(columns.id)
+            sa.select(deliveries.c.sink, deliveries.c.problem)
+            .where(deliveries.c.pipeline == pipeline)
+            .order_by(deliveries.c.id.desc())
+            .limit(100)
         )
         with self._reading() as connection:
-            return dict(connection.execute(query).all())
+            newest = connection.execute(query).all()
+        # One that arrived has no problem any more.
+        return {row.sink: row.problem for row in reversed(newest) if row.problem}
 
 
 def _known(connection: Connection, pipeline: str, since: datetime | None) -> list[Incident]:

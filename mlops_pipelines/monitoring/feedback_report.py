@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_pipelines.features.in_use import set_of
 from mlops_pipelines.monitoring import feedback
-from mlops_pipelines.monitoring.reference import Reference
-from mlops_pipelines.monitoring.reports import UNHASHED, table_of
+from mlops_pipelines.monitoring.reports import UNHASHED, reference_of, table_of
 from mlops_pipelines.standing import Work
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def audit_of(place: PipelineHome) -> Audited | None:
     champions = _champions(place)
     found = feedback.newest_audit(
         [by_model.get(one.model_hash, []) for one in champions],
-        lambda number: _reference(place, champions[number]),
+        lambda number: reference_of(place, champions[number]),
     )
     return Audited(champions[found[0]], found[1]) if found else None
 
@@ -130,7 +129,7 @@ def entropies(place: PipelineHome) -> list[dict[str, Any]]:
     """How evenly the training sets of the last champions spread over features and scores, newest first."""
     found = []
     for champion in _champions(place)[:CHAMPIONS]:
-        reference = _reference(place, champion)
+        reference = reference_of(place, champion)
         found.append(
             {
                 "model": f"v{champion.mlflow_version}",
@@ -152,12 +151,6 @@ def _champions(place: PipelineHome) -> list[Promotion]:
     ]
 
 
-def _reference(place: PipelineHome, champion: Promotion) -> Reference:
-    from mlops_pipelines.retraining import REFERENCE_FILE, model_of
-
-    return Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
-
-
 def _count(place: PipelineHome, day: str) -> tuple[Promotion, list[Counted]] | None:
     """The day's rows by the champion of its last decision; None without one, or before it has matured."""
     import pyarrow.compute as pc
@@ -174,7 +167,7 @@ def _count(place: PipelineHome, day: str) -> tuple[Promotion, list[Counted]] | N
     champion = place.ledger.promotion_of(place.name, model_hash=predictions["model_hash"][-1].as_py())
     if champion is None:
         return None
-    reference = _reference(place, champion)
+    reference = reference_of(place, champion)
     weighed = sorted(reference.features, key=lambda one: (-one.importance, one.name))[:FEATURES]
     features = [one.name for one in weighed]
     slices = list(spec.gates.slices.by) if spec.gates.slices else []

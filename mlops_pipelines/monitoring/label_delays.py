@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlops_pipelines.features.coding import HOUR_US, microseconds, shared_codes
+from mlops_pipelines.features.coding import HOUR_US, microseconds
+from mlops_pipelines.monitoring.performance import scored_labels
 from mlops_pipelines.scored import days_of
 
 if TYPE_CHECKING:
@@ -52,28 +53,20 @@ class DayDelays:
 def delays_by_day(events: pa.Table, labels: pa.Table, now: datetime) -> list[DayDelays]:
     """Delays of the labels that are known at `now` (UTC), by day of the event, in order.
 
-    events: day, event_id, event_time. labels: event_id, known_at; of several versions the first counts. A
+    events: day, event_id, event_time. labels: as of `scored_labels`; of several versions the first counts. A
     label that was known before its event has no delay.
     """
     import numpy as np
 
     if not events.num_rows:
         return []
-    wanted, having = shared_codes([events["event_id"]], [labels["event_id"]])
-    known = microseconds(labels["known_at"])
-    order = np.lexsort((known, having))
-    codes, first = np.unique(having[order], return_index=True)
-    known = known[order][first]
-    places = np.minimum(np.searchsorted(codes, wanted), max(len(codes) - 1, 0))
-    found = (codes[places] == wanted) if len(codes) else np.zeros(len(wanted), dtype=bool)
-    until = np.full(len(wanted), np.iinfo(np.int64).max)
-    until[found] = known[places[found]]
-    found &= until <= int(now.timestamp() * 1e6)
-    hours = np.maximum(until - microseconds(events["event_time"]), 0) / HOUR_US
-    days, numbers = days_of(events)
+    labelled = scored_labels(events, labels, now)
+    waited = microseconds(labelled["label_known_at"]) - microseconds(labelled["event_time"])
+    hours = np.maximum(waited, 0) / HOUR_US
+    its_day = np.asarray(labelled["day"].to_pylist())
     made = []
-    for number, day in enumerate(days):
-        mine = hours[found & (numbers == number)]
+    for day in days_of(events)[0]:
+        mine = hours[its_day == day]
         counts = tuple(int(count) for count in np.searchsorted(np.sort(mine), AGES, side="right"))
         if not len(mine):
             made.append(DayDelays(day, None, None, None, counts))

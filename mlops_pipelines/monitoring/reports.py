@@ -14,7 +14,7 @@ from mlops_pipelines.features.in_use import set_of, sets_in_use
 from mlops_pipelines.monitoring import drift as drifting
 from mlops_pipelines.monitoring.concept import JudgedDay, block_means, calm_surprise
 from mlops_pipelines.monitoring.performance import FIGURES_OF
-from mlops_pipelines.monitoring.reference import SCORE
+from mlops_pipelines.monitoring.reference import SCORE, Reference
 from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
 from mlops_pipelines.spec import DriftTrigger
 from mlops_pipelines.standing import Work
@@ -297,10 +297,9 @@ def report_performance(
     promotions = {promotion.model_hash: promotion for promotion in place.ledger.promotions(place.name)}
     for model_hash in predictions["model_hash"].unique().to_pylist():
         mine = predictions.filter(pc.equal(predictions["model_hash"], model_hash))
-        its_days = set(mine["day"].unique().to_pylist())
-        with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
-        of_its = [one for one in matured if one.day in its_days]
         counts = {row["values"]: row["counts"] for row in mine["day"].value_counts().to_pylist()}
+        with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
+        of_its = [one for one in matured if one.day in counts]
         found = performance_by_day(with_label, of_its, _outcome_of(place, promotions[model_hash]))
         expected, surprises = expected_by_day(mine, kind), surprises_by_day(with_label, kind)
         rows += [
@@ -723,12 +722,16 @@ def _drift_since(
     return sorted(mine, key=lambda row: str(row["day"]))
 
 
+def reference_of(place: PipelineHome, champion: Promotion) -> Reference:
+    """The bins and histograms of a champion's training set, which are stored with it."""
+    from mlops_pipelines.retraining import REFERENCE_FILE, model_of
+
+    return Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
+
+
 def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | None:
     """The day against the reference of the champion that scored last on it; None if none scored."""
     import pyarrow.compute as pc
-
-    from mlops_pipelines.monitoring.reference import Reference
-    from mlops_pipelines.retraining import REFERENCE_FILE, model_of
 
     trigger = drift_bands(place.spec.triggers)
     lake = place.lake
@@ -742,7 +745,7 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
     if champion is None:
         raise TerminalError(f"The model that scored {day} never was champion of {place.name}.")
     examples = lake.read(set_of(place, champion).examples, days=[day])
-    reference = Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
+    reference = reference_of(place, champion)
     by_it = scored.filter(pc.equal(scored["model_hash"], champion.model_hash))
     return champion, drifting.drift_of(reference, examples, trigger, by_it[score])
 

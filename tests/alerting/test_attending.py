@@ -19,7 +19,18 @@ from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Alerts, Sink
 from tests.alerting.injected import emptied, renamed
-from tests.loop import advance, at, copy_of, land, mlops, move, retrain, small_home, take_all, varied
+from tests.loop import (
+    advance,
+    at,
+    copy_of,
+    land,
+    mlops,
+    move,
+    serving_home,
+    small_home,
+    take_all,
+    varied,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +48,7 @@ FAILED = FailedRun(
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of ten days whose champion is from the 8th, all measured."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(10))
     measure(place)
     return home

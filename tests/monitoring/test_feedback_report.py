@@ -19,7 +19,18 @@ from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.spec import Exploration, SlicesGate
 from tests import parcels
-from tests.loop import advance, at, check_reproduced, copy_of, land, retrain, serve, small_home, varied
+from tests.loop import (
+    advance,
+    at,
+    check_reproduced,
+    copy_of,
+    land,
+    retrain,
+    serve,
+    serving_home,
+    small_home,
+    varied,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +47,7 @@ UNKNOWN = Flights().rows("labels", at(9), at(10)).slice(0, 40)["event_id"]
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of eleven days whose champion is from the 8th; some labels never landed."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(
         place,
         at(12),

@@ -32,6 +32,8 @@ def labels(*known: tuple[str, float]) -> pa.Table:
     return pa.table(
         {
             "event_id": pa.array([event for event, _ in known], pa.string()),
+            "label": pa.nulls(len(known), pa.bool_()),
+            "label_time": pa.nulls(len(known), MOMENT),
             "known_at": pa.array(times, MOMENT),
         }
     )

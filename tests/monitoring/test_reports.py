@@ -14,7 +14,7 @@ from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.spec import Gates, PerformanceTrigger
 from tests import parcels
-from tests.loop import advance, at, copy_of, land, retrain, serve, small_home, varied
+from tests.loop import advance, at, copy_of, land, retrain, serve, serving_home, varied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +31,7 @@ LATE = Flights().rows("events", at(9), at(10)).slice(0, 5)["event_id"]
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of ten days whose champion is from the 8th; some events of the 9th never landed."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(11), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
     return home
 
