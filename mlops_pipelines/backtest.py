@@ -602,17 +602,16 @@ class _Course:
 
     def _judge(self, champion: _Champion, now: datetime) -> list[JudgedDay]:
         """By how much matured losses surprised the scores, by day, those of the champions before included."""
-        from mlops_pipelines.monitoring.concept import JudgedDay, block_means, calm_surprise
-        from mlops_pipelines.monitoring.estimates import surprises_by_day
+        from mlops_pipelines.monitoring.concept import judged_day
+        from mlops_pipelines.monitoring.estimates import outcomes_by_day
         from mlops_pipelines.monitoring.performance import scored_labels
 
         past = self._past
         first, last = champion.since.date().isoformat(), matured_through(past.place, now).isoformat()
         days = [day for day in past.days if first <= day <= last and day not in self._judged]
         scored = scored_labels(self._rows_of(champion, days, now), past.labels, now)
-        for day, surprises in surprises_by_day(scored, past.kind).items():
-            blocks = block_means(surprises)
-            self._judged[day] = JudgedDay(day, champion.made.refit.hash, calm_surprise(blocks), blocks)
+        for day, outcomes in outcomes_by_day(scored, past.kind).items():
+            self._judged[day] = judged_day(day, champion.made.refit.hash, outcomes)
         return [self._judged[day] for day in sorted(self._judged)]
 
     def _rows_of(self, champion: _Champion, days: Sequence[str], now: datetime) -> pa.Table:

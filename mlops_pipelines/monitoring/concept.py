@@ -5,8 +5,10 @@ is zero while scores mean what they say, however often the outcome comes about: 
 rate, and the scores with it, is none. Row by row it is noise; so the stream that is watched is its mean over
 blocks of rows in the order of decision.
 
-Whole days differ, too: a storm surprises every score of an afternoon. A changed meaning surprises at all
-hours. So a day is judged by its *calm part*, the blocks with the least surprise: what moves that is no storm.
+Whole days differ, too: a storm surprises every score of an afternoon, and is no changed meaning. Two figures
+of a day that storms leave alone are watched together. Its *calm part*, the blocks with the least surprise: a
+changed meaning surprises at all hours. And its *slope gap*: how much less than the scores say outcomes follow
+them within a block, whose events share their weather.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mlops_pipelines.monitoring.estimates import Outcomes
     from mlops_pipelines.spec import Detector
 
     Floats = NDArray[np.float64]
@@ -36,16 +39,36 @@ LIMIT = 1.8
 # Median absolute deviation of a normal distribution, in standard deviations.
 _MAD = 0.6744897501960817
 _SEED = 17
+# What is known of a block's level before its outcomes are: as much as two events of even odds say.
+_LEVEL_PRIOR = 0.5
+_STEPS = 20
+_SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
 class JudgedDay:
-    """A matured day (YYYY-MM-DD), by the model that scored it. calm, blocks: mean surprises, nats."""
+    """A matured day (YYYY-MM-DD), by the model that scored it.
+
+    blocks, calm: mean surprises of its blocks, and of its calm part, nats. slope_gap: as of `slope_gap`.
+    """
 
     day: str
     model_hash: str
-    calm: float
     blocks: Sequence[float]
+    calm: float
+    slope_gap: float
+
+    @property
+    def watched(self) -> tuple[float, float]:
+        """What the process control watches: the more, the worse."""
+        return self.calm, self.slope_gap
+
+
+def judged_day(day: str, model_hash: str, outcomes: Outcomes) -> JudgedDay:
+    """A day by its outcomes, at least one."""
+    blocks = block_means(outcomes.surprises)
+    gap = slope_gap(outcomes.came, outcomes.shares)
+    return JudgedDay(day, model_hash, blocks, calm_surprise(blocks), gap)
 
 
 @dataclass(frozen=True)
@@ -60,8 +83,8 @@ class Detection:
         """The finding in words."""
         if self.detector == "process_control":
             return (
-                f"by {self.day} the calm parts of {TOGETHER} days surprised the scores by over {LIMIT:g} "
-                f"standard deviations of a day"
+                f"by {self.day} outcomes of {TOGETHER} days surprised the scores even in calm hours, or "
+                f"followed them less, by over {LIMIT:g} standard deviations of a day"
             )
         return f"{self.detector} found on {self.day} that losses surprise the scores otherwise than before"
 
@@ -77,12 +100,11 @@ def detections(
     found = []
     for detector in detectors:
         if detector == "process_control":
-            places, marks = [one.calm for one in days], [one.day for one in days]
+            alarmed_on = [days[at].day for at in out_of_control([one.watched for one in days])]
         else:
-            mine = [one for one in days if one.model_hash == champion]
-            places = [block for one in mine for block in one.blocks]
-            marks = [one.day for one in mine for _ in one.blocks]
-        alarmed = next((marks[at] for at in alarms(detector, places) if marks[at] >= since), None)
+            blocks = [(one.day, block) for one in days if one.model_hash == champion for block in one.blocks]
+            alarmed_on = [blocks[at][0] for at in alarms(detector, [block for _, block in blocks])]
+        alarmed = next((day for day in alarmed_on if day >= since), None)
         if alarmed:
             found.append(Detection(detector, alarmed))
     return sorted(found, key=lambda one: one.day)
@@ -101,7 +123,7 @@ def ongoing(days: Sequence[JudgedDay], detectors: Sequence[Detector]) -> tuple[l
     lately = [one.day for one in days if one.model_hash == model][-TOGETHER:]
     for detector in detectors:
         if detector == "process_control":
-            out = standing_out([one.calm for one in days])
+            out = standing_out([one.watched for one in days])
             ones = [Detection(detector, days[-1].day)] if out else []
             carried |= {days[at].day for at in out}
         else:
@@ -120,8 +142,7 @@ def block_means(surprises: Floats) -> list[float]:
 
     if not len(surprises):
         return []
-    blocks = np.array_split(surprises, max(1, round(len(surprises) / BLOCK_ROWS)))
-    return [float(block.mean()) for block in blocks]
+    return [float(block.mean()) for block in np.array_split(surprises, _blocks(len(surprises)))]
 
 
 def calm_surprise(blocks: Sequence[float]) -> float:
@@ -130,44 +151,94 @@ def calm_surprise(blocks: Sequence[float]) -> float:
     return sum(kept) / len(kept)
 
 
-def out_of_control(calm: Sequence[float]) -> list[int]:
-    """Days, as indices, on which the process is out of control: its calm part surprises too much.
+def slope_gap(came: Floats, shares: Floats) -> float:
+    """How much less than they say scores tell apart the events of a block, in standard errors.
 
-    calm: `calm_surprise` of matured days, oldest first. A day is out where the mean of the last three lies
-    more than 1.8 standard deviations of a day above the days before them: of the last 60, by median and
-    median absolute deviation, which a few bad days do not move. The first 20 days tell nothing.
+    came: 0 or 1, a row each in the order of decision, shape (rows,). shares: how likely the scores said that
+    was. It is the score test of the calibration slope with a level of its own for each block: near 0 while
+    scores mean what they say, above it where outcomes follow them less. 0 where no score differs from its
+    block's others.
     """
-    return [day for day in range(len(calm)) if standing_out(calm[: day + 1])]
+    import numpy as np
+    from scipy.special import expit, logit
+
+    logits = logit(np.clip(shares, _SMALLEST, 1 - _SMALLEST))
+    count = _blocks(len(came))
+    block = np.repeat(np.arange(count), [len(rows) for rows in np.array_split(came, count)])
+
+    def summed(values: Floats) -> Floats:
+        return np.bincount(block, weights=values, minlength=count).astype(np.float64)
+
+    level = np.zeros(count)
+    for _ in range(_STEPS):
+        levelled = expit(logits + level[block])
+        curvature = summed(levelled * (1 - levelled)) + _LEVEL_PRIOR
+        # Newton's step, of one at most: so it cannot overshoot for ever.
+        level += np.clip((summed(came - levelled) - _LEVEL_PRIOR * level) / curvature, -1, 1)
+    levelled = expit(logits + level[block])
+    weights = levelled * (1 - levelled)
+    apart = logits - (summed(weights * logits) / np.maximum(summed(weights), _SMALLEST))[block]
+    information = float((weights * apart**2).sum())
+    return float(-(apart * (came - levelled)).sum() / information**0.5) if information > _SMALLEST else 0.0
 
 
-def standing_out(calm: Sequence[float]) -> list[int]:
+def _blocks(rows: int) -> int:
+    return max(1, round(rows / BLOCK_ROWS))
+
+
+def out_of_control(watched: Sequence[Sequence[float]]) -> list[int]:
+    """Days, as indices, on which the process is out of control: outcomes surprise the scores too much.
+
+    watched: figures of matured days, the more the worse, oldest day first, shape (days, figures). Each is put
+    in standard deviations of a day from the days before, and so is their sum: of the last 60, by median and
+    median absolute deviation, which a few bad days do not move. A day is out where the mean sum of the last
+    three days lies above 1.8. The first 20 days tell nothing.
+    """
+    return [day for day in range(len(watched)) if standing_out(watched[: day + 1])]
+
+
+def standing_out(watched: Sequence[Sequence[float]]) -> list[int]:
     """Days, as indices, that carry an alarm on the last day; none where the process is in control then."""
-    first = len(calm) - TOGETHER
-    distances = _distances(calm)
+    first = len(watched) - TOGETHER
+    distances = _distances(watched)
     if not distances or sum(distances) / TOGETHER <= LIMIT:
         return []
     return [first + place for place, distance in enumerate(distances) if distance > LIMIT]
 
 
-def _distances(calm: Sequence[float]) -> list[float]:
+def _distances(watched: Sequence[Sequence[float]]) -> list[float]:
     """How far the last days lie above those before them, standard deviations of a day; [] of too few days."""
     import numpy as np
 
-    before, last = np.array(calm[:-TOGETHER][-MOST_DAYS:]), np.array(calm[-TOGETHER:])
-    if len(before) < LEAST_DAYS:
+    known = np.array(watched[-MOST_DAYS - TOGETHER :], dtype=np.float64)
+    if len(known) < LEAST_DAYS + TOGETHER:
         return []
-    middle = float(np.median(before))
-    spread = float(np.median(np.abs(before - middle))) / _MAD
-    return ((last - middle) / spread).tolist() if spread else []
+    # Figures that are moved by the same chance are so together: their sum has a deviation of its own.
+    together = _standard(_standard(known).sum(axis=1, keepdims=True))
+    distances: list[float] = together[-TOGETHER:].sum(axis=1).tolist()
+    return distances
+
+
+def _standard(figures: Floats) -> Floats:
+    """Figures in standard deviations from the days before the last ones, but for those that never differ.
+
+    figures: shape (days, figures).
+    """
+    import numpy as np
+
+    before = figures[:-TOGETHER]
+    middle = np.median(before, axis=0)
+    spread = np.median(np.abs(before - middle), axis=0) / _MAD
+    differs = spread > 0
+    standard: Floats = (figures - middle)[:, differs] / spread[differs]
+    return standard
 
 
 def alarms(detector: Detector, stream: Sequence[float]) -> list[int]:
     """Indices of a stream at which a detector gives an alarm; it begins anew after each, as river's do.
 
-    stream: of `process_control` the calm parts of days, of the others mean surprises of blocks, oldest first.
+    detector: of river. stream: mean surprises of blocks, oldest first.
     """
-    if detector == "process_control":
-        return out_of_control(stream)
     watcher = _watcher(detector)
     found = []
     for place, value in enumerate(stream):

@@ -79,8 +79,21 @@ def expected_by_day(predictions: pa.Table, kind: Kind) -> dict[str, Expected]:
     return {day: Expected(float(losses[n]), float(rates[n])) for n, day in enumerate(days)}
 
 
-def surprises_by_day(scored: pa.Table, kind: Kind) -> dict[str, Floats]:
-    """Log loss of each row less what its score expects, nats; by day, in the order of decision.
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of a day's scores, a row each in the order of decision, shape (rows,).
+
+    surprises: log loss less what the score expects, nats. came: 1 where what the score is of came about: the
+    positive outcome, or the most likely class; else 0. shares: how likely the score said that was.
+    """
+
+    surprises: Floats
+    came: Floats
+    shares: Floats
+
+
+def outcomes_by_day(scored: pa.Table, kind: Kind) -> dict[str, Outcomes]:
+    """What became of each day's scores.
 
     scored: day, event_id, decided_at, label and the log's column of scores. {} of numbers.
     """
@@ -90,8 +103,13 @@ def surprises_by_day(scored: pa.Table, kind: Kind) -> dict[str, Floats]:
     outcome, scores = from_log(kind, rows[LOGGED_IN[kind]])
     found = Scored.at_once(rows["label"], scores, outcome)
     surprises = found.losses["log_loss"] - expected_losses(found.scores)
+    came, shares = found.as_binary
     days, numbers = days_of(rows)
-    return {day: surprises[numbers == n] for n, day in enumerate(days)}
+    return {
+        day: Outcomes(surprises[mine], came[mine].astype(float), shares[mine])
+        for n, day in enumerate(days)
+        for mine in [numbers == n]
+    }
 
 
 def expected_losses(probabilities: Floats) -> Floats:

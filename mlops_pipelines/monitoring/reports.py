@@ -12,7 +12,7 @@ from mlops_pipelines.clock import midnight
 from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.in_use import set_of, sets_in_use
 from mlops_pipelines.monitoring import drift as drifting
-from mlops_pipelines.monitoring.concept import JudgedDay, block_means, calm_surprise
+from mlops_pipelines.monitoring.concept import JudgedDay, judged_day
 from mlops_pipelines.monitoring.performance import FIGURES_OF
 from mlops_pipelines.monitoring.reference import SCORE, Reference
 from mlops_pipelines.outcomes import BASELINE, COLUMN_TYPES, IN_UNITS, LOGGED_IN, SKILLS, Outcome
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlops_pipelines.ledger import Promotion
     from mlops_pipelines.ledger.landing import Stage
     from mlops_pipelines.monitoring.drift import DriftReport
-    from mlops_pipelines.monitoring.estimates import Estimate, Expected, Floats
+    from mlops_pipelines.monitoring.estimates import Estimate, Expected, Outcomes
     from mlops_pipelines.monitoring.performance import DayMaturity, DayPerformance, DaySums
     from mlops_pipelines.spec import (
         ConceptDriftTrigger,
@@ -48,6 +48,7 @@ _EXPECTED = {
     "expected_rate": "float",
     "surprise": "float",
     "calm": "float",
+    "slope_gap": "float",
     "blocks": "string",
     "estimate": "float",
     "estimate_low": "float",
@@ -267,7 +268,7 @@ def report_performance(
     """
     import pyarrow.compute as pc
 
-    from mlops_pipelines.monitoring.estimates import expected_by_day, surprises_by_day
+    from mlops_pipelines.monitoring.estimates import expected_by_day, outcomes_by_day
     from mlops_pipelines.monitoring.label_delays import delays_by_day
     from mlops_pipelines.monitoring.performance import maturity, performance_by_day, scored_labels
 
@@ -301,11 +302,11 @@ def report_performance(
         with_label = scored.filter(pc.equal(scored["model_hash"], model_hash))
         of_its = [one for one in matured if one.day in counts]
         found = performance_by_day(with_label, of_its, _outcome_of(place, promotions[model_hash]))
-        expected, surprises = expected_by_day(mine, kind), surprises_by_day(with_label, kind)
+        expected, outcomes = expected_by_day(mine, kind), outcomes_by_day(with_label, kind)
         rows += [
             _performance_row(one, promotions[model_hash])
             | {"predictions": counts[one.day]}
-            | _surprise_row(expected.get(one.day), surprises.get(one.day))
+            | _surprise_row(one.day, expected.get(one.day), outcomes.get(one.day))
             for one in found
         ]
     rows = _with_estimates(place, rows, now)
@@ -413,14 +414,14 @@ def _judged_days(place: PipelineHome) -> list[JudgedDay]:
     days = lake.days(PERFORMANCE)[-2 * MOST_DAYS :]
     rows = [row for row in lake.read(PERFORMANCE, days=days).to_pylist() if _is_judged(row)]
     return [
-        JudgedDay(row["day"], row["model_hash"], row["calm"], json.loads(row["blocks"]))
+        JudgedDay(row["day"], row["model_hash"], json.loads(row["blocks"]), row["calm"], row["slope_gap"])
         for row in main_rows(rows)
     ]
 
 
 def _is_judged(row: Mapping[str, Any]) -> bool:
     """Whether a day's labels have matured and say by how much they surprised the scores."""
-    return bool(row["matured"]) and row.get("surprise") is not None
+    return bool(row["matured"]) and row.get("slope_gap") is not None
 
 
 def _sums(row: Mapping[str, Any]) -> DaySums:
@@ -482,19 +483,20 @@ def _performance_row(found: DayPerformance, promotion: Promotion) -> dict[str, A
     }
 
 
-def _surprise_row(expected: Expected | None, surprises: Floats | None) -> dict[str, Any]:
+def _surprise_row(day: str, expected: Expected | None, outcomes: Outcomes | None) -> dict[str, Any]:
     """What a day's scores expect of themselves, and by how much their losses are more; {} of numbers."""
     if expected is None:
         return {}
     row: dict[str, Any] = {"expected": expected.loss, "expected_rate": expected.rate}
-    if surprises is None:
+    if outcomes is None:
         return row
-    blocks = block_means(surprises)
+    judged = judged_day(day, "", outcomes)
     return {
         **row,
-        "surprise": float(surprises.mean()),
-        "calm": calm_surprise(blocks),
-        "blocks": json.dumps([round(block, 6) for block in blocks]),
+        "surprise": float(outcomes.surprises.mean()),
+        "calm": judged.calm,
+        "slope_gap": judged.slope_gap,
+        "blocks": json.dumps([round(block, 6) for block in judged.blocks]),
     }
 
 

@@ -16,9 +16,12 @@ from mlops_pipelines.monitoring.concept import (
     alarms,
     block_means,
     calm_surprise,
+    judged_day,
     out_of_control,
+    slope_gap,
+    standing_out,
 )
-from mlops_pipelines.monitoring.estimates import expected_losses
+from mlops_pipelines.monitoring.estimates import Outcomes, expected_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +52,12 @@ def test_a_storm_of_some_hours_leaves_the_calm_part_alone() -> None:
     assert calm_surprise(storm) == calm_surprise(calm) == 0
 
 
-def days(rng: np.random.Generator, count: int, *, level: float = 0.0) -> list[float]:
-    return (rng.normal(0, 0.03, count) + level).tolist()
+Watched = list[tuple[float, ...]]
+
+
+def days(rng: np.random.Generator, count: int, *, level: float = 0.0) -> Watched:
+    """Days of which one figure is watched."""
+    return [(one,) for one in rng.normal(0, 0.03, count) + level]
 
 
 def test_a_shift_of_two_and_a_half_deviations_is_seen_within_three_days() -> None:
@@ -72,7 +79,7 @@ def test_a_process_in_control_seldom_alarms(full: bool, sample_size: Callable[[s
 
 
 def test_the_first_days_tell_nothing() -> None:
-    assert out_of_control([0.0, 0.01] * 10 + [9.0] * 2) == []
+    assert out_of_control([(0.0,), (0.01,)] * 10 + [(9.0,)] * 2) == []
 
 
 def test_less_surprise_is_no_alarm() -> None:
@@ -80,15 +87,72 @@ def test_less_surprise_is_no_alarm() -> None:
     assert out_of_control(days(rng, 60) + days(rng, 10, level=-1.0)) == []
 
 
+def test_a_figure_that_never_differs_says_nothing() -> None:
+    stream = days(np.random.default_rng(3), 60) + [(1.0,)] * 3
+    assert out_of_control([(*one, 0.5) for one in stream]) == out_of_control(stream) == [60, 61, 62]
+    assert out_of_control([(0.5,)] * 60) == []
+
+
+def test_what_moves_two_figures_is_seen_sooner_than_by_one() -> None:
+    rng, one_alone, together = np.random.default_rng(9), 0, 0
+    for _ in range(100):
+        one, other = (days(rng, 60) + days(rng, 3, level=0.06) for _ in range(2))
+        one_alone += bool(standing_out(one))
+        together += bool(standing_out([(*a, *b) for a, b in zip(one, other, strict=True)]))
+    assert together > 85
+    assert one_alone < 65
+
+
+def of_scores(rng: np.random.Generator, shares: Any, *, weather: float = 0.0, flipped: float = 0.0) -> Any:
+    """Outcomes that come about as often as the scores say, but for a block's weather (deviation of its
+    log-odds) and for those that are flipped."""
+    shares = np.clip(shares, 1e-9, 1 - 1e-9)
+    blocks = np.array_split(np.arange(len(shares)), max(1, round(len(shares) / BLOCK_ROWS)))
+    level = np.concatenate([np.full(len(block), rng.normal(0, weather)) for block in blocks])
+    came = rng.random(len(shares)) < 1 / (1 + np.exp(-(np.log(shares / (1 - shares)) + level)))
+    return (came ^ (rng.random(len(shares)) < flipped)).astype(float)
+
+
+def scores_of(rng: np.random.Generator, level: float, rows: int = 900) -> Any:
+    return 1 / (1 + np.exp(-(level + rng.normal(0, 0.8, rows))))
+
+
+@pytest.mark.parametrize("weather", [0.0, 1.0])
+def test_while_scores_mean_what_they_say_there_is_no_slope_gap_whatever_the_weather(weather: float) -> None:
+    rng = np.random.default_rng(11)
+    drawn = [scores_of(rng, level) for level in rng.uniform(-2.5, 0, 400)]
+    gaps = [slope_gap(of_scores(rng, shares, weather=weather), shares) for shares in drawn]
+    assert np.mean(gaps) == pytest.approx(0, abs=0.3)
+    assert np.std(gaps) == pytest.approx(1, abs=0.15)
+
+
+def test_flipped_outcomes_follow_their_scores_less() -> None:
+    rng = np.random.default_rng(12)
+    drawn = [scores_of(rng, -1.2) for _ in range(100)]
+    gaps = [slope_gap(of_scores(rng, shares, weather=0.5, flipped=0.1), shares) for shares in drawn]
+    assert np.mean(gaps) > 1.5
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=200))
+def test_the_slope_gap_is_a_number_of_any_rows(rows: list[tuple[float, bool]]) -> None:
+    gap = slope_gap(np.array([came for _, came in rows], dtype=float), np.array([share for share, _ in rows]))
+    assert np.isfinite(gap)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 500])
+def test_scores_that_are_all_the_same_leave_no_slope(rows: int) -> None:
+    assert slope_gap(np.ones(rows), np.full(rows, 0.3)) == 0
+
+
 def test_a_base_rate_that_scores_follow_is_no_surprise() -> None:
-    rng, calm = np.random.default_rng(6), []
+    rng, watched = np.random.default_rng(6), []
     for day in range(120):
-        level = -1.9 + 1.2 * (day > 60)  # 13 % of the events, then 33 %
-        scores = 1 / (1 + np.exp(-(level + rng.normal(0, 0.8, 900))))
-        labels = rng.random(900) < scores
-        losses = -np.where(labels, np.log(scores), np.log1p(-scores))
-        calm.append(calm_surprise(block_means(losses - expected_losses(scores))))
-    assert out_of_control(calm) == []
+        scores = scores_of(rng, -1.9 + 1.2 * (day > 60))  # 13 % of the events, then 33 %
+        came = of_scores(rng, scores)
+        losses = -np.where(came, np.log(scores), np.log1p(-scores))
+        outcomes = Outcomes(losses - expected_losses(scores), came, scores)
+        watched.append(judged_day(f"day {day}", "", outcomes).watched)
+    assert not [day for day in out_of_control(watched) if day > 60]
 
 
 def seeded() -> list[float]:
@@ -119,4 +183,4 @@ def test_alarms_come_at_these_places_and_at_those_of_river(detector: Any, expect
 def test_the_process_control_alarms_at_these_days() -> None:
     rng = np.random.default_rng(8)
     stream = days(rng, 60) + days(rng, 6, level=0.09)
-    assert alarms("process_control", stream) == [62, 63, 64, 65]
+    assert out_of_control(stream) == [62, 63, 64, 65]

@@ -16,7 +16,7 @@ from mlops_pipelines.monitoring.estimates import (
     estimate,
     expected_by_day,
     expected_losses,
-    surprises_by_day,
+    outcomes_by_day,
 )
 
 DECIDED = datetime(2024, 3, 1, tzinfo=UTC)
@@ -94,13 +94,15 @@ def log(scores: list[float], labels: list[int], days: list[str]) -> pa.Table:
     )
 
 
-def test_surprises_come_by_day_in_the_order_of_decision() -> None:
+def test_outcomes_come_by_day_in_the_order_of_decision() -> None:
     scored = log([0.5, 0.9, 0.2], [1, 0, 0], ["2024-03-02", "2024-03-01", "2024-03-01"])
-    found = surprises_by_day(scored, "binary")
+    found = outcomes_by_day(scored, "binary")
     assert sorted(found) == ["2024-03-01", "2024-03-02"]
     lost = [-math.log(0.8), -math.log(0.1)]
-    assert found["2024-03-01"] + expected_losses(np.array([0.2, 0.9])) == pytest.approx(lost)
-    assert found["2024-03-02"] == pytest.approx([0.0], abs=1e-12)
+    first, second = found["2024-03-01"], found["2024-03-02"]
+    assert first.surprises + expected_losses(np.array([0.2, 0.9])) == pytest.approx(lost)
+    assert (first.came.tolist(), first.shares.tolist()) == ([0, 0], [0.2, 0.9])
+    assert second.surprises == pytest.approx([0.0], abs=1e-12)
 
 
 def test_what_scores_expect_is_told_by_day() -> None:
@@ -112,7 +114,7 @@ def test_what_scores_expect_is_told_by_day() -> None:
 def test_numbers_expect_nothing_of_themselves() -> None:
     scored = log([3.0], [1], ["2024-03-01"])
     assert expected_by_day(scored, "number") == {}
-    assert surprises_by_day(scored, "number") == {}
+    assert outcomes_by_day(scored, "number") == {}
 
 
 def test_classes_surprise_by_the_one_that_came() -> None:
@@ -125,7 +127,8 @@ def test_classes_surprise_by_the_one_that_came() -> None:
             "label": ["x", "y"],
         }
     )
-    (found,) = surprises_by_day(scored, "category").values()
+    (found,) = outcomes_by_day(scored, "category").values()
     expected = expected_losses(np.array([[0.5, 0.5], [0.9, 0.1]]))
-    assert found == pytest.approx(np.array([-math.log(0.5), -math.log(0.1)]) - expected)
+    assert found.surprises == pytest.approx(np.array([-math.log(0.5), -math.log(0.1)]) - expected)
+    assert (found.came.tolist(), found.shares.tolist()) == ([1, 0], [0.5, 0.9])
     assert expected_by_day(scored, "category")["2024-03-01"].rate == pytest.approx(0.7)
