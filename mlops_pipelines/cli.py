@@ -43,6 +43,7 @@ from mlops_pipelines.cli_promotion import (
     unfreeze,
 )
 from mlops_pipelines.cli_quarantine import quarantine
+from mlops_pipelines.cli_reports import report
 from mlops_pipelines.cli_retraining import incidents, pause, policy, resume, retrain, triggers
 from mlops_pipelines.cli_trace import pages, reproduce, trace
 from mlops_pipelines.errors import MlopsError, UserError
@@ -337,6 +338,7 @@ main.add_command(promotions)
 main.add_command(quarantine)
 main.add_command(registry)
 main.add_command(reject)
+main.add_command(report)
 main.add_command(reproduce)
 main.add_command(restore)
 main.add_command(resume)

@@ -797,8 +797,8 @@ class ConceptDriftTrigger(Model):
     detectors: tuple[Detector, ...] = Field(
         default=("process_control",),
         min_length=1,
-        description="Any of them asks: `process_control` looks at what storms leave alone in each day, `adwin`, "
-        "`page_hinkley` and `kswin` (of river) at all matured losses in turn.",
+        description="Any of them asks: `process_control` looks at what storms leave alone in each day, "
+        "`adwin`, `page_hinkley` and `kswin` (of river) at all matured losses in turn.",
     )
 
 

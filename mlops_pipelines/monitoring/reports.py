@@ -94,7 +94,7 @@ _ADDED_UP: Mapping[Kind, tuple[str, str]] = {
     "category": ("counts", "string"),
 }
 # Figures of a day that are told first.
-_TOLD: Mapping[Kind, tuple[str, ...]] = {
+TOLD: Mapping[Kind, tuple[str, ...]] = {
     "binary": ("log_loss", "log_loss_skill", "roc_auc", "average_precision"),
     "number": ("rmse", "mae", "r2"),
     "category": ("log_loss", "log_loss_skill", "accuracy", "roc_auc"),
@@ -575,7 +575,7 @@ def _maturity_row(found: DayMaturity) -> dict[str, Any]:
 def _figures(rows: Sequence[Mapping[str, Any]], kind: Kind) -> dict[str, Any]:
     """Plain figures, which Dagster draws over the partitions."""
     row = max(rows, key=lambda one: one["labelled"])
-    told = (*_TOLD[kind], "overdue", "delay_median", "delay_p99")
+    told = (*TOLD[kind], "overdue", "delay_median", "delay_p99")
     figures = {name: row[name] for name in told if row.get(name) is not None}
     if row.get("estimate") is not None:
         figures["estimated_log_loss"] = row["estimate"]
@@ -593,7 +593,7 @@ def _shown(row: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         "decisions": row["predictions"],
         "labelled scores": row["labelled"],
         "matured": "yes" if row["matured"] else "not yet",
-        **{name: figure(name) for name in _TOLD[kind]},
+        **{name: figure(name) for name in TOLD[kind]},
         **_estimate_shown(row),
         "note": "; ".join(said for said in (row["reason"], row.get("estimate_note")) if said),
     }
