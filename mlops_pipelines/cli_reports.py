@@ -106,9 +106,10 @@ def drift(pipeline: str, day: date | None, features: int, home: Path | None, as_
 def performance(pipeline: str, days: int, home: Path | None, as_json: bool) -> None:
     """How good PIPELINE's scores turned out, by day; until labels have matured, what they let expect.
 
-    `labels`: the share of scored events that have one. `estimate`: the log loss (nats) to expect of the
-    scores, with its 95 % interval: said before labels are known, and shown beside the truth. `half by`: when
-    half of the labels that came were known, after the event.
+    `served by`: the versions that scored the day, with their shares where there are several. `labels`: the
+    share of scored events that have one. `estimate`: the log loss (nats) to expect of the scores, with its
+    95 % interval: said before labels are known, and shown beside the truth. `half by`: when half of the
+    labels that came were known, after the event.
 
     \b
     Examples:
@@ -129,11 +130,11 @@ def performance(pipeline: str, days: int, home: Path | None, as_json: bool) -> N
         )
         return
     figures = TOLD[place.spec.labels.kind]
-    table = [["day", "model", "events", "labels", "matured", *figures, "estimate", "half by"]]
+    table = [["day", "served by", "events", "labels", "matured", *figures, "estimate", "half by"]]
     table += [
         [
             row["day"],
-            f"v{row['model_version']}" if row["model_version"] else "–",
+            served_by([one for one in rows if one["day"] == row["day"]]),
             f"{row['rows']:,}",
             _share(row["labelled"] / row["rows"] if row["rows"] else None),
             "yes" if row["matured"] else "no",
@@ -196,6 +197,14 @@ def _rows_of_day(place: PipelineHome, table: str, day: date | None) -> list[Row]
 
 def _read(place: PipelineHome, table: str, days: Sequence[str]) -> list[Row]:
     return place.lake.read(table, days=days).to_pylist() if days else []
+
+
+def served_by(rows: Sequence[Row]) -> str:
+    """The versions that scored a day. rows: of the performance report on it."""
+    scored = {f"v{row['model_version']}": row["predictions"] for row in rows if row["predictions"]}
+    if len(scored) < 2:
+        return next(iter(scored), "–")
+    return ", ".join(f"{version} {rows / sum(scored.values()):.0%}" for version, rows in scored.items())
 
 
 def _figure(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mlops_pipelines.cli_reports import served_by
 from mlops_pipelines.monitoring.feedback_report import report_feedback
 from mlops_pipelines.monitoring.reports import report_drift, report_performance
 from tests.loop import advance, at, mlops, serving_home, small_home
@@ -58,6 +59,15 @@ def test_performance_is_told_by_day_with_the_estimate_where_labels_wait(place: P
     assert [(line.split()[0], line.split()[4]) for line in days] == [
         ("2013-01-10", "yes"), ("2013-01-11", "no"), ("2013-01-12", "no")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("predictions", "said"),
+    [({}, "–"), ({"3": 0}, "–"), ({"3": 20}, "v3"), ({"3": 30, "4": 90}, "v3 25%, v4 75%")],
+)
+def test_versions_that_share_a_day_are_told_with_their_shares(predictions: dict[str, int], said: str) -> None:
+    rows = [{"model_version": version, "predictions": count} for version, count in predictions.items()]
+    assert served_by(rows) == said
 
 
 def test_the_audit_of_labels_is_told(place: PipelineHome) -> None:
