@@ -215,6 +215,7 @@ def dev(home: Path | None, port: int, new: bool) -> None:
     require_free(port)
     path = home_path(home)
     place = Home.create(path) if new else Home.open(path)
+    place.link_settings()
     for spec in find_specs():
         place.pipeline(load_spec(spec)).prepare()
     use_home(path)

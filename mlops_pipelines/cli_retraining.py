@@ -133,8 +133,14 @@ def resume(pipeline: str, reason: str, home: Path | None, as_json: bool) -> None
 
 @click.command()
 @click.argument("pipeline")
-@click.option("--all", "past", is_flag=True, help="Also those after which the same job has succeeded.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Of each job.")
+@click.option("--all", "past", is_flag=True, help="Also those that are over.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="The newest so many incidents, and failed runs of each job.",
+)
 @home_option
 @json_option
 def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_json: bool) -> None:
@@ -155,7 +161,7 @@ def incidents(pipeline: str, *, past: bool, limit: int, home: Path | None, as_js
     place = place_of(home, pipeline)
     with opened(place.home) as instance:
         runs, parity = failed_runs(place, instance, limit, past=past), checked_parity(place, instance)
-    found = [one for one in as_they_stand(place, runs, parity) if past or one.resolved_at is None]
+    found = as_they_stand(place, runs, parity, past=past)[-limit:]
     if as_json:
         told = {
             "pipeline": pipeline,

@@ -13,6 +13,7 @@ import dagster as dg
 
 from mlops_pipelines import promoting
 from mlops_pipelines.audit import CROWNING, Head, as_written
+from mlops_pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -170,5 +171,13 @@ def _metadata(record: Record, told: Mapping[str, Any]) -> dict[str, str | int]:
 
 
 def opened(home: Home) -> dg.DagsterInstance:
-    """The Dagster instance of a home."""
+    """The Dagster instance of a home. Raises UserError where its settings are gone."""
+    settings = home.dagster / "dagster.yaml"
+    if not settings.exists():
+        where = settings.readlink() if settings.is_symlink() else settings
+        raise UserError(
+            f"The home {home.path} has no settings for Dagster: {where} does not exist.",
+            expected="a link to the dagster.yaml of the project, which may have been moved",
+            remedy="mlops dev, which links it anew",
+        )
     return dg.DagsterInstance.from_config(str(home.dagster))

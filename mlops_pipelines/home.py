@@ -71,10 +71,7 @@ class Home:
         try:
             for folder in ("dagster", "mlflow"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
-            link = path / "dagster" / "dagster.yaml"
-            if not link.exists():
-                link.unlink(missing_ok=True)
-                link.symlink_to(PROJECT / "dagster.yaml")
+            cls(path).link_settings()
             if not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied", str(path))
         except OSError as error:
@@ -88,6 +85,13 @@ class Home:
             (path / LEDGER_ID).write_text(uuid.uuid4().hex, encoding="ascii")
         home.ledger.prepare()
         return home
+
+    def link_settings(self) -> None:
+        """Link Dagster's settings to those of the project, unless the home has some."""
+        link = self.dagster / "dagster.yaml"
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(PROJECT / "dagster.yaml")
 
     @property
     def dagster(self) -> Path:

@@ -97,3 +97,17 @@ def test_parity_that_is_only_planned_is_not_taken_for_checked(place: PipelineHom
         instance.create_run_for_job(job)
         assert instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
         assert checked_parity(place, instance) is None
+
+
+def test_a_home_whose_project_was_moved_says_how_it_gets_its_settings_back(
+    place: PipelineHome, tmp_path: Path
+) -> None:
+    link = place.home.dagster / "dagster.yaml"
+    link.unlink()
+    link.symlink_to(tmp_path / "moved" / "dagster.yaml")
+    done = mlops(place, "incidents", place.name)
+    assert done.exit_code == 2
+    assert "moved/dagster.yaml does not exist" in done.output
+    assert "Try: mlops dev" in done.output
+    place.home.link_settings()
+    assert mlops(place, "incidents", place.name).exit_code == 0

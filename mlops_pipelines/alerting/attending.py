@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.alerting import lifecycle, monitors
-from mlops_pipelines.clock import WallClock
+from mlops_pipelines.clock import WallClock, midnight
 from mlops_pipelines.errors import TerminalError, TransientError, UserError
 from mlops_pipelines.ledger import Look
 
@@ -64,17 +64,21 @@ def attend(
 
 
 def as_they_stand(
-    place: PipelineHome, failed: Sequence[FailedRun], parity: CheckedParity | None
+    place: PipelineHome, failed: Sequence[FailedRun], parity: CheckedParity | None, *, past: bool = False
 ) -> list[Incident]:
-    """The incidents as a look would leave them now, and those resolved lately; nothing is put down."""
+    """The incidents that a look would leave open now, oldest first; nothing is put down.
+
+    past: those that are resolved as well.
+    """
     now = place.clock.now()
     known = place.ledger.incidents(place.name, since=_since(place, now))
     found = monitors.look(place, now, failed, parity)
     last = place.ledger.last_incident(place.name)
-    after = {one.number: one for one in known}
+    shown = place.ledger.incidents(place.name, since=midnight("1970-01-01")) if past else known
+    after = {one.number: one for one in shown}
     for change in _changes(place, known, found, now, last):
         after[change.incident.number] = change.incident
-    return [after[number] for number in sorted(after)]
+    return [after[number] for number in sorted(after) if past or after[number].resolved_at is None]
 
 
 def _since(place: PipelineHome, now: datetime) -> datetime:

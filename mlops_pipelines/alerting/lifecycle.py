@@ -71,7 +71,8 @@ class Incident:
     def told(self) -> str:
         """The incident for people, a few lines."""
         state = "open" if self.resolved_at is None else f"resolved {self.resolved_at:%Y-%m-%d %H:%M}"
-        again = f", came back {self.reopened} times" if self.reopened else ""
+        times = "once" if self.reopened == 1 else f"{self.reopened} times"
+        again = f", came back {times}" if self.reopened else ""
         lines = [
             f"{self.opened_at:%Y-%m-%d %H:%M}  {self.id}  {self.severity}, {self.triage}, {state}{again}",
             f"  {self.title}",

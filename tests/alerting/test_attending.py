@@ -148,11 +148,23 @@ def test_a_failed_run_and_what_it_left_are_one_incident(place: PipelineHome) -> 
     assert any("monitor has left" in symptom for symptom in run.symptoms)
     assert "stage_stopped" not in {one.incident.kind for one in changes}
     # Without the failure the monitor itself has stopped.
-    found = {one.kind for one in as_they_stand(place, [], None) if one.resolved_at is None}
+    found = {one.kind for one in as_they_stand(place, [], None)}
     assert "stage_stopped" in found
     assert "run_failed" not in found
     # Nothing is put down by whoever only asks.
     assert "run_failed" in {one.kind for one in place.ledger.incidents(place.name)}
+
+
+def test_what_was_resolved_long_ago_is_told_to_whoever_asks_for_all(place: PipelineHome) -> None:
+    [opened] = told(place, parity=CheckedParity(holds=False, sentence="3 vectors differ"))
+    move(place, at(13))
+    advance(place, at(14))
+    told(place)
+    move(place, at(28) + timedelta(days=60))
+    assert opened.incident.id not in {one.id for one in as_they_stand(place, [], None)}
+    [found] = [one for one in as_they_stand(place, [], None, past=True) if one.id == opened.incident.id]
+    assert found.resolved_at
+    assert found.id in mlops(place, "incidents", place.name, "--all").output
 
 
 def test_broken_parity_is_critical(place: PipelineHome) -> None:
