@@ -12,6 +12,7 @@ from mlops_pipelines.features.point_in_time import has_facts
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name, tile_table
 from mlops_pipelines.lineage import column_sources, landed_column
+from mlops_pipelines.monitoring.columns import DESCRIPTIONS
 from mlops_pipelines.scoring import feature_sources
 from mlops_pipelines.spec import format_duration
 from mlops_pipelines.spec_wording import alternatives
@@ -154,7 +155,7 @@ def described(loaded: LoadedSpec, asset: str) -> dict[str, str]:
             for column, sources in column_sources(loaded, asset).items()
         }
     if asset not in ("examples", "training_set", "model"):
-        return {}
+        return {**DESCRIPTIONS.get(asset, {})}
     how = {feature: text for made in _made(loaded).values() for feature, text in made.items()}
     return {
         feature: f"{how[feature]} ← landed {', '.join(one['landed'] for one in sources)}"
