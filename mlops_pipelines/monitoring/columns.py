@@ -77,7 +77,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "feedback_report": {
         **_MODEL,
-        "part": "score, feature, slice or explored",
+        "part": "score, feature, slice or exploration",
         "name": "the feature, or the column of the slice",
         "bucket": "bin of the training set, or value of the slice",
         "rows": "scored rows",
