@@ -50,7 +50,7 @@ def _drift(stage: Stage) -> dg.AssetsDefinition:
         kinds={"deltalake", "evidently"},
         group="monitoring",
         logic=DRIFT_LOGIC,
-        config=trigger.model_dump(mode="json") if trigger else None,
+        config=trigger.model_dump(mode="json"),
         deps=[stage.dep("examples"), stage.dep("predictions")],
         columns=reports.DRIFT_COLUMNS,
     )

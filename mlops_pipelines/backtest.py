@@ -515,9 +515,9 @@ class _Course:
         if "bootstrap" in kinds:
             rows = matured_rows(past.place, now)
             yield triggering.bootstrap_reason(rows, past.place.spec.training.min_rows)
-        if champion and (bands := drift_bands(declared)):
+        if champion and (declared.drift or declared.prediction_drift):
             # Every day is measured, whether or not it may ask.
-            self._measure_drift(bands, champion, now)
+            self._measure_drift(drift_bands(declared), champion, now)
         if last is None or champion is None:
             return
         if "labels" in kinds and declared.labels:

@@ -196,7 +196,9 @@ def predictions(pipeline: str, limit: int, home: Path | None, as_json: bool) -> 
 
 @main.command()
 @home_option
-@click.option("--port", type=PORT, default=3000, show_default=True, help="Port of the UI.")
+@click.option(
+    "--port", type=PORT, default=3000, show_default=True, help="Port of the UI; traces are on the next one."
+)
 @click.option("--new", is_flag=True, help="Make the home if it is missing; the wall clock is its clock.")
 def dev(home: Path | None, port: int, new: bool) -> None:
     """Start the Dagster UI with its daemon and sensors on a home, going on with the home's clock.
@@ -313,6 +315,8 @@ def _program(name: str) -> Path:
 def _become(program: str, *arguments: str) -> None:
     """Replace this process by a program of the same environment."""
     path = _program(program)
+    # Where interrupts are ignored, as behind `nohup`, Dagster would ignore being ended, too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(path, [str(path), *arguments])  # noqa: S606 - our own environment's program, no shell
 
 

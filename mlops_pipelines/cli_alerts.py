@@ -56,7 +56,9 @@ def test(pipeline: str, number: int | None, home: Path | None, as_json: bool) ->
     for one in () if as_json else told:
         click.echo(f"{one['sink']}  {one['name']}: {'took it' if one['took'] else one['why']}")
         if one["remedy"]:
-            click.echo(f"   Try: {one['remedy']}")
+            click.echo(f"   Try: {one['remedy'].replace('PIPELINE', pipeline)}")
+        if one["withheld"]:
+            click.echo("   It is told no incident of this home, whose clock is that of a replay.")
     if not told:
         click.echo(f"{pipeline} tells nobody: alerts.sinks is empty.", err=as_json)
     if not all(one["took"] for one in told):
@@ -84,9 +86,11 @@ def _notice(place: PipelineHome) -> Notice:
 
 
 def _sent(place: PipelineHome, number: int, sink: Sink, notice: Notice) -> dict[str, Any]:
+    from mlops_pipelines.alerting.attending import withheld
     from mlops_pipelines.alerting.sinks import kind_of, name_of, send
 
-    told = {"sink": number, "kind": kind_of(sink), "name": name_of(sink)}
+    name = name_of(sink)
+    told = {"sink": number, "kind": kind_of(sink), "name": name, "withheld": name in withheld(place)}
     try:
         send(sink, notice, place.home.path)
     except MlopsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from mlops_pipelines.ingest import taking
 from mlops_pipelines.monitoring.feature_health import TABLE as FEATURE_REPORT
 from mlops_pipelines.monitoring.feature_health import WHOLE_VIEW
 from mlops_pipelines.monitoring.feedback_report import FEEDBACK
-from mlops_pipelines.monitoring.reports import DRIFT, PERFORMANCE, drift_bands
+from mlops_pipelines.monitoring.reports import DRIFT, PERFORMANCE
 from mlops_pipelines.policy import format_moment
 from mlops_pipelines.retraining import matured_through
 from mlops_pipelines.slos import label_days, scored_days, standings
@@ -271,7 +272,9 @@ def _labels(place: PipelineHome, now: datetime, step: timedelta) -> LoopClock:
     if days:
         total, missing = sum(one.events for one in days), sum(one.missing for one in days)
         late = sum(one.late for one in days)
-        said += f"; of {total:,} events of that week {missing:,} have none, {late:,} got theirs late"
+        said += f"; of {total:,} events of {days[0].day} to then {missing:,} have none, {late:,} came late"
+    if known is None:
+        said += "; none has come yet"
     # The label of an event is known by then, and events come at their own pace.
     normal = step + place.spec.labels.matures_after
     return LoopClock("labels", min(known[1] if known else events[0], now), normal, said)
@@ -287,19 +290,23 @@ def _monitors(
     """A clock for each report that there is something for: until when the days are reported on."""
     events = place.lake.span("events", "event_time")
     matures = place.spec.labels.matures_after
-    drifting = drift_bands(place.spec.triggers) is not None
+    closed, matured = now.astimezone(UTC).date() - DAY, matured_through(place, now)
+    with_events = {day for day, rows in place.lake.row_counts("events").items() if rows}
     begins = {
         FEATURE_REPORT: events[0] if events else None,
-        DRIFT: champion.at if champion and drifting else None,
+        DRIFT: champion.at if champion else None,
         PERFORMANCE: events[0] + matures if events else None,
         # Days that matured before it was there are not audited.
         FEEDBACK: None,
     }
     for name, begin in begins.items():
-        normal = step + MONITORED + (matures if name in (PERFORMANCE, FEEDBACK) else timedelta(0))
+        of_matured = name in (PERFORMANCE, FEEDBACK)
+        normal = step + MONITORED + (matures if of_matured else timedelta(0))
         if name in last_days:
-            day = last_days[name]
-            yield LoopClock(name, min(midnight(day) + DAY, now), normal, f"the last day is {day}")
+            day, through = last_days[name], (matured if of_matured else closed).isoformat()
+            # Days without events have nothing to be reported on.
+            reached = day if any(day < one <= through for one in with_events) else max(day, through)
+            yield LoopClock(name, min(midnight(reached) + DAY, now), normal, f"the last day is {day}")
         elif begin is not None:
             yield LoopClock(name, min(begin, now), normal, "there is none yet")
 
@@ -385,7 +392,10 @@ def render(found: LoopHealth) -> str:
     """The health as text: a line a clock, then objectives and what the runs took. Pure."""
     ranked = found.ranking
     late = f"late: {', '.join(ranked.late)}" if ranked.late else "no clock is late"
-    head = f"{found.pipeline} at {format_moment(found.at)}: {late}"
+    bad = Counter(one.severity for one in found.incidents)
+    open_ones = ", ".join(f"{bad[one]} {one}" for one in ("critical", "warning", "info") if bad[one])
+    incidents = f"; open incidents: {open_ones}" if open_ones else ""
+    head = f"{found.pipeline} at {format_moment(found.at)}: {late}{incidents}"
     lines = [head, f"  {'clock':<18}  {'has come to':<16}  {'behind':>8}  {'normal':>8}"]
     for one in found.clocks:
         behind = one.behind(found.at)

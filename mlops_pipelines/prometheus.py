@@ -14,6 +14,8 @@ from mlops_pipelines.alerting.diagnosis import SEVERITIES
 from mlops_pipelines.clock import WallClock, midnight
 from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.health import health_of
+from mlops_pipelines.monitoring.feature_health import TABLE as FEATURE_REPORT
+from mlops_pipelines.monitoring.feature_health import WHOLE_VIEW
 from mlops_pipelines.monitoring.reports import DRIFT, OVERALL, PERFORMANCE, main_rows
 from mlops_pipelines.outcomes import SKILLS
 
@@ -91,6 +93,14 @@ METRICS: Mapping[str, Named] = {
         "gauge", "Beginning of the last day that a report is of.", ("pipeline", "report")
     ),
     "mlops_incidents_open": Named("gauge", "Incidents that are open.", ("pipeline", "severity")),
+    "mlops_sinks_untold": Named(
+        "gauge", "1 for a sink that did not get its last message, else none.", ("pipeline", "sink")
+    ),
+    "mlops_predictions": Named("gauge", "Predictions of the last day, by version.", ("pipeline", "version")),
+    "mlops_feature_skew": Named("gauge", "Worst skew of a feature on the last day, standard deviations."),
+    "mlops_view_stale_ratio": Named(
+        "gauge", "Share of the last day's decisions that found the stalest view too old."
+    ),
     "mlops_alerts_looked_timestamp_seconds": Named(
         "gauge", "When incidents were looked for last, by the machine's clock."
     ),
@@ -234,6 +244,7 @@ def _figures(place: PipelineHome) -> Iterator[tuple[str, dict[str, str], float |
     for report, day in found.last_days.items():
         yield "mlops_monitor_last_day_timestamp_seconds", {"report": report}, midnight(day).timestamp()
     yield from _of_reports(place, found)
+    yield from _of_decisions(place, found)
     yield "mlops_triggers_pending", {}, sum(found.pending.values())
     for outcome, count in place.ledger.counts(place.name).retrains.items():
         if outcome in OUTCOMES or (count and outcome not in UNFINISHED):
@@ -250,6 +261,8 @@ def _figures(place: PipelineHome) -> Iterator[tuple[str, dict[str, str], float |
         severities = Counter(one.severity for one in found.incidents)
         for severity in SEVERITIES:
             yield "mlops_incidents_open", {"severity": severity}, severities[severity]
+        for sink in found.untold:
+            yield "mlops_sinks_untold", {"sink": sink}, 1
 
 
 def _of_reports(place: PipelineHome, found: LoopHealth) -> Iterator[tuple[str, dict[str, str], float | None]]:
@@ -269,6 +282,20 @@ def _of_reports(place: PipelineHome, found: LoopHealth) -> Iterator[tuple[str, d
     for row in main_rows(estimated)[-1:]:
         for name in ("estimate", "estimate_low", "estimate_high"):
             yield f"mlops_log_loss_{name}", {}, row[name]
+
+
+def _of_decisions(
+    place: PipelineHome, found: LoopHealth
+) -> Iterator[tuple[str, dict[str, str], float | None]]:
+    """Which versions scored the last day, and on how good features."""
+    for row in _rows(place, PERFORMANCE, place.lake.days(PERFORMANCE)[-1:]):
+        if row["predictions"]:
+            yield "mlops_predictions", {"version": str(row["model_version"])}, row["predictions"]
+    if day := found.last_days.get(FEATURE_REPORT):
+        views = [row for row in _rows(place, FEATURE_REPORT, [day]) if row["feature"] == WHOLE_VIEW]
+        yield "mlops_feature_skew", {}, max((row["skew"] for row in views), default=None)
+        stale = [row["stale"] for row in views if row["stale"] is not None]
+        yield "mlops_view_stale_ratio", {}, max(stale, default=None)
 
 
 def _rows(place: PipelineHome, table: str, days: Sequence[str]) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def standing(
     left = budget_left(objective, counted)
     sentence = (
         f"{name}: {_percent(good / total)} of {total:,} {good_are}, {counted[0].day} to {counted[-1].day}; "
-        f"{100 * objective:g}% are due, {_left(left)}{_burning(alert, burn)}."
+        f"{100 * objective:g}% are due, {_left(left)}{_worst(counted)}{_burning(alert, burn)}."
     )
     return SloStanding(name, objective, good, total, left, burn, alert, sentence, counted[-1].day)
 
@@ -174,6 +174,12 @@ def _left(left: float) -> str:
     if left >= 0:
         return f"{math.floor(100 * left + 1e-7)}% of the error budget is left"
     return f"the error budget is spent {1 - left:.1f} times"
+
+
+def _worst(days: Sequence[SloDay]) -> str:
+    """The days that spent most of it, three at most."""
+    worst = sorted((one for one in days if one.bad), key=lambda one: (-one.bad, one.day))[:3]
+    return f" (most of it on {', '.join(sorted(one.day for one in worst))})" if worst else ""
 
 
 def _burning(alert: Alert | None, burn: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
         description="One incident a cause: opened, worsened, resolved by itself, and told to the sinks.",
     )
     def alerts(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SkipReason:
-        from mlops_pipelines.alerting.attending import attend, deliver
+        from mlops_pipelines.alerting.attending import attend, deliver, withheld
 
         place = home.pipeline(loaded)
         if not place.ledger.keeps_incidents:
@@ -37,6 +37,8 @@ def build(loaded: LoadedSpec, jobs: dict[str, Any]) -> dg.SensorDefinition:
             context.log.warning(problem)
         told = [f"{one.incident.id} {one.event}." for one in changes if one.event]
         open_ones = place.ledger.incidents(place.name)
-        return dg.SkipReason(" ".join([*told, f"Open incidents: {len(open_ones)}."]))
+        silent = ", ".join(withheld(place))
+        wakes = f" Told nothing of a replayed home: {silent}." if silent else ""
+        return dg.SkipReason(" ".join([*told, f"Open incidents: {len(open_ones)}.{wakes}"]))
 
     return alerts

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mlops_pipelines.home import PipelineHome
 
+WITHHELD = "   It is told no incident of this home, whose clock is that of a replay."
 HOOK = {"webhook": {"url_env": "HOOK"}, "at_least": "critical"}
 
 
@@ -50,7 +51,9 @@ def test_each_sink_gets_a_test_and_it_is_said_which_took_it(
         [
             "1  file a.jsonl: took it",
             "2  webhook HOOK: took it",
+            WITHHELD,
             f"3  email c@d.org by localhost:{server.port}: took it",
+            WITHHELD,
         ],
     )
     [line] = (place.home.path / "a.jsonl").read_text().splitlines()
@@ -71,12 +74,14 @@ def test_one_that_refuses_keeps_no_other_from_it_and_is_the_exit_code(
     assert done.output.splitlines() == [
         "1  webhook HOOK: The webhook of HOOK answered 404, no_service.",
         "   Try: export HOOK=ADDRESS, one that is still valid",
+        WITHHELD,
         "2  file a.jsonl: took it",
     ]
     first, second = json.loads(as_json.output)["sinks"]
     assert (first["sink"], first["kind"], first["took"]) == (1, "webhook", False)
     assert second == {
-        "sink": 2, "kind": "file", "name": "file a.jsonl", "took": True, "why": None, "remedy": None,
+        "sink": 2, "kind": "file", "name": "file a.jsonl", "withheld": False, "took": True, "why": None,
+        "remedy": None,
     }  # fmt: skip
     assert "hidden" not in done.output + as_json.output
 

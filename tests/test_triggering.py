@@ -85,9 +85,9 @@ def test_what_the_scores_of_another_champion_did_says_nothing(place: PipelineHom
     assert not due(place, "prediction_drift")
 
 
-def test_drift_is_measured_where_only_that_of_scores_asks(place: PipelineHome) -> None:
-    assert reports.drift_bands(Triggers()) is None
-    place = varied(place, triggers=Triggers(prediction_drift=PredictionDriftTrigger()))
+@pytest.mark.parametrize("triggers", [Triggers(), Triggers(prediction_drift=PredictionDriftTrigger())])
+def test_drift_is_measured_whatever_asks_for_a_retrain(place: PipelineHome, triggers: Triggers) -> None:
+    place = varied(place, triggers=triggers)
     advance(place, at(10))
     reports.report_drift(place, [DAYS[0]])
     rows = place.lake.read("drift_report", days=[DAYS[0]], columns=["feature", "excess"]).to_pylist()

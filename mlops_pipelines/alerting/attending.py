@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mlops_pipelines.alerting import lifecycle, monitors
@@ -12,7 +12,6 @@ from mlops_pipelines.ledger import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from mlops_pipelines.alerting.lifecycle import Change, Event, Incident
     from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun, Found
@@ -25,6 +24,8 @@ LINGERS = timedelta(days=30)
 # A message that was begun so long ago is tried anew: whoever began it is gone.
 LEASE = timedelta(minutes=5)
 MOST_AT_ONCE = 20
+# What was seen by a look at which some monitor could not, before since when, by the wall clock.
+UNLOOKED = "some could not look since "
 # A tick ends long before Dagster cuts it; what was not begun is taken up when its lease is over.
 LONGEST = timedelta(seconds=20)
 
@@ -47,9 +48,10 @@ def attend(
     if last and last.seen == text:
         place.ledger.looked(place.name, Look(now, wall_now, text))
         return []
-    found = monitors.look(place, now, failed, parity)
+    since = _unlooked_since(last) or wall_now
+    found = monitors.look(place, now, failed, parity, unlooked_for=wall_now - since)
     # What could not be looked at is looked at again by the next tick.
-    look = Look(now, wall_now, "" if found.unlooked else text)
+    look = Look(now, wall_now, f"{UNLOOKED}{since.isoformat()}" if found.unlooked else text)
 
     def decide(known: Sequence[Incident], last_number: int) -> list[Change]:
         return _changes(place, known, found, now, last_number)
@@ -61,6 +63,13 @@ def attend(
         told_to=lambda change: _told_to(place, change, now),
         look=look,
     )
+
+
+def _unlooked_since(last: Look | None) -> datetime | None:
+    """Since when some monitor could not look, by the wall clock; None where all could at the last look."""
+    if last is None or not last.seen.startswith(UNLOOKED):
+        return None
+    return datetime.fromisoformat(last.seen.removeprefix(UNLOOKED))
 
 
 def as_they_stand(
@@ -123,16 +132,24 @@ def _notice(place: PipelineHome, event: Event, one: Incident, now: datetime) -> 
     return masked(notice, hidden_names(place.loaded, recorded_sets(place).sets))
 
 
+def withheld(place: PipelineHome) -> list[str]:
+    """Sinks that are told nothing of this home, whose clock is no wall clock: a replay wakes nobody."""
+    from mlops_pipelines.alerting.sinks import name_of
+
+    if isinstance(place.clock, WallClock):
+        return []
+    return [name_of(one) for one in place.spec.alerts.sinks if one.file is None]
+
+
 def _told_to(place: PipelineHome, change: Change, now: datetime) -> dict[str, str]:
     """By sink, what it is told of a change."""
     from mlops_pipelines.alerting.sinks import name_of, takes
 
-    # What a replay of the past finds wakes nobody.
-    today = isinstance(place.clock, WallClock)
+    silent = withheld(place)
     wanted = [
         one
         for one in place.spec.alerts.sinks
-        if takes(one, change.incident.severity) and (today or one.file is not None)
+        if takes(one, change.incident.severity) and name_of(one) not in silent
     ]
     if change.event is None or not wanted:
         return {}

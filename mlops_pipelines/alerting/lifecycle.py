@@ -74,10 +74,11 @@ class Incident:
         times = "once" if self.reopened == 1 else f"{self.reopened} times"
         again = f", came back {times}" if self.reopened else ""
         lines = [
-            f"{self.opened_at:%Y-%m-%d %H:%M}  {self.id}  {self.severity}, {self.triage}, {state}{again}",
+            f"{self.opened_at:%Y-%m-%d %H:%M}  {self.id}  {self.kind}: {self.severity}, {self.triage}, "
+            f"{state}{again}",
             f"  {self.title}",
             *(f"  then: {one}" for one in self.symptoms),
-            f"  Try: {self.remedy}" if self.resolved_at is None else f"  {self.ending}",
+            f"  Try: {self.remedy}, and {self.runbook}" if self.resolved_at is None else f"  {self.ending}",
         ]
         return "\n".join(lines)
 

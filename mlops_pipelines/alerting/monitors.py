@@ -32,6 +32,9 @@ STOPPED_AFTER = timedelta(hours=36)
 USUAL_DAYS = 28
 # A step between arrivals that is taken for usual before there are enough of them.
 UNKNOWN_STEP = timedelta(days=7)
+DAY = timedelta(days=1)
+# Days that matured so long ago at most can still be told to lack labels.
+LABELS_WEEK = timedelta(days=7)
 # So many of a matured day's events usually have a label; half as many is an outage.
 _OUTAGE = 0.5
 # Share of a day's rows out of a feature's range that no season brings from one day to the next.
@@ -94,12 +97,18 @@ class Found:
 
 
 def look(
-    place: PipelineHome, now: datetime, failed: Sequence[FailedRun] = (), parity: CheckedParity | None = None
+    place: PipelineHome,
+    now: datetime,
+    failed: Sequence[FailedRun] = (),
+    parity: CheckedParity | None = None,
+    *,
+    unlooked_for: timedelta = timedelta(0),
 ) -> Found:
     """What the monitors of a pipeline say at a moment (the home's clock, UTC).
 
     failed, parity: what Dagster's storage has, the newest first. One monitor that cannot look hides none of
-    the others: it is a finding itself.
+    the others: it is a finding itself, where it may pass by itself once it has lasted. unlooked_for: how long
+    some monitor could not look, by the wall clock.
     """
     scene = _Scene(place, now, failed, parity)
     found: list[Finding] = []
@@ -110,6 +119,8 @@ def look(
             found += monitor(scene)
         except TransientError as error:
             unlooked[kind] = str(error)
+            if unlooked_for > STOPPED_AFTER:
+                broken[kind] = str(error)
         except MlopsError as error:
             unlooked[kind] = broken[kind] = str(error)
         except Exception as error:  # One monitor's own fault must not silence the others.
@@ -321,7 +332,7 @@ def _refused(scene: _Scene) -> list[Finding]:
             stream,
             "critical" if stream == "events" else "warning",
             f"{_number(len(files), 'file')} of {stream} refused: {files[-1].why.splitlines()[0]}",
-            remedy=f"mlops quarantine list {scene.place.name}",
+            remedy=f"mlops status {scene.place.name}",
             days=_arrival_days([one.path for one in files], scene.today),
             parts=scene.touched(stream),
             files=[one.path for one in files[-3:]],
@@ -404,35 +415,36 @@ def _labels_missing(scene: _Scene) -> list[Finding]:
 
 
 def _unlabelled(scene: _Scene) -> list[Finding]:
-    """Whether the last matured day has far fewer labels than is usual."""
+    """Whether days that matured within the last week have far fewer labels than is usual."""
     from mlops_pipelines.retraining import matured_through
+    from mlops_pipelines.slos import label_days
 
-    place = scene.place
-    last = matured_through(place, scene.now).isoformat()
-    events, labels = place.lake.row_counts("events"), place.lake.row_counts("labels")
+    last = matured_through(scene.place, scene.now)
     # Three times as long as an outage that is not to become the usual.
-    days = sorted(day for day in events if day <= last and events[day])[-3 * USUAL_DAYS - 1 :]
-    if not days:
-        return []
-    shares = {day: min(1.0, labels.get(day, 0) / events[day]) for day in days}
-    *before, day = days
-    usual_share = median([shares[one] for one in before] or [1.0])
+    known = [one for one in label_days(scene.place, last - 3 * USUAL_DAYS * DAY, last) if one.events]
+    shares = {one.day: 1 - one.missing / one.events for one in known}
+    week = (last - LABELS_WEEK).isoformat()
+    before, lately = ([day for day in shares if (day > week) is late] for late in (False, True))
+    usual = median([shares[day] for day in before or lately[:-1]] or [1.0])
     never = not any(shares.values())
-    if shares[day] >= _OUTAGE * usual_share and not never:
+    short = [day for day in lately if shares[day] < _OUTAGE * usual or never]
+    if not short:
         return []
+    worst = min(short, key=lambda day: (shares[day], day))
+    others = f", and {_number(len(short) - 1, 'other day')} of that week fall short" if short[1:] else ""
     return [
         scene.finding(
             "labels_missing",
             "",
-            "critical" if not shares[day] else "warning",
-            f"{shares[day]:.0%} of the events of {day} have a label, which is past due; "
-            f"{'none ever came' if never else f'usually {usual_share:.0%} have'}",
-            remedy=f"mlops status {place.name}",
-            days=[day],
+            "critical" if not shares[worst] else "warning",
+            f"{shares[worst]:.0%} of the events of {worst} have a label, which is past due{others}; "
+            f"{'none ever came' if never else f'usually {usual:.0%} have'}",
+            remedy=f"mlops report performance {scene.place.name}",
+            days=short,
             parts=scene.touched("labels"),
-            events=events[day],
-            labels=labels.get(day, 0),
-            usual=usual_share,
+            events=sum(one.events for one in known if one.day in short),
+            labels=sum(one.events - one.missing for one in known if one.day in short),
+            usual=usual,
         )
     ]
 
@@ -563,8 +575,8 @@ def _by_source(scene: _Scene, named: Collection[str]) -> dict[str, list[str]]:
 def _drifted(scene: _Scene) -> list[Finding]:
     from mlops_pipelines.monitoring import reports
 
-    trigger, champion = scene.place.spec.triggers.drift, scene.champion
-    if trigger is None or champion is None:
+    trigger, champion = reports.drift_bands(scene.place.spec.triggers), scene.champion
+    if champion is None:
         return []
     overall = reports.drift_lately(scene.place, champion, trigger, champion.at)
     found = reports.persistent_drift(champion, trigger, overall)

@@ -54,7 +54,7 @@ def delays_by_day(events: pa.Table, labels: pa.Table, now: datetime) -> list[Day
     """Delays of the labels that are known at `now` (UTC), by day of the event, in order.
 
     events: day, event_id, event_time. labels: as of `scored_labels`; of several versions the first counts. A
-    label that was known before its event has no delay.
+    label that was known before its event came after no time.
     """
     import numpy as np
 

@@ -37,6 +37,8 @@ _ORDINARY = 0.99
 _MOST_KNOWN = 1_000
 # Share of a range by which a number lies far out of it.
 _MARGIN = 0.1
+# A day of fewer rows, as a share of the median day, says nothing of what is usual.
+_SMALL_DAY = 0.1
 _FORMAT = 2
 # Format 1 knew neither the range nor the known categories, nor how far features go astray together.
 _READABLE = (1, _FORMAT)
@@ -218,15 +220,18 @@ def _described(
     cells = days * bins.size + bins.numbers_of(column)
     by_day = np.bincount(cells, minlength=(int(days.max()) + 1) * bins.size).reshape(-1, bins.size)
     beyond = _beyond_noise(by_day, features)
+    rows = by_day.sum(axis=1)
+    # What a day of a few rows has most of is no habit.
+    tells = rows >= _SMALL_DAY * np.median(rows)
     found = FeatureReference(
         feature.name,
         bins,
         tuple(by_day.sum(axis=0).tolist()),
         0.0,
         float(np.quantile(beyond, _ORDINARY)),
-        float((by_day[:, -1] / by_day.sum(axis=1)).max()),
+        float((by_day[:, -1] / rows)[tells].max()),
     )
-    return (_with_range if number else _with_known)(found, column, days), beyond
+    return (_with_range if number else _with_known)(found, column, days, tells), beyond
 
 
 def _beyond_noise(by_day: Counts, features: int) -> Floats:
@@ -259,8 +264,13 @@ def _together(ordinary: Sequence[float], beyond: Floats) -> float:
     return max(1.0, float(np.quantile(multiples.max(axis=0), _ORDINARY)))
 
 
-def _with_range(found: FeatureReference, column: pa.ChunkedArray | Floats, days: Counts) -> FeatureReference:
-    """With the range of its numbers, and how much of a day lies out of the range of the other days."""
+def _with_range(
+    found: FeatureReference, column: pa.ChunkedArray | Floats, days: Counts, tells: NDArray[np.bool_]
+) -> FeatureReference:
+    """With the range of its numbers, and how much of a day lies out of the range of the other days.
+
+    tells: by day, whether it is large enough to say how much is usual.
+    """
     import numpy as np
 
     values = _floats(column)
@@ -273,14 +283,19 @@ def _with_range(found: FeatureReference, column: pa.ChunkedArray | Floats, days:
     for signed in (values, -values):
         outermost = days == days[signed.argmin()]
         others = signed[~outermost]
-        if others.size:
+        if others.size and tells[days[signed.argmin()]]:
             far = others.min() - _MARGIN * (others.max() - others.min())
             strange = max(strange, float((signed[outermost] < far).mean()))
     return replace(found, low=float(values.min()), high=float(values.max()), strange_most=strange)
 
 
-def _with_known(found: FeatureReference, column: pa.ChunkedArray | Floats, days: Counts) -> FeatureReference:
-    """With all of its categories, and how much of a day is of categories that no other day had."""
+def _with_known(
+    found: FeatureReference, column: pa.ChunkedArray | Floats, days: Counts, tells: NDArray[np.bool_]
+) -> FeatureReference:
+    """With all of its categories, and how much of a day is of categories that no other day had.
+
+    tells: by day, whether it is large enough to say how much is usual.
+    """
     import numpy as np
     import pyarrow.compute as pc
 
@@ -295,7 +310,7 @@ def _with_known(found: FeatureReference, column: pa.ChunkedArray | Floats, days:
     on_days = np.bincount(cells // last, minlength=len(known))
     alone = on_days[cells // last] == 1
     strange = np.bincount(cells[alone] % last, weights=rows[alone], minlength=last) / np.bincount(days)
-    return replace(found, known=tuple(sorted(known)), strange_most=float(strange.max()))
+    return replace(found, known=tuple(sorted(known)), strange_most=float(strange[tells].max()))
 
 
 def _edges(column: pa.ChunkedArray | Floats) -> tuple[float, ...]:

@@ -661,7 +661,7 @@ def persistent_drift(
     return {
         "champion": champion.mlflow_version,
         "days": [row["day"] for row in overall if row["level"] == "alarm"],
-        "finding": overall[-1]["sentence"],
+        "finding": next(row["sentence"] for row in reversed(overall) if row["level"] == "alarm"),
     }
 
 
@@ -705,9 +705,9 @@ def persistent_staleness(
     return {"days": on, "finding": f"on {len(on)} of the last {len(days)} days {share}"}
 
 
-def drift_bands(triggers: Triggers) -> DriftTrigger | None:
-    """By what drift is measured; None where no trigger asks for it."""
-    return triggers.drift or (DriftTrigger() if triggers.prediction_drift else None)
+def drift_bands(triggers: Triggers) -> DriftTrigger:
+    """By what drift is measured; a trigger that is not declared asks for no retrain."""
+    return triggers.drift or DriftTrigger()
 
 
 def _drift_since(
@@ -725,10 +725,20 @@ def _drift_since(
 
 
 def reference_of(place: PipelineHome, champion: Promotion) -> Reference:
-    """The bins and histograms of a champion's training set, which are stored with it."""
+    """The bins and histograms of a champion's training set, which are stored with it.
+
+    Raises TerminalError where they are gone.
+    """
     from mlops_pipelines.retraining import REFERENCE_FILE, model_of
 
-    return Reference.from_json(model_of(place, champion).files[REFERENCE_FILE])
+    stored = model_of(place, champion).files.get(REFERENCE_FILE)
+    if stored is None:
+        raise TerminalError(
+            f"v{champion.mlflow_version} of {place.name} has no {REFERENCE_FILE} in the registry any more.",
+            expected="the bins and histograms of its training set, which were stored with it",
+            remedy=f"mlops registry check {place.name}, and put the file back from a backup",
+        )
+    return Reference.from_json(stored)
 
 
 def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | None:
@@ -737,7 +747,7 @@ def _drift_of(place: PipelineHome, day: str) -> tuple[Promotion, DriftReport] | 
 
     trigger = drift_bands(place.spec.triggers)
     lake = place.lake
-    if trigger is None or not lake.exists("predictions"):
+    if not lake.exists("predictions"):
         return None
     score = "predicted" if place.spec.labels.kind == "category" else "score"
     scored = lake.read("predictions", days=[day], columns=["event_id", "model_hash", score])

@@ -7,17 +7,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines.alerting.attending import as_they_stand, attend, deliver
-from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun, look
+from mlops_pipelines.alerting.attending import UNLOOKED, as_they_stand, attend, deliver
+from mlops_pipelines.alerting.monitors import STOPPED_AFTER, CheckedParity, FailedRun, look
 from mlops_pipelines.clock import FixedClock
 from mlops_pipelines.errors import TerminalError, TransientError
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.ledger import Look
 from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from mlops_pipelines.spec import Alerts, Sink
+from mlops_pipelines.spec import Alerts, DriftTrigger, Sink
 from tests.alerting.injected import emptied, renamed
 from tests.loop import (
     advance,
@@ -186,7 +188,8 @@ def test_a_monitor_that_cannot_look_is_a_finding_and_resolves_nothing(
     assert (one.kind, one.subject, one.evidence) == ("stage_stopped", "monitors", {"kinds": ["drift"]})
     assert "weight" not in one.title
     told(place)
-    assert place.ledger.last_look(place.name) == Look(at(10), WALL.now(), "")
+    last = place.ledger.last_look(place.name)
+    assert last == Look(at(10), WALL.now(), f"{UNLOOKED}{WALL.now().isoformat()}")
 
 
 def test_a_ledger_that_is_busy_is_no_incident_and_looked_at_again(
@@ -198,6 +201,14 @@ def test_a_ledger_that_is_busy_is_no_incident_and_looked_at_again(
     monkeypatch.setattr(reports, "drift_lately", busy)
     found = look(place, at(10))
     assert (set(found.unlooked), found.findings) == ({"drift"}, ())
+    # It is one when it has not passed by itself.
+    assert attend(place, [], None, WALL.now()) == []
+    assert attend(place, [], None, WALL.now() + STOPPED_AFTER) == []
+    [change] = attend(place, [], None, WALL.now() + STOPPED_AFTER + timedelta(minutes=1))
+    assert (change.incident.kind, change.incident.subject) == ("stage_stopped", "monitors")
+    monkeypatch.undo()
+    [over] = attend(place, [], None, WALL.now() + 2 * STOPPED_AFTER)
+    assert (over.event, over.incident.id) == ("resolved", change.incident.id)
 
 
 def test_a_replay_wakes_nobody(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +245,45 @@ def test_labels_that_never_come_are_an_incident(tmp_path: Path) -> None:
     advance(new, at(5), keep=lambda rows: rows.slice(0, 0), of="labels")
     [one] = [one for one in look(new, at(5)).findings if one.kind == "labels_missing"]
     assert (one.severity, one.title.rpartition("; ")[2]) == ("critical", "none ever came")
+
+
+def test_labels_of_a_day_that_stay_away_are_told_for_a_week(place: PipelineHome) -> None:
+    advance(place, at(11), keep=lambda rows: rows.slice(0, rows.num_rows // 8), of="labels")
+    for day in (12, 13, 14, 15):
+        advance(place, at(day))
+    for now in (13, 15):
+        [one] = [one for one in look(place, at(now)).findings if one.kind == "labels_missing"]
+        assert one.title.startswith("22% of the events of 2013-01-10 have a label")
+    assert not [one for one in look(place, at(20)).findings if "2013-01-10" in one.title]
+
+
+def test_corrections_do_not_stand_for_labels_that_are_missing(place: PipelineHome) -> None:
+    def corrected(rows: pa.Table) -> pa.Table:
+        few = rows.slice(0, 2 * rows.num_rows // 5)
+        later = pc.add(few["arrived_at"], pa.scalar(timedelta(minutes=5)))
+        at_column = few.schema.get_field_index("arrived_at")
+        again = few.set_column(at_column, few.schema.field(at_column), later)
+        late = pc.invert(few["late"])
+        return pa.concat_tables([few, again.set_column(2, few.schema.field(2), late)])
+
+    advance(place, at(11), keep=corrected, of="labels")
+    advance(place, at(12))
+    advance(place, at(13))
+    assert place.lake.row_counts("labels")["2013-01-10"] > 0.5 * place.lake.row_counts("events")["2013-01-10"]
+    [one] = [one for one in look(place, at(13)).findings if one.kind == "labels_missing"]
+    assert one.evidence["labels"] < 0.45 * one.evidence["events"]
+
+
+def test_drift_is_told_by_a_day_that_drifted(place: PipelineHome) -> None:
+    champion = place.ledger.champion(place.name)
+    assert champion
+    days = [
+        {"day": f"2013-01-0{n}", "level": level, "sentence": f"the {n}th"}
+        for n, level in enumerate(("alarm", "alarm", "none"), start=1)
+    ]
+    found = reports.persistent_drift(champion, DriftTrigger(), days)
+    assert found
+    assert (found["finding"], found["days"]) == ("the 2th", ["2013-01-01", "2013-01-02"])
 
 
 def test_what_an_error_of_a_library_says_is_not_told(place: PipelineHome) -> None:
