@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import dagster as dg
 
 from mlops_pipelines import markdown
-from mlops_pipelines.errors import MlopsError, TransientError, UserError
+from mlops_pipelines.errors import QUOTES, MlopsError, TransientError, UserError, quotes_foreign
 from mlops_pipelines.features.catalogue import described
 from mlops_pipelines.features.sets import features_of
 from mlops_pipelines.features.views import table_name
@@ -136,7 +136,8 @@ def library_errors() -> Iterator[None]:
         wait = 1 + random.random()  # noqa: S311 - spreads retries, guards nothing
         raise dg.RetryRequested(max_retries=2, seconds_to_wait=wait) from error
     except MlopsError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        metadata = {QUOTES: quotes_foreign(error)}
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
 
 
 def made(

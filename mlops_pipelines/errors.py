@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 # How the part of an error that helps begins.
 TRY = "Try: "
+# Metadata of a failed step: whether its error quotes a library, or the user's own code.
+QUOTES = "quotes_foreign"
 
 
 class MlopsError(Exception):
@@ -55,3 +57,16 @@ class TerminalError(MlopsError):
 
 class UserError(TerminalError):
     """What the user gave or pointed at is wrong. The command line exits with 2."""
+
+
+def quotes_foreign(error: BaseException) -> bool:
+    """Whether an error quotes what a library, or the user's own code, has said: that may show values of rows.
+
+    What the system says of files and connections shows none.
+    """
+    cause = error.__cause__
+    while cause is not None:
+        if not isinstance(cause, MlopsError | OSError) and str(cause) and str(cause) in str(error):
+            return True
+        cause = cause.__cause__
+    return False

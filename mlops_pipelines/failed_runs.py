@@ -14,10 +14,12 @@ from dagster._core.storage.tags import (
 )
 
 from mlops_pipelines.alerting.monitors import CheckedParity, FailedRun
-from mlops_pipelines.errors import TRY
+from mlops_pipelines.errors import QUOTES, TRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from dagster._core.execution.plan.objects import UserFailureData
 
     from mlops_pipelines.home import PipelineHome
 
@@ -96,7 +98,8 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str, bool]:
             while error and error.cause:
                 error = error.cause
             cause = (said.description if said else None) or (error.message if error else None)
-            return event.step_key or "", cause or "it does not say why", bool(said and said.description)
+            ours = bool(said and said.description and not _quotes(said))
+            return event.step_key or "", cause or "it does not say why", ours
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
         return (
             "",
@@ -104,6 +107,11 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> tuple[str, str, bool]:
             True,
         )
     return "", "its process was lost", True
+
+
+def _quotes(said: UserFailureData) -> bool:
+    entry = said.metadata.get(QUOTES)
+    return bool(entry and entry.value)
 
 
 def _days(tags: Mapping[str, str]) -> str:

@@ -111,3 +111,28 @@ def test_a_home_whose_project_was_moved_says_how_it_gets_its_settings_back(
     assert "Try: mlops dev" in done.output
     place.home.link_settings()
     assert mlops(place, "incidents", place.name).exit_code == 0
+
+
+def from_value(_: object) -> None:
+    raise ValueError("could not convert 'Alice Smith'")
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["quoted by the library", "as it was raised"])
+def test_what_somebody_else_code_says_stays_on_this_machine(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        try:
+            from_value(None)
+        except ValueError as error:
+            if not wrapped:
+                raise
+            raise TerminalError(f"The trainer failed: {error}") from error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "make_tiles", broken)
+        assert not run(place, "score")
+    told_here = json.loads(mlops(place, "incidents", place.name, "--json").output)
+    assert "Alice Smith" in told_here["failed_runs"][0]["cause"]
+    assert told_here["incidents"]
+    assert "Alice" not in json.dumps(told_here["incidents"])

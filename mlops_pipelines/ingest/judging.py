@@ -680,7 +680,8 @@ def _found(rule: _FileRule, result: ExpectationValidationResult) -> str:
     if "unexpected_count" in found:
         count, of = found["unexpected_count"], found["element_count"] - found.get("missing_count", 0)
         return f"{count / of:.2%}" if _is_above(count, of, rule.at_most) else ""
-    raise TerminalError(f"Great Expectations could not judge a file: {result.exception_info}")
+    said = str(result.exception_info)
+    raise TerminalError(f"Great Expectations could not judge a file: {said}") from ValueError(said)
 
 
 @dataclass(frozen=True)

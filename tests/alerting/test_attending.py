@@ -11,15 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from mlops_pipelines.alerting import attending
 from mlops_pipelines.alerting.attending import UNLOOKED, as_they_stand, attend, deliver
 from mlops_pipelines.alerting.monitors import STOPPED_AFTER, CheckedParity, FailedRun, look
+from mlops_pipelines.alerting.notices import MASKED
 from mlops_pipelines.clock import FixedClock
 from mlops_pipelines.errors import TerminalError, TransientError
+from mlops_pipelines.home import PipelineHome
 from mlops_pipelines.ingest import taking
 from mlops_pipelines.ledger import Look
 from mlops_pipelines.monitoring import feature_health, feedback_report, reports
+from mlops_pipelines.monitoring.feedback import Audit, Counted
 from mlops_pipelines.pipelines.flight_delays.source import Flights
-from mlops_pipelines.spec import Alerts, DriftTrigger, Sink
+from mlops_pipelines.spec import Alerts, DriftTrigger, Sink, Triggers
 from tests.alerting.injected import emptied, renamed
 from tests.loop import (
     advance,
@@ -38,7 +42,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_pipelines.alerting.lifecycle import Change
-    from mlops_pipelines.home import PipelineHome
 
 WALL = FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
 FAILED = FailedRun(
@@ -167,6 +170,108 @@ def test_what_was_resolved_long_ago_is_told_to_whoever_asks_for_all(place: Pipel
     [found] = [one for one in as_they_stand(place, [], None, past=True) if one.id == opened.incident.id]
     assert found.resolved_at
     assert found.id in mlops(place, "incidents", place.name, "--all").output
+
+
+def sensitive(place: PipelineHome, column: str) -> PipelineHome:
+    """The pipeline with a column of its events marked as sensitive."""
+    rules = place.contract.events
+    columns = rules.columns | {column: rules.columns[column].model_copy(update={"sensitive": True})}
+    contract = place.contract.model_copy(update={"events": rules.model_copy(update={"columns": columns})})
+    return PipelineHome(place.home, replace(place.loaded, contract=contract))
+
+
+def test_what_is_told_of_a_sensitive_column_is_masked_on_its_way_out(place: PipelineHome) -> None:
+    place = sensitive(place, "tailnum")
+    advance(place, at(11), keep=lambda rows: emptied(rows) if "tailnum" in rows.column_names else rows)
+    measure(place)
+    [opened] = told(place)
+    seen = replace(opened.incident, title="N123AA is new", evidence={"example": "N123AA", "rows": 4})
+    notice = attending._notice(place, "opened", seen, at(11))
+    assert (notice.title, notice.evidence) == (f"{MASKED} is new", {"example": MASKED, "rows": 4})
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_audit_names_classes_only_of_labels_that_may_be_told(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    champion = place.ledger.champion(place.name)
+    assert champion
+    blank = Counted("score", "", "0", 1000, 10)
+    audit = Audit("selective", "1% of Alice's got a label", 1000, 10, blank, blank, 0.9, 0.9, 0, ())
+    monkeypatch.setattr(feedback_report, "audit_of", lambda _: feedback_report.Audited(champion, audit))
+    if hidden:
+        rules = place.contract.labels
+        name = place.spec.labels.value
+        columns = rules.columns | {name: rules.columns[name].model_copy(update={"sensitive": True})}
+        contract = place.contract.model_copy(update={"labels": rules.model_copy(update={"columns": columns})})
+        place = PipelineHome(place.home, replace(place.loaded, contract=contract))
+    [one] = [one for one in look(place, at(10)).findings if one.kind == "feedback"]
+    assert ("Alice" in one.title) is not hidden
+
+
+@pytest.mark.parametrize("skew", [0.9, 0.0])
+def test_skew_beyond_what_is_asked_for_is_told_by_its_source(place: PipelineHome, skew: float) -> None:
+    day = place.lake.days("feature_report")[-1]
+    rows = place.lake.read("feature_report", days=[day]).to_pylist()
+    for row in rows:
+        row["skew"] = skew if row["feature"].startswith("origin_weather") else 0.0
+    table = reports.table_of(rows, feature_health.COLUMNS)
+    place.lake.replace("feature_report", table, days=[day], sort_by=["view", "version", "feature"])
+    found = [one for one in look(place, at(10)).findings if one.kind == "skew"]
+    assert [(one.subject, one.evidence["worst"]) for one in found] == ([("weather", 0.9)] if skew else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "made_by", "found"),
+    [
+        ("quality", ("performance", "quality_drop_of"), {"below_floor": True, "value": -0.2}),
+        ("score_drift", ("prediction_drift", "persistent_score_drift"), {}),
+    ],
+)
+def test_what_asks_for_a_retrain_is_told_as_well(
+    place: PipelineHome,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    made_by: tuple[str, str],
+    found: Any,
+) -> None:
+    trigger, asked = made_by
+    triggers = Triggers.model_validate({"performance": {"drop": 0.05}, "prediction_drift": {}})
+    place = varied(place, triggers=triggers)
+    evidence = {"days": ["2013-01-09"], "finding": "it moved", **found}
+    monkeypatch.setattr(reports, asked, lambda *_: evidence)
+    [one] = [one for one in look(place, at(10)).findings if one.kind == kind]
+    assert "it moved" in one.title
+    assert one.severity == ("critical" if found else "warning")
+    monkeypatch.setattr(reports, asked, lambda *_: None)
+    assert kind not in {one.kind for one in look(place, at(10)).findings}
+    without = varied(place, triggers=triggers.model_copy(update={trigger: None}))
+    monkeypatch.setattr(reports, asked, lambda *_: evidence)
+    assert kind not in {one.kind for one in look(without, at(10)).findings}
+
+
+@pytest.mark.parametrize(
+    ("broken", "strange", "fault"),
+    [
+        ("range", 0.5, False),
+        ("range", 0.95, True),
+        ("missing", 0.0, True),
+        ("category", 0.1, True),
+        ("", 1.0, False),
+    ],
+)
+def test_a_season_that_leaves_the_range_is_no_fault_of_the_data(
+    place: PipelineHome, broken: str, strange: float, fault: bool
+) -> None:
+    day = place.lake.days("drift_report")[-1]
+    rows = place.lake.read("drift_report", days=[day]).to_pylist()
+    for row in rows:
+        mine = row["feature"] == "distance"
+        row |= {"broken": broken if mine else "", "strange": strange, "breaks": "it broke" if mine else ""}
+    table = reports.table_of(rows, reports.DRIFT_COLUMNS)
+    place.lake.replace("drift_report", table, days=[day], sort_by=["feature"])
+    found = [one for one in look(place, at(10)).findings if one.kind == "inputs_broken"]
+    assert bool(found) is fault
 
 
 def test_broken_parity_is_critical(place: PipelineHome) -> None:

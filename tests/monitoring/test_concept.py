@@ -13,10 +13,12 @@ from river import drift
 from mlops_pipelines.monitoring.concept import (
     BLOCK_ROWS,
     CALM,
+    JudgedDay,
     alarms,
     block_means,
     calm_surprise,
     judged_day,
+    ongoing,
     out_of_control,
     slope_gap,
     standing_out,
@@ -142,6 +144,26 @@ def test_the_slope_gap_is_a_number_of_any_rows(rows: list[tuple[float, bool]]) -
 @pytest.mark.parametrize("rows", [1, 10, 500])
 def test_scores_that_are_all_the_same_leave_no_slope(rows: int) -> None:
     assert slope_gap(np.ones(rows), np.full(rows, 0.3)) == 0
+
+
+def judged(rng: np.random.Generator, first: int, count: int, *, level: float = 0.0) -> list[JudgedDay]:
+    """Days from one on whose calm parts, and whose blocks, are at a level."""
+    calm = days(rng, count, level=level)
+    return [
+        JudgedDay(f"day {n:03}", "model", rng.normal(4 * level, 0.1, 20).tolist(), one, 0.0)
+        for n, (one,) in enumerate(calm, start=first)
+    ]
+
+
+@pytest.mark.parametrize("detector", ["process_control", "page_hinkley"])
+def test_what_is_over_does_not_go_on(detector: Any) -> None:
+    rng = np.random.default_rng(13)
+    stream = judged(rng, 0, 60) + judged(rng, 60, 3, level=0.5)
+    during, carried = ongoing(stream, [detector])
+    assert [one.detector for one in during] == [detector]
+    assert carried
+    assert set(carried) <= {one.day for one in stream[60:]}
+    assert ongoing(stream + judged(rng, 63, 20), [detector]) == ([], [])
 
 
 def test_a_base_rate_that_scores_follow_is_no_surprise() -> None:

@@ -191,3 +191,12 @@ def worthless(place: PipelineHome) -> None:
     place.lake.replace(
         "performance_report", bad, days=sorted(set(bad["day"].to_pylist())), sort_by=["model_hash"]
     )
+
+
+def test_an_estimate_rests_on_days_that_had_matured_when_its_day_closed(place: PipelineHome) -> None:
+    advance(place, at(15))
+    reports.report_performance(place, [])
+    rows = place.lake.read("performance_report", columns=["day", "estimate_days"]).to_pylist()
+    rests_on = {row["day"]: row["estimate_days"] for row in rows}
+    # A day has matured 36 hours after its end; those before the 8th have no scores.
+    assert [rests_on[f"2013-01-{day:02}"] for day in (8, 9, 10, 11, 12)] == [0, 0, 1, 2, 3]
