@@ -379,15 +379,21 @@ def _margin(usual: float) -> float:
 def _sentence(
     level: Level, drifts: Sequence[FeatureDrift], breaks: Sequence[Break], trigger: DriftTrigger
 ) -> str:
-    found = [
+    # Where a break decides, an index that counts for nothing beside it would read as if it did.
+    broke = bool(breaks) and breaks[0].weight * trigger.alarm > drifts[0].contribution
+    least = trigger.watch if broke else 0.0
+    indices = [
         f"{one.name} has an unexplained, weighted PSI of {one.contribution:.3f}"
         for one in drifts[:3]
-        if one.contribution > 0
+        if one.contribution > least
     ]
-    found += [one.sentence for one in breaks[:3]]
+    broken = [one.sentence for one in breaks[:3]]
+    found = [*broken, *indices] if broke else [*indices, *broken]
     band = {
         "none": f"nothing reaches {trigger.watch:g}, where the watch begins",
         "watch": f"watched from {trigger.watch:g}",
         "alarm": f"alarm from {trigger.alarm:g}",
     }[level]
+    if broke and level != "none":
+        band = f"{level}: what breaks counts by how much the feature matters"
     return "; ".join([*found, band])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -101,6 +102,8 @@ TOLD: Mapping[Kind, tuple[str, ...]] = {
 }
 # Evidently's page is 5 MB: it is drawn when something alarms, and once a week on this day.
 PAGE_WEEKDAY = 6
+# Of fewer rows its indices and its verdict say nothing: they know no sample size.
+PAGE_ROWS = 50
 # Days of the training window its page compares with, spread evenly: enough rows to sample from.
 PAGE_REFERENCE_DAYS = 14
 # Those that drifted most, weighted by importance: nobody scrolls through eighty histograms.
@@ -421,7 +424,8 @@ def _judged_days(place: PipelineHome) -> list[JudgedDay]:
 
 def _is_judged(row: Mapping[str, Any]) -> bool:
     """Whether a day's labels have matured and say by how much they surprised the scores."""
-    return bool(row["matured"]) and row.get("slope_gap") is not None
+    figures = (row.get("surprise"), row.get("slope_gap"))
+    return bool(row["matured"]) and all(one is not None and math.isfinite(one) for one in figures)
 
 
 def _sums(row: Mapping[str, Any]) -> DaySums:
@@ -810,7 +814,8 @@ def _page(place: PipelineHome, reports: Mapping[str, tuple[Promotion, DriftRepor
     drawn = [
         day
         for day, (_, report) in reports.items()
-        if report.level == "alarm" or date.fromisoformat(day).weekday() == PAGE_WEEKDAY
+        if report.rows >= PAGE_ROWS
+        and (report.level == "alarm" or date.fromisoformat(day).weekday() == PAGE_WEEKDAY)
     ]
     if not drawn:
         return None

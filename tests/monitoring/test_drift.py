@@ -180,6 +180,9 @@ def test_rows_far_out_of_the_range_alarm_before_the_index_does(reference: Refere
     assert (report.overall or 0) < BANDS.alarm
     assert [(one.feature, one.kind, one.share) for one in report.breaks] == [("fare", "range", 0.08)]
     assert report.level == "alarm"
+    # What decides comes first.
+    assert report.sentence.startswith("fare: 8.0% of the rows far out of the training set's range")
+    assert report.sentence.endswith("alarm: what breaks counts by how much the feature matters")
 
 
 def test_a_break_in_a_feature_that_hardly_matters_is_no_alarm() -> None:

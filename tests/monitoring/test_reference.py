@@ -127,3 +127,17 @@ def test_the_reference_does_not_depend_on_the_order_of_the_rows() -> None:
     one = reference_of(values.tolist(), ["a"] * 300, days)
     other = reference_of(values[order].tolist(), ["a"] * 300, [days[i] for i in order])
     assert one == other
+
+
+def test_a_day_of_a_few_rows_is_no_habit() -> None:
+    """However much of it is missing, or is new."""
+    table = pa.table(
+        {
+            "day": ["2024-01-01"] * 200 + ["2024-01-02"] * 200 + ["2024-01-03"],
+            "x": [*np.random.default_rng(0).random(400).tolist(), None],
+            "kind": [*["a", "b"] * 200, "rare"],
+        }
+    )
+    features = [FeatureColumn("x", "number"), FeatureColumn("kind", "category")]
+    made = build_reference(table, features, np.full(401, 0.5), {"x": 1.0, "kind": 1.0})
+    assert [(one.missing_most, one.strange_most) for one in made.features] == [(0.0, 0.0), (0.0, 0.0)]

@@ -200,3 +200,19 @@ def test_an_estimate_rests_on_days_that_had_matured_when_its_day_closed(place: P
     rests_on = {row["day"]: row["estimate_days"] for row in rows}
     # A day has matured 36 hours after its end; those before the 8th have no scores.
     assert [rests_on[f"2013-01-{day:02}"] for day in (8, 9, 10, 11, 12)] == [0, 0, 1, 2, 3]
+
+
+def test_no_page_is_drawn_of_a_few_rows(place: PipelineHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The 13th is a Sunday, for which one is drawn.
+    advance(place, at(14))
+    assert reports.report_drift(place, []).page
+    monkeypatch.setattr(reports, "PAGE_ROWS", 10_000)
+    assert reports.report_drift(place, ["2013-01-13"], force=True).page is None
+
+
+def test_a_day_whose_figures_are_no_numbers_judges_no_other() -> None:
+    day = {"matured": True, "surprise": 0.1, "slope_gap": 0.2}
+    assert reports._is_judged(day)
+    for figure in ("surprise", "slope_gap"):
+        assert not reports._is_judged(day | {figure: float("nan")})
+        assert not reports._is_judged(day | {figure: None})
