@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_pipelines.alerting.attending import attend
 from mlops_pipelines.clock import usual_step
 from mlops_pipelines.health import LoopClock, health_of, ranking, render, spelled
 from mlops_pipelines.home import Home
@@ -280,3 +281,18 @@ def test_a_home_that_lives_by_the_wall_clock_is_looked_at_too(tmp_path: Path) ->
     place = Home.create(tmp_path).pipeline(loaded())
     place.prepare()
     assert told(place)["healthy"]
+
+
+def test_in_an_outage_no_report_is_late_for_days_without_events(place: PipelineHome) -> None:
+    move(place, at(28))
+    monitor(place)
+    late = health_of(place, with_cost=False).ranking.late
+    assert {"events", "labels"} <= {*late}
+    assert not [name for name in late if name.endswith("_report")]
+
+
+def test_the_first_line_says_what_is_open(place: PipelineHome) -> None:
+    move(place, at(28))
+    attend(place, [], None, NOW)
+    head = mlops(place, "health", place.name).output.splitlines()[0]
+    assert "; open incidents: 1 critical" in head

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 import pytest
 
-from mlops_pipelines import triggering
+from mlops_pipelines import retraining, triggering
+from mlops_pipelines.errors import TerminalError
 from mlops_pipelines.features.sets import feature_set
 from mlops_pipelines.monitoring import reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
@@ -216,3 +218,12 @@ def test_a_day_whose_figures_are_no_numbers_judges_no_other() -> None:
     for figure in ("surprise", "slope_gap"):
         assert not reports._is_judged(day | {figure: float("nan")})
         assert not reports._is_judged(day | {figure: None})
+
+
+def test_a_reference_that_is_gone_is_told_as_such(
+    place: PipelineHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = retraining.model_of
+    monkeypatch.setattr(retraining, "model_of", lambda *of: replace(found(*of), files={}))
+    with pytest.raises(TerminalError, match=r"has no drift_reference\.json in the registry any more"):
+        reports.report_drift(place, [])
