@@ -420,14 +420,12 @@ def _unlabelled(scene: _Scene) -> list[Finding]:
     from mlops_pipelines.slos import label_days
 
     last = matured_through(scene.place, scene.now)
-    # Three times as long as an outage that is not to become the usual.
-    known = [one for one in label_days(scene.place, last - 3 * USUAL_DAYS * DAY, last) if one.events]
+    known = [one for one in label_days(scene.place, last - LABELS_WEEK + DAY, last) if one.events]
     shares = {one.day: 1 - one.missing / one.events for one in known}
-    week = (last - LABELS_WEEK).isoformat()
-    before, lately = ([day for day in shares if (day > week) is late] for late in (False, True))
-    usual = median([shares[day] for day in before or lately[:-1]] or [1.0])
-    never = not any(shares.values())
-    short = [day for day in lately if shares[day] < _OUTAGE * usual or never]
+    before = _usual_shares(scene.place, (last - LABELS_WEEK).isoformat())
+    usual = median(before or [*shares.values()][:-1] or [1.0])
+    never = not any((*before, *shares.values()))
+    short = [day for day in shares if shares[day] < _OUTAGE * usual or never]
     if not short:
         return []
     worst = min(short, key=lambda day: (shares[day], day))
@@ -447,6 +445,14 @@ def _unlabelled(scene: _Scene) -> list[Finding]:
             usual=usual,
         )
     ]
+
+
+def _usual_shares(place: PipelineHome, last: str) -> list[float]:
+    """Of events by day up to one, how many have a label: by the rows of both, corrections counted as well."""
+    events, labels = place.lake.row_counts("events"), place.lake.row_counts("labels")
+    # Three times as long as an outage that is not to become the usual.
+    days = sorted(day for day in events if day <= last and events[day])[-3 * USUAL_DAYS :]
+    return [min(1.0, labels.get(day, 0) / events[day]) for day in days]
 
 
 def _feature_rows(scene: _Scene) -> list[dict[str, Any]]:
