@@ -51,6 +51,8 @@ Level = Literal["none", "watch", "alarm"]
 _SHARE_FLOOR = 1e-4
 # A day on which noise alone is taken for drift of any feature is one in so many.
 _NOISE = 1e-4
+# How much further than chi-square the index reaches, by bins a row, and at most; simulated for 10 bins.
+_TAIL, _MOST_TAIL = 2.5, 0.2
 # Share of a day's rows, beyond that of the training set's worst day, from which values of a new kind are a
 # break.
 BREAK = 0.05
@@ -105,11 +107,16 @@ def share_floor(rows_a_day: float) -> float:
 def noise_limit(bins: int, n: float | Floats, m: float | Floats, features: int) -> Any:
     """Index that two samples of one distribution exceed once in 10,000 days of so many features; n, m: rows.
 
-    The point of chi-square with B - 1 degrees of freedom times 1/n + 1/m; float or shape of n and m.
+    The point of chi-square with B - 1 degrees of freedom times 1/n + 1/m, and somewhat more where a bin has
+    few rows: there the index has a longer tail. Float or shape of n and m.
     """
+    import numpy as np
     from scipy.special import chdtri
 
-    return float(chdtri(bins - 1, _NOISE / features)) * (1 / n + 1 / m) if bins > 1 else 0.0 * (n + m)
+    if bins == 1:
+        return 0.0 * (n + m)
+    tail = 1 + np.minimum(_TAIL * bins / n, _MOST_TAIL)
+    return float(chdtri(bins - 1, _NOISE / features)) * (1 / n + 1 / m) * tail
 
 
 @dataclass(frozen=True)
