@@ -322,6 +322,9 @@ def _edges(column: pa.ChunkedArray | Floats) -> tuple[float, ...]:
     if not values.size:
         return ()
     shares = np.arange(1, _BINS) / _BINS
+    if values.min() == values.max():
+        # What is less than the only value is as new as what is more.
+        return (float(np.nextafter(values[0], -np.inf)), float(values[0]))
     # Values that occur, not ones between them: an edge is in a bin together with all rows that share it.
     return tuple(np.unique(np.quantile(values, shares, method="inverted_cdf")).tolist())
 

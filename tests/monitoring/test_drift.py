@@ -164,6 +164,17 @@ def test_lost_values_alarm_even_in_a_feature_that_is_one_bin_on_every_day(refere
     assert [(one.feature, one.kind, one.share) for one in report.breaks] == [("season", "missing", 1.0)]
 
 
+@pytest.mark.parametrize("value", [-100.0, 4.9, 100.0])
+def test_a_constant_that_moves_alarms_wherever_it_goes(value: float) -> None:
+    table = trips(np.random.default_rng(1), range(10), 100)
+    reference = reference_of(table.set_column(1, "fare", pa.array([5.0] * table.num_rows)))
+    day = trips(np.random.default_rng(2), range(10, 11), 300)
+    same, moved = (day.set_column(1, "fare", pa.array([one] * 300)) for one in (5.0, value))
+    assert drift_of(reference, same, BANDS).level == "none"
+    report = drift_of(reference, moved, BANDS)
+    assert (report.level, report.features[0].name) == ("alarm", "fare")
+
+
 def test_a_renamed_category_alarms(reference: Reference) -> None:
     day = trips(np.random.default_rng(6), range(30, 31), 300)
     renamed = day.set_column(2, "zone", pa.array([f"zone {name}" for name in day["zone"].to_pylist()]))
