@@ -116,11 +116,11 @@ def performance(pipeline: str, days: int, home: Path | None, as_json: bool) -> N
       mlops report performance flight_delays
       mlops report performance flight_delays --days 28 --json
     """
-    from mlops_pipelines.monitoring.reports import PERFORMANCE, TOLD, main_rows
+    from mlops_pipelines.monitoring.reports import PERFORMANCE, TOLD, main_rows, rows_of
 
     place = place_of(home, pipeline)
     known = place.lake.days(PERFORMANCE)[-days:]
-    rows = _read(place, PERFORMANCE, known)
+    rows = rows_of(place, PERFORMANCE, known)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -185,6 +185,8 @@ def feedback(pipeline: str, home: Path | None, as_json: bool) -> None:
 
 def _rows_of_day(place: PipelineHome, table: str, day: date | None) -> list[Row]:
     """Rows of a report of a day, or of the last that there is. Raises UserError for a day that has none."""
+    from mlops_pipelines.monitoring.reports import rows_of
+
     known = place.lake.days(table)
     if day and day.isoformat() not in known:
         raise UserError(
@@ -192,11 +194,7 @@ def _rows_of_day(place: PipelineHome, table: str, day: date | None) -> list[Row]
             expected=f"{known[0]} to {known[-1]}" if known else "none was made yet",
             remedy=f"mlops health {place.name}",
         )
-    return _read(place, table, [day.isoformat()] if day else known[-1:])
-
-
-def _read(place: PipelineHome, table: str, days: Sequence[str]) -> list[Row]:
-    return place.lake.read(table, days=days).to_pylist() if days else []
+    return rows_of(place, table, [day.isoformat()] if day else known[-1:])
 
 
 def served_by(rows: Sequence[Row]) -> str:

@@ -38,15 +38,11 @@ def failed_runs(
         name = f"{place.name}_{job}"
         failed = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.FAILURE])
         done = dg.RunsFilter(job_name=name, statuses=[dg.DagsterRunStatus.SUCCESS])
-        for record in instance.get_run_records(failed, limit=limit):
-            over = next(
-                (
-                    one.dagster_run.run_id
-                    for one in instance.get_run_records(done, limit=1)
-                    if one.storage_id > record.storage_id
-                ),
-                None,
-            )
+        records = instance.get_run_records(failed, limit=limit)
+        latest = instance.get_run_records(done, limit=1) if records else []
+        for record in records:
+            later = [one.dagster_run.run_id for one in latest if one.storage_id > record.storage_id]
+            over = later[0] if later else None
             if past or over is None:
                 found.append(_failed_run(instance, record, over, job))
     return sorted(found, key=lambda one: one.at, reverse=True)

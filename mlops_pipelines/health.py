@@ -91,9 +91,8 @@ class LoopHealth:
 
     files_waiting: landed and not taken in, of all streams. unscored: accepted events of closed days of the
     last 28 that no champion has scored, since there is one. pending: triggers by kind. in_flight: retrain.
-    unlistable: what is wrong with landing folders. incidents: that are open. untold: by
-    sink, why it did not get a message. last_days: by report, its last
-    day, YYYY-MM-DD.
+    unlistable: what is wrong with landing folders. incidents: that are open. untold: by sink, why it did not
+    get a message. last_days: by report, its last day, YYYY-MM-DD.
     """
 
     pipeline: str

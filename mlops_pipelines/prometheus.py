@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mlops_pipelines.alerting.diagnosis import SEVERITIES
 from mlops_pipelines.clock import WallClock, midnight
@@ -16,7 +16,7 @@ from mlops_pipelines.errors import MlopsError, UserError
 from mlops_pipelines.health import health_of
 from mlops_pipelines.monitoring.feature_health import TABLE as FEATURE_REPORT
 from mlops_pipelines.monitoring.feature_health import WHOLE_VIEW
-from mlops_pipelines.monitoring.reports import DRIFT, OVERALL, PERFORMANCE, main_rows
+from mlops_pipelines.monitoring.reports import DRIFT, OVERALL, PERFORMANCE, main_rows, rows_of
 from mlops_pipelines.outcomes import SKILLS
 
 if TYPE_CHECKING:
@@ -268,17 +268,17 @@ def _figures(place: PipelineHome) -> Iterator[tuple[str, dict[str, str], float |
 def _of_reports(place: PipelineHome, found: LoopHealth) -> Iterator[tuple[str, dict[str, str], float | None]]:
     """Drift of the last day measured, quality of the last that matured, the estimate for the last scored."""
     if day := found.last_days.get(DRIFT):
-        for drift in _rows(place, DRIFT, [day]):
+        for drift in rows_of(place, DRIFT, [day]):
             if drift["feature"] == OVERALL:
                 yield "mlops_drift_level", {}, LEVELS.get(drift["level"])
                 yield "mlops_drift_psi_unexplained", {}, drift["excess"]
     if day := found.last_days.get(PERFORMANCE):
-        for row in main_rows(_rows(place, PERFORMANCE, [day])):
+        for row in main_rows(rows_of(place, PERFORMANCE, [day])):
             yield "mlops_log_loss", {}, row.get("log_loss")
             for metric in SKILLS[place.spec.labels.kind][:1]:
                 yield "mlops_skill", {"metric": metric}, row.get(metric)
     lately = place.lake.days(PERFORMANCE)[-3:]
-    estimated = [row for row in _rows(place, PERFORMANCE, lately) if row.get("estimate") is not None]
+    estimated = [row for row in rows_of(place, PERFORMANCE, lately) if row.get("estimate") is not None]
     for row in main_rows(estimated)[-1:]:
         for name in ("estimate", "estimate_low", "estimate_high"):
             yield f"mlops_log_loss_{name}", {}, row[name]
@@ -288,16 +288,11 @@ def _of_decisions(
     place: PipelineHome, found: LoopHealth
 ) -> Iterator[tuple[str, dict[str, str], float | None]]:
     """Which versions scored the last day, and on how good features."""
-    for row in _rows(place, PERFORMANCE, place.lake.days(PERFORMANCE)[-1:]):
+    for row in rows_of(place, PERFORMANCE, place.lake.days(PERFORMANCE)[-1:]):
         if row["predictions"]:
             yield "mlops_predictions", {"version": str(row["model_version"])}, row["predictions"]
     if day := found.last_days.get(FEATURE_REPORT):
-        views = [row for row in _rows(place, FEATURE_REPORT, [day]) if row["feature"] == WHOLE_VIEW]
+        views = [row for row in rows_of(place, FEATURE_REPORT, [day]) if row["feature"] == WHOLE_VIEW]
         yield "mlops_feature_skew", {}, max((row["skew"] for row in views), default=None)
         stale = [row["stale"] for row in views if row["stale"] is not None]
         yield "mlops_view_stale_ratio", {}, max(stale, default=None)
-
-
-def _rows(place: PipelineHome, table: str, days: Sequence[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = place.lake.read(table, days=days).to_pylist() if days else []
-    return rows

@@ -211,10 +211,11 @@ class _Scene:
 
     def report(self, name: str, days: int) -> list[dict[str, Any]]:
         """Rows of the last days of a report, oldest first; none where there is none."""
+        from mlops_pipelines.monitoring.reports import rows_of
+
         if (name, days) not in self._reports:
-            lake = self.place.lake
-            wanted = [day for day in lake.days(name) if day <= self.today][-days:]
-            rows = lake.read(name, days=wanted).to_pylist() if wanted else []
+            wanted = [day for day in self.place.lake.days(name) if day <= self.today][-days:]
+            rows = rows_of(self.place, name, wanted)
             self._reports[name, days] = sorted(rows, key=lambda row: str(row["day"]))
         return self._reports[name, days]
 

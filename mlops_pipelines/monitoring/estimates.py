@@ -105,11 +105,11 @@ def outcomes_by_day(scored: pa.Table, kind: Kind) -> dict[str, Outcomes]:
     surprises = found.losses["log_loss"] - expected_losses(found.scores)
     came, shares = found.as_binary
     days, numbers = days_of(rows)
-    return {
-        day: Outcomes(surprises[mine], came[mine].astype(float), shares[mine])
-        for n, day in enumerate(days)
-        for mine in [numbers == n]
-    }
+    by_day = {}
+    for n, day in enumerate(days):
+        mine = numbers == n
+        by_day[day] = Outcomes(surprises[mine], came[mine].astype(float), shares[mine])
+    return by_day
 
 
 def expected_losses(probabilities: Floats) -> Floats:

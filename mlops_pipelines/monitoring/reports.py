@@ -539,6 +539,12 @@ def _with_estimates(
     return made
 
 
+def rows_of(place: PipelineHome, table: str, days: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a report of some days; [] of none, for which there need be no table."""
+    rows: list[dict[str, Any]] = place.lake.read(table, days=days).to_pylist() if days else []
+    return rows
+
+
 def main_rows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of each day the row of the model with the most labels there, oldest first."""
     found: dict[str, Mapping[str, Any]] = {}
@@ -740,7 +746,7 @@ def reference_of(place: PipelineHome, champion: Promotion) -> Reference:
         raise TerminalError(
             f"v{champion.mlflow_version} of {place.name} has no {REFERENCE_FILE} in the registry any more.",
             expected="the bins and histograms of its training set, which were stored with it",
-            remedy=f"mlops registry check {place.name}, and put the file back from a backup",
+            remedy="mlops restore BACKUP --home NEW, of a backup that has it",
         )
     return Reference.from_json(stored)
 

@@ -225,5 +225,8 @@ def test_a_reference_that_is_gone_is_told_as_such(
 ) -> None:
     found = retraining.model_of
     monkeypatch.setattr(retraining, "model_of", lambda *of: replace(found(*of), files={}))
-    with pytest.raises(TerminalError, match=r"has no drift_reference\.json in the registry any more"):
+    with pytest.raises(
+        TerminalError, match=r"has no drift_reference\.json in the registry any more"
+    ) as error:
         reports.report_drift(place, [])
+    assert "mlops restore" in str(error.value)
