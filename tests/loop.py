@@ -51,10 +51,17 @@ def small_home(path: Path) -> PipelineHome:
 
 def serving_home(path: Path) -> PipelineHome:
     """A small home whose champion was promoted on the 8th; it has served nothing yet."""
-    place = small_home(path)
+    return copy_of(Path(_served().name) / "home", path)
+
+
+@cache
+def _served() -> TemporaryDirectory[str]:
+    """Its home, made once a process."""
+    folder = TemporaryDirectory()
+    place = small_home(Path(folder.name) / "home")
     advance(place, at(8))
     retrain(place, "first")
-    return place
+    return folder
 
 
 @cache
@@ -68,7 +75,7 @@ def _new_registry() -> TemporaryDirectory[str]:
 def copy_of(home: Path, to: Path, pipeline: LoadedSpec | None = None) -> PipelineHome:
     """The place of a pipeline in a copy of a home, whose models are its own as well; the small one's, unless
     another is given."""
-    shutil.copytree(home, to)
+    shutil.copytree(home, to, dirs_exist_ok=True)
     if (to / "mlflow" / "mlflow.db").is_file():
         relocate(to / "mlflow" / "mlflow.db", to / "mlflow" / "artifacts")
     return Home.open(to).pipeline(pipeline or loaded())

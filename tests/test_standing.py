@@ -17,7 +17,7 @@ from mlops_pipelines.monitoring import feature_health, feedback_report, reports
 from mlops_pipelines.pipelines.flight_delays.source import Flights
 from mlops_pipelines.resources import HomeResource
 from mlops_pipelines.standing import FORCE
-from tests.loop import advance, at, copy_of, land, mlops, move, retrain, serve, small_home, take_all
+from tests.loop import advance, at, copy_of, land, mlops, move, serve, serving_home, take_all
 from tests.small_flights import loaded
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of twelve days whose champion is from the 8th; some events of the 9th never landed. All has
     been made and measured once."""
     home = tmp_path_factory.mktemp("lived")
-    place = small_home(home)
-    advance(place, at(8))
-    retrain(place, "first")
+    place = serving_home(home)
     advance(place, at(13), keep=lambda rows: rows.filter(pc.invert(pc.is_in(rows["event_id"], LATE))))
     for step in STEPS.values():
         step(place, DAYS, made_by="v1")

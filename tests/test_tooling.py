@@ -246,7 +246,9 @@ def test_one_suite_runs_at_two_sizes_and_says_which(
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "conftest.py")
     (tmp_path / "pytest.ini").write_text(f"[pytest]\nmarkers = proof\naddopts = {FEWER_PLUGINS}\n")
     (tmp_path / "test_suite.py").write_text(SUITE)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "proof", *size]
+    # A folder of its own: else it removes what earlier runs of pytest left, when it ends.
+    own = f"--basetemp={tmp_path / 'own'}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", own, "-m", "proof", *size]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert verification.sample_sizes(done.stdout) == [

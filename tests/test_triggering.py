@@ -23,7 +23,7 @@ from mlops_pipelines.spec import (
     Triggers,
 )
 from tests.candidates import FREE
-from tests.loop import advance, at, copy_of, retrain, small_home, varied
+from tests.loop import advance, at, copy_of, retrain, serving_home, varied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,10 +35,7 @@ DAYS = ("2013-01-08", "2013-01-09", "2013-01-10")
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a champion of the 8th."""
-    place = varied(small_home(tmp_path_factory.mktemp("lived")), gates=Gates())
-    advance(place, at(8))
-    assert retrain(place, "first").promotion
-    return place.home.path
+    return serving_home(tmp_path_factory.mktemp("lived")).home.path
 
 
 @pytest.fixture
