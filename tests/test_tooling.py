@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -237,24 +238,49 @@ def test_plain(): ...
 """
 
 
+def nested(folder: Path, suite: str, *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """A suite of its own under the conftest of this one, once it has run. before: of the shell it runs in."""
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "conftest.py")
+    (folder / "pytest.ini").write_text(f"[pytest]\nmarkers = proof\naddopts = {FEWER_PLUGINS}\n")
+    (folder / "test_suite.py").write_text(suite)
+    # A folder of its own: else it removes what earlier runs of pytest left, when it ends.
+    own = f"--basetemp={folder / 'own'}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", own, *options]
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{before} exec {shlex.join(command)}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "draws", "examples"), [((), "50", "25"), (("--full",), "5,000", "1,000")], ids=["fast", "full"]
 )
 def test_one_suite_runs_at_two_sizes_and_says_which(
     tmp_path: Path, size: tuple[str, ...], draws: str, examples: str
 ) -> None:
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "conftest.py")
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\nmarkers = proof\naddopts = {FEWER_PLUGINS}\n")
-    (tmp_path / "test_suite.py").write_text(SUITE)
-    # A folder of its own: else it removes what earlier runs of pytest left, when it ends.
-    own = f"--basetemp={tmp_path / 'own'}"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", own, "-m", "proof", *size]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = nested(tmp_path, SUITE, "-m", "proof", *size)
     assert done.returncode == 0, done.stdout
     assert verification.sample_sizes(done.stdout) == [
         f"test_suite.py::test_counted: draws = {draws}",
         f"test_suite.py::test_property: examples = {examples}",
     ]
+
+
+HEEDING = """
+import signal
+
+def test_heeded():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+"""
+
+
+def test_a_suite_that_is_started_where_signals_are_ignored_heeds_them(tmp_path: Path) -> None:
+    done = nested(tmp_path, HEEDING, "-n", "1", before="trap '' INT TERM;")
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_proof_beyond_its_budget_is_ended_with_its_children(tmp_path: Path) -> None:
