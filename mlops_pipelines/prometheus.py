@@ -244,7 +244,7 @@ def _figures(place: PipelineHome) -> Iterator[tuple[str, dict[str, str], float |
     for report, day in found.last_days.items():
         yield "mlops_monitor_last_day_timestamp_seconds", {"report": report}, midnight(day).timestamp()
     yield from _of_reports(place, found)
-    yield from _of_decisions(place, found)
+    yield from _of_features(place, found)
     yield "mlops_triggers_pending", {}, sum(found.pending.values())
     for outcome, count in place.ledger.counts(place.name).retrains.items():
         if outcome in OUTCOMES or (count and outcome not in UNFINISHED):
@@ -266,7 +266,8 @@ def _figures(place: PipelineHome) -> Iterator[tuple[str, dict[str, str], float |
 
 
 def _of_reports(place: PipelineHome, found: LoopHealth) -> Iterator[tuple[str, dict[str, str], float | None]]:
-    """Drift of the last day measured, quality of the last that matured, the estimate for the last scored."""
+    """Drift of the last day measured, quality of the last that matured; of the last scored the estimate, and
+    which versions scored it."""
     if day := found.last_days.get(DRIFT):
         for drift in rows_of(place, DRIFT, [day]):
             if drift["feature"] == OVERALL:
@@ -278,19 +279,20 @@ def _of_reports(place: PipelineHome, found: LoopHealth) -> Iterator[tuple[str, d
             for metric in SKILLS[place.spec.labels.kind][:1]:
                 yield "mlops_skill", {"metric": metric}, row.get(metric)
     lately = place.lake.days(PERFORMANCE)[-3:]
-    estimated = [row for row in rows_of(place, PERFORMANCE, lately) if row.get("estimate") is not None]
+    rows = rows_of(place, PERFORMANCE, lately)
+    estimated = [row for row in rows if row.get("estimate") is not None]
     for row in main_rows(estimated)[-1:]:
         for name in ("estimate", "estimate_low", "estimate_high"):
             yield f"mlops_log_loss_{name}", {}, row[name]
+    for row in rows:
+        if row["day"] == lately[-1] and row["predictions"]:
+            yield "mlops_predictions", {"version": str(row["model_version"])}, row["predictions"]
 
 
-def _of_decisions(
+def _of_features(
     place: PipelineHome, found: LoopHealth
 ) -> Iterator[tuple[str, dict[str, str], float | None]]:
-    """Which versions scored the last day, and on how good features."""
-    for row in rows_of(place, PERFORMANCE, place.lake.days(PERFORMANCE)[-1:]):
-        if row["predictions"]:
-            yield "mlops_predictions", {"version": str(row["model_version"])}, row["predictions"]
+    """How good the features of the last day were."""
     if day := found.last_days.get(FEATURE_REPORT):
         views = [row for row in rows_of(place, FEATURE_REPORT, [day]) if row["feature"] == WHOLE_VIEW]
         yield "mlops_feature_skew", {}, max((row["skew"] for row in views), default=None)

@@ -60,7 +60,7 @@ def _served() -> TemporaryDirectory[str]:
     folder = TemporaryDirectory()
     place = small_home(Path(folder.name) / "home")
     advance(place, at(8))
-    retrain(place, "first")
+    assert retrain(place, "first").promotion
     return folder
 
 
